@@ -1,0 +1,259 @@
+"""The computational graph of a transformer: who writes to the residual stream and who reads it.
+
+Pure bookkeeping: names, order and the edges the architecture allows. Knows no model library.
+
+A *writer* (source) adds to the residual stream: `embed`, every head `a{l}.h{h}`, every MLP `m{l}`.
+A *reader* (destination) takes its input from the stream, before its norm: `a{l}.h{h}.q`,
+`a{l}.h{h}.k`, `a{l}.h{h}.v`, `m{l}` and `logits`. Where heads share keys and values (grouped-query
+attention) there is one k and one v reader per group: `a{l}.g{g}.k`, `a{l}.g{g}.v`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Node:
+    """One writer or reader.
+
+    `order` is the moment in the forward pass: the embedding is 0, attention `2 * layer + 1`, the
+    MLP `2 * layer + 2` (or that of the attention, where a block runs both side by side).
+    `layer` is -1 for the embedding and the number of layers for the logits.
+    """
+
+    name: str
+    order: int
+    layer: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All writers, readers and possible edges of one architecture.
+
+    >>> graph = Graph(n_layers=12, n_heads=12, n_kv_heads=12)
+    >>> int(graph.exists.sum())  # GPT-2 small
+    32491
+    >>> graph.source_index("a3.h1"), graph.dest_index("m0")
+    (41, 36)
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
+            raise ValueError(f"a graph needs at least one layer and one head, got {self}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"{self.n_heads} heads cannot share {self.n_kv_heads} key-value heads evenly"
+            )
+
+    @cached_property
+    def sources(self) -> tuple[Node, ...]:
+        """All writers, in the order of the first axis of every score matrix."""
+        nodes = [Node("embed", 0, -1)]
+        for layer in range(self.n_layers):
+            order = 2 * layer + 1
+            nodes += [Node(f"a{layer}.h{h}", order, layer) for h in range(self.n_heads)]
+            nodes.append(Node(f"m{layer}", self._mlp_order(layer), layer))
+        return tuple(nodes)
+
+    @cached_property
+    def destinations(self) -> tuple[Node, ...]:
+        """All readers, in the order of the second axis of every score matrix."""
+        nodes = []
+        for layer in range(self.n_layers):
+            names = [f"a{layer}.h{h}.q" for h in range(self.n_heads)]
+            names += [f"a{layer}.{shared}.k" for shared in self._key_value_names]
+            names += [f"a{layer}.{shared}.v" for shared in self._key_value_names]
+            nodes += [Node(name, 2 * layer + 1, layer) for name in names]
+            nodes.append(Node(f"m{layer}", self._mlp_order(layer), layer))
+        nodes.append(Node("logits", 2 * self.n_layers + 1, self.n_layers))
+        return tuple(nodes)
+
+    @cached_property
+    def exists(self) -> Bool[Tensor, "source dest"]:
+        """Which edges the architecture allows: the writer comes strictly before the reader."""
+        wrote = torch.tensor([node.order for node in self.sources])
+        read = torch.tensor([node.order for node in self.destinations])
+        return wrote[:, None] < read[None, :]
+
+    @cached_property
+    def feeds(self) -> Bool[Tensor, "dest source"]:
+        """Which writers each reader is an input of: `a3.g0.k` feeds every head of its group."""
+        feeds = torch.zeros(len(self.destinations), len(self.sources), dtype=torch.bool)
+        group = self.n_heads // self.n_kv_heads
+        for layer in range(self.n_layers):
+            for h in range(self.n_heads):
+                head = self.head_sources(layer).start + h
+                feeds[self.q_readers(layer).start + h, head] = True
+                feeds[self.k_readers(layer).start + h // group, head] = True
+                feeds[self.v_readers(layer).start + h // group, head] = True
+            feeds[self.mlp_reader(layer), self.mlp_source(layer)] = True
+        return feeds
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges the architecture allows."""
+        return int(self.exists.sum())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of all names and edges: equal for equal graphs."""
+        names = [node.name for node in self.sources], [node.name for node in self.destinations]
+        digest = hashlib.sha256(json.dumps(names).encode())
+        digest.update(self.exists.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # Where the nodes of one layer sit on the two axes.
+
+    def head_sources(self, layer: int) -> slice:
+        """The heads of a layer on the source axis."""
+        start = 1 + layer * (self.n_heads + 1)
+        return slice(start, start + self.n_heads)
+
+    def mlp_source(self, layer: int) -> int:
+        """The MLP of a layer on the source axis."""
+        return self.head_sources(layer).stop
+
+    def q_readers(self, layer: int) -> slice:
+        """The query readers of a layer on the destination axis."""
+        start = layer * self._readers_per_layer
+        return slice(start, start + self.n_heads)
+
+    def k_readers(self, layer: int) -> slice:
+        """The key readers (one per key-value head) of a layer on the destination axis."""
+        start = self.q_readers(layer).stop
+        return slice(start, start + self.n_kv_heads)
+
+    def v_readers(self, layer: int) -> slice:
+        """The value readers (one per key-value head) of a layer on the destination axis."""
+        start = self.k_readers(layer).stop
+        return slice(start, start + self.n_kv_heads)
+
+    def attention_readers(self, layer: int) -> slice:
+        """All q, k and v readers of a layer on the destination axis."""
+        return slice(self.q_readers(layer).start, self.v_readers(layer).stop)
+
+    def mlp_reader(self, layer: int) -> int:
+        """The MLP reader of a layer on the destination axis."""
+        return self.v_readers(layer).stop
+
+    def sources_before_attention(self, layer: int) -> int:
+        """How many writers a layer's attention can read: they are the first ones."""
+        return self.head_sources(layer).start
+
+    def sources_before_mlp(self, layer: int) -> int:
+        """How many writers a layer's MLP can read: they are the first ones."""
+        heads = self.head_sources(layer)
+        return heads.start if self.parallel else heads.stop
+
+    # Looking nodes and edges up by name.
+
+    def source_index(self, name: str) -> int:
+        """The position of a writer on the source axis.
+
+        Raises:
+            ValueError: if no writer has this name.
+        """
+        return _lookup(self._source_positions, name, "source")
+
+    def dest_index(self, name: str) -> int:
+        """The position of a reader on the destination axis.
+
+        Raises:
+            ValueError: if no reader has this name.
+        """
+        return _lookup(self._dest_positions, name, "destination")
+
+    def edge_index(self, source: str, dest: str) -> tuple[int, int]:
+        """The position of the edge `source->dest` in a score matrix.
+
+        Raises:
+            ValueError: if a node is unknown or the writer does not come before the reader.
+        """
+        edge = self.source_index(source), self.dest_index(dest)
+        if not self.exists[edge]:
+            raise ValueError(
+                f"no edge {source}->{dest}: {source} writes to the residual stream "
+                f"only after {dest} has read it"
+            )
+        return edge
+
+    def to_dict(self) -> dict[str, int | bool | str]:
+        """The graph as plain values for a file."""
+        return {
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_kv_heads,
+            "parallel": self.parallel,
+            "fingerprint": self.fingerprint,
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, int | bool | str]) -> "Graph":
+        """The graph that `to_dict` described.
+
+        Raises:
+            ValueError: if a field is missing or the fingerprint is that of another graph.
+        """
+        missing = [k for k in ("n_layers", "n_heads", "n_kv_heads") if k not in values]
+        if missing:
+            raise ValueError(f"the description of the graph lacks {', '.join(missing)}")
+        graph = Graph(
+            n_layers=int(values["n_layers"]),
+            n_heads=int(values["n_heads"]),
+            n_kv_heads=int(values["n_kv_heads"]),
+            parallel=bool(values.get("parallel", False)),
+        )
+        if values.get("fingerprint", graph.fingerprint) != graph.fingerprint:
+            raise ValueError(
+                f"the graph's fingerprint is {graph.fingerprint}, the file says "
+                f"{values['fingerprint']}: it was altered or written for other node names"
+            )
+        return graph
+
+    def describe(self) -> str:
+        """The graph in a few words, for messages."""
+        blocks = "parallel" if self.parallel else "sequential"
+        return (
+            f"{self.n_layers} {blocks} layers, {self.n_heads} heads, "
+            f"{self.n_kv_heads} key-value heads"
+        )
+
+    def _mlp_order(self, layer: int) -> int:
+        return 2 * layer + (1 if self.parallel else 2)
+
+    @property
+    def _readers_per_layer(self) -> int:
+        return self.n_heads + 2 * self.n_kv_heads + 1
+
+    @property
+    def _key_value_names(self) -> list[str]:
+        letter = "h" if self.n_kv_heads == self.n_heads else "g"
+        return [f"{letter}{i}" for i in range(self.n_kv_heads)]
+
+    @cached_property
+    def _source_positions(self) -> dict[str, int]:
+        return {node.name: i for i, node in enumerate(self.sources)}
+
+    @cached_property
+    def _dest_positions(self) -> dict[str, int]:
+        return {node.name: i for i, node in enumerate(self.destinations)}
+
+
+def _lookup(positions: Mapping[str, int], name: str, kind: str) -> int:
+    if name not in positions:
+        names = list(positions)
+        known = ", ".join([*names[:3], "...", names[-1]])
+        raise ValueError(f"no {kind} named {name!r}; this graph has {known}")
+    return positions[name]

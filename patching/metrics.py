@@ -1,0 +1,102 @@
+"""Metrics: how well a run shows the behaviour. Larger is better, one value per example.
+
+A metric takes the logits at the answer position and the batch, and returns shape `[batch]`.
+"""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from patching.tasks.task import Batch
+
+
+class Metric(Protocol):
+    """`(logits [batch, vocab] at the answer position, batch) -> [batch]`; larger is better."""
+
+    __name__: str
+
+    def __call__(self, logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+        """One value per example."""
+        ...
+
+
+def logit_diff(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """Mean logit of the answers minus mean logit of the wrong answers, in logits.
+
+    Raises:
+        ValueError: if a row has no wrong answers.
+    """
+    rows = (~batch.is_wrong_answer.any(dim=1)).nonzero()
+    if len(rows):
+        raise ValueError(
+            f"logit_diff compares with wrong answers, and row {int(rows[0])} of a batch has none"
+        )
+    right = _sum_at(logits, batch.answers, batch.is_answer) / batch.is_answer.sum(1)
+    wrong = _sum_at(logits, batch.wrong_answers, batch.is_wrong_answer)
+    return right - wrong / batch.is_wrong_answer.sum(1)
+
+
+def prob_diff(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """Probability of all answers together minus that of all wrong answers, in [-1, 1].
+
+    Hanna et al. 2023 (greater-than), arXiv:2305.00586.
+    """
+    probs = logits.softmax(dim=-1)
+    right = _sum_at(probs, batch.answers, batch.is_answer)
+    return right - _sum_at(probs, batch.wrong_answers, batch.is_wrong_answer)
+
+
+def kl(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """Minus KL(clean run || this run), in nats, over the whole vocabulary.
+
+    Raises:
+        ValueError: if the batch does not carry the logits of the clean run.
+    """
+    if batch.clean_logits is None:
+        raise ValueError("kl compares with the clean run, whose logits this batch does not carry")
+    clean = batch.clean_logits.log_softmax(dim=-1)
+    return -(clean.exp() * (clean - logits.log_softmax(dim=-1))).sum(dim=-1)
+
+
+def accuracy(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """1 where the most likely token of the whole vocabulary is an answer, else 0."""
+    best = logits.argmax(dim=-1)
+    return ((batch.answers == best[:, None]) & batch.is_answer).any(dim=1).to(logits.dtype)
+
+
+def measure(
+    metric: Metric, logits: Float[Tensor, "batch vocab"], batch: Batch
+) -> Float[Tensor, " batch"]:
+    """The metric's values, after a check that there is one per example.
+
+    Raises:
+        ValueError: if the metric returns another shape, such as a mean over the batch.
+    """
+    values = metric(logits, batch)
+    if values.shape != (len(batch),):
+        raise ValueError(
+            f"the metric {metric.__name__} returned shape {tuple(values.shape)} for "
+            f"{len(batch)} examples; it must return one value per example, [{len(batch)}]"
+        )
+    return values
+
+
+METRICS: dict[str, Metric] = {
+    "logit-diff": logit_diff,
+    "prob-diff": prob_diff,
+    "kl": kl,
+    "accuracy": accuracy,
+}
+WITHOUT_GRADIENT: tuple[Metric, ...] = (accuracy,)
+FLAT_AT_THE_CLEAN_RUN: tuple[Metric, ...] = (kl,)
+
+
+def _sum_at(
+    values: Float[Tensor, "batch vocab"],
+    ids: Int[Tensor, "batch n"],
+    counts: Bool[Tensor, "batch n"],
+) -> Float[Tensor, " batch"]:
+    chosen = values.gather(1, ids)
+    return torch.where(counts, chosen, torch.zeros_like(chosen)).sum(dim=1)

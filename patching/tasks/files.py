@@ -1,0 +1,149 @@
+"""Tasks from and to files: JSON (auto-circuit's form) and CSV (EAP-IG's form)."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from patching.files import write_text
+from patching.tasks.task import Prompt, Task
+from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
+
+_PROMPT_KEYS = ("clean", "corrupt", "answers", "wrong_answers")
+
+
+def from_json(
+    path: str | Path, tokenizer: Tokenizer | None = None, *, first_token: bool = False
+) -> Task:
+    """A task from `{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}, ...]}`.
+
+    Prompts are text or lists of token ids, answers lists of either (or one alone); ids are taken
+    as they are. Keys of other names are kept.
+
+    Raises:
+        ValueError: if the file is not of this form, holds text while there is no tokenizer, or
+            breaks a rule of `Task`; the row is named.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("prompts"), list):
+        raise ValueError(f'{path} lacks the list "prompts"')
+    prompts = [
+        _row(path, i, values, tokenizer, first_token) for i, values in enumerate(content["prompts"])
+    ]
+    extra = {k: v for k, v in content.items() if k not in ("prompts", "name")}
+    return Task(str(content.get("name", path.stem)), tuple(prompts), extra=extra)
+
+
+def to_json(task: Task, path: str | Path) -> None:
+    """Write a task as token ids, in the form `from_json` reads; what was kept is written too."""
+    prompts = [
+        {
+            **prompt.extra,
+            "clean": list(prompt.clean),
+            "corrupt": list(prompt.corrupt),
+            "answers": list(prompt.answers),
+            "wrong_answers": list(prompt.wrong_answers),
+        }
+        for prompt in task.prompts
+    ]
+    content = {**task.extra, "name": task.name, "prompts": prompts}
+    write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
+    """A task from EAP-IG's CSV: columns `clean, corrupted, correct_idx, incorrect_idx`.
+
+    An index is a token id, or several in brackets (`[318, 373]`). Other columns are kept.
+
+    Raises:
+        ValueError: if a column is missing, a cell is not of this form, or a rule of `Task` is
+            broken; the row is named.
+    """
+    path = Path(path)
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("clean", "corrupted", "correct_idx", "incorrect_idx")
+    missing = [name for name in columns if rows and rows[0].get(name) is None]
+    if missing:
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}; needed: {columns}")
+    prompts = [
+        Prompt(
+            clean=encode_prompt(tokenizer, row["clean"]),
+            corrupt=encode_prompt(tokenizer, row["corrupted"]),
+            answers=_csv_ids(path, i, row["correct_idx"]),
+            wrong_answers=_csv_ids(path, i, row["incorrect_idx"]),
+            extra={k: v for k, v in row.items() if k not in columns},
+        )
+        for i, row in enumerate(rows)
+    ]
+    return Task(path.stem, tuple(prompts))
+
+
+def _row(
+    path: Path, i: int, values: object, tokenizer: Tokenizer | None, first_token: bool
+) -> Prompt:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}: row {i} is not an object with keys {', '.join(_PROMPT_KEYS)}")
+    missing = [key for key in _PROMPT_KEYS[:3] if key not in values]
+    if missing:
+        raise ValueError(f"{path}: row {i} lacks {', '.join(missing)}")
+    try:
+        right, wrong = (
+            tuple(
+                _answer(answer, values["clean"], tokenizer, first_token)
+                for answer in _as_list(values.get(key, []))
+            )
+            for key in ("answers", "wrong_answers")
+        )
+        return Prompt(
+            clean=_prompt(values["clean"], tokenizer),
+            corrupt=_prompt(values["corrupt"], tokenizer),
+            answers=right,
+            wrong_answers=wrong,
+            extra={k: v for k, v in values.items() if k not in _PROMPT_KEYS},
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: row {i}: {error}") from None
+
+
+def _prompt(value: object, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return encode_prompt(_need(tokenizer), value)
+    if isinstance(value, Sequence) and all(_is_id(item) for item in value):
+        return tuple(value)
+    raise ValueError(f"a prompt is text or a list of token ids, got {value!r}")
+
+
+def _answer(value: object, prompt: object, tokenizer: Tokenizer | None, first_token: bool) -> int:
+    if isinstance(value, int) and _is_id(value):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"an answer is text or a token id, got {value!r}")
+    if not isinstance(prompt, str):
+        raise ValueError(f"the answer {value!r} is text, its prompt token ids; give both alike")
+    return encode_answer(_need(tokenizer), prompt, value, first_token=first_token)
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _need(tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is None:
+        raise ValueError("the file holds text, and the model has no tokenizer; give token ids")
+    return tokenizer
+
+
+def _csv_ids(path: Path, row: int, cell: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in cell.strip().strip("[]()").split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{path}: row {row}: {cell!r} is not a token id or a list of them") from None

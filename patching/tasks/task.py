@@ -1,0 +1,212 @@
+"""A task: pairs of clean and corrupt prompts with right and wrong answers, as token ids.
+
+Knows no model and no tokenizer: see `tokens` for text, `files` for reading and writing.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PaddingSide = Literal["right", "left"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One pair: `clean` shows the behaviour, `corrupt` differs in what the behaviour hangs on.
+
+    `extra` keeps whatever else a file said about the pair.
+    """
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    answers: tuple[int, ...]
+    wrong_answers: tuple[int, ...] = ()
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some prompts of a task as tensors, padded to one length.
+
+    `is_token` marks real tokens (the two runs of a pair have equal lengths, so one mask serves
+    both). `answer_pos` is the last real token, where the answer is predicted. `answers` and
+    `wrong_answers` are padded; their masks say which entries count. `clean_logits` are filled in
+    by whoever has run the clean prompts, for metrics that compare with that run.
+    """
+
+    clean: Int[Tensor, "batch pos"]
+    corrupt: Int[Tensor, "batch pos"]
+    is_token: Bool[Tensor, "batch pos"]
+    answer_pos: Int[Tensor, " batch"]
+    answers: Int[Tensor, "batch n_answers"]
+    is_answer: Bool[Tensor, "batch n_answers"]
+    wrong_answers: Int[Tensor, "batch n_wrong"]
+    is_wrong_answer: Bool[Tensor, "batch n_wrong"]
+    clean_logits: Float[Tensor, "batch vocab"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def left_padded(self) -> bool:
+        """Whether some row starts with padding; only then does a model need a mask."""
+        return not bool(self.is_token[:, 0].all())
+
+    @cached_property
+    def can_differ(self) -> Bool[Tensor, "batch pos"]:
+        """Tokens from the first difference between the two runs up to the answer position.
+
+        Before, both runs of a causal model are equal; after, nothing reaches the answer.
+        """
+        differs = (self.clean != self.corrupt).int().cummax(dim=1).values.bool()
+        positions = torch.arange(self.clean.shape[1], device=self.clean.device)
+        return differs & self.is_token & (positions <= self.answer_pos[:, None])
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named, checked collection of prompts.
+
+    `padding` says on which side shorter prompts of a batch are filled up; the numbers do not
+    depend on it. `extra` keeps whatever else a file said about the task.
+
+    >>> pair = Prompt(clean=(1, 5, 6), corrupt=(1, 5, 7), answers=(6,), wrong_answers=(7,))
+    >>> task = Task("copy", (pair, pair))
+    >>> found, held_out = task.split(0.5)
+    >>> len(found), len(held_out)
+    (1, 1)
+
+    Raises:
+        ValueError: if there are no prompts, or a prompt is empty, of unequal length, without
+            answer, or has an answer that is also wrong; the row is named.
+    """
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    padding: PaddingSide = "right"
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError(f"task {self.name!r} has no prompts; at least one is needed")
+        if self.padding not in ("right", "left"):
+            raise ValueError(f"padding is 'right' or 'left', got {self.padding!r}")
+        _refuse(self, _unequal, "clean and corrupt prompts of unequal token length")
+        _refuse(self, lambda p: not p.clean, "an empty prompt")
+        _refuse(self, lambda p: min(_ids(p)) < 0, "negative token ids")
+        _refuse(self, lambda p: not p.answers, "no answers")
+        _refuse(self, _contradicts, "an answer that is also a wrong answer")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, n: int) -> "Task":
+        """The first `n` prompts."""
+        if n < 1:
+            raise ValueError(f"take at least one prompt, got {n}")
+        return replace(self, prompts=self.prompts[:n])
+
+    def split(self, fraction: float = 0.7, seed: int = 0) -> tuple["Task", "Task"]:
+        """Two disjoint tasks, the first with about `fraction` of the prompts, at random by `seed`.
+
+        Raises:
+            ValueError: if one part would be empty.
+        """
+        n_first = round(fraction * len(self))
+        if not 0 < n_first < len(self):
+            raise ValueError(
+                f"a split of {len(self)} prompts at {fraction} leaves one part empty; "
+                "give more prompts or a fraction nearer 0.5"
+            )
+        rows = list(range(len(self)))
+        random.Random(seed).shuffle(rows)
+        first, second = sorted(rows[:n_first]), sorted(rows[n_first:])
+        return self._rows(first), self._rows(second)
+
+    def require_contrast(self) -> None:
+        """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
+
+        Raises:
+            ValueError: naming the rows.
+        """
+        _refuse(self, lambda p: p.clean == p.corrupt, "a corrupt prompt equal to the clean one")
+
+    @cached_property
+    def max_length(self) -> int:
+        """The longest prompt, in tokens."""
+        return max(len(p.clean) for p in self.prompts)
+
+    @cached_property
+    def max_id(self) -> int:
+        """The largest token id in any prompt or answer."""
+        return max(max(_ids(p)) for p in self.prompts)
+
+    @cached_property
+    def hash(self) -> str:
+        """A short hash of all token ids: equal for equal prompts in equal order."""
+        rows = [(p.clean, p.corrupt, p.answers, p.wrong_answers) for p in self.prompts]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """The prompts in order, `size` at a time, on `device`."""
+        for start in range(0, len(self), size):
+            yield _to_batch(self.prompts[start : start + size], self.padding, device)
+
+    def _rows(self, rows: Sequence[int]) -> "Task":
+        return replace(self, prompts=tuple(self.prompts[i] for i in rows))
+
+
+def _unequal(prompt: Prompt) -> bool:
+    return len(prompt.clean) != len(prompt.corrupt)
+
+
+def _contradicts(prompt: Prompt) -> bool:
+    return bool(set(prompt.answers) & set(prompt.wrong_answers))
+
+
+def _ids(prompt: Prompt) -> tuple[int, ...]:
+    return prompt.clean + prompt.corrupt + prompt.answers + prompt.wrong_answers
+
+
+def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
+    rows = [i for i, prompt in enumerate(task.prompts) if is_bad(prompt)]
+    if rows:
+        shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        lengths = ""
+        if is_bad is _unequal:
+            pair = task.prompts[rows[0]]
+            lengths = f" (row {rows[0]}: {len(pair.clean)} and {len(pair.corrupt)} tokens)"
+        raise ValueError(f"task {task.name!r} has {what} in row {shown}{lengths}")
+
+
+def _to_batch(
+    prompts: Sequence[Prompt], padding: PaddingSide, device: torch.device | str
+) -> Batch:
+    clean, is_token = _pad([p.clean for p in prompts], padding, device)
+    corrupt, _ = _pad([p.corrupt for p in prompts], padding, device)
+    answers, is_answer = _pad([p.answers for p in prompts], "right", device)
+    wrong, is_wrong = _pad([p.wrong_answers for p in prompts], "right", device)
+    positions = torch.arange(clean.shape[1], device=device)
+    answer_pos = (positions * is_token).amax(dim=1)
+    return Batch(clean, corrupt, is_token, answer_pos, answers, is_answer, wrong, is_wrong)
+
+
+def _pad(
+    rows: Sequence[Sequence[int]], side: PaddingSide, device: torch.device | str
+) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    is_real = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        where = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        ids[i, where] = torch.tensor(row, dtype=torch.long)
+        is_real[i, where] = True
+    return ids.to(device), is_real.to(device)

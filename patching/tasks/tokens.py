@@ -1,0 +1,91 @@
+"""Text to token ids: one BOS, answers as continuations of their prompt. Knows no model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from patching.tasks.task import Prompt
+
+
+class Tokenizer(Protocol):
+    """What this project needs of a tokenizer; every Hugging Face tokenizer offers it."""
+
+    bos_token_id: int | None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A pair as text. Answers are written as they continue the prompt, space included."""
+
+    clean: str
+    corrupt: str
+    answers: tuple[str, ...]
+    wrong_answers: tuple[str, ...] = ()
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Token ids of a prompt, with exactly one BOS where the tokenizer uses one.
+
+    A BOS that the text itself spells out (a chat template's, say) is not doubled; a closing
+    token that the tokenizer would add is left away, since the prompt is to be continued.
+    """
+    plain = tokenizer.encode(text, add_special_tokens=False)
+    bos = tokenizer.bos_token_id
+    adds_bos = bos is not None and bos in tokenizer.encode("", add_special_tokens=True)[:1]
+    if adds_bos and plain[:1] != [bos]:
+        plain = [bos, *plain]
+    return tuple(plain)
+
+
+def encode_answer(
+    tokenizer: Tokenizer, prompt: str, answer: str, *, first_token: bool = False
+) -> int:
+    """The token with which `answer` continues `prompt`.
+
+    Prompt and answer are tokenised together: an answer alone is cut differently by tokenizers
+    that mark the start of a text.
+
+    Raises:
+        ValueError: if the answer is empty, changes the prompt's own tokens, or has more than one
+            token while `first_token` is off.
+    """
+    before = encode_prompt(tokenizer, prompt)
+    together = encode_prompt(tokenizer, prompt + answer)
+    if together[: len(before)] != before:
+        raise ValueError(
+            f"the answer {answer!r} merges with the end of its prompt ...{prompt[-20:]!r} into "
+            "other tokens; move the space between them from the prompt to the answer"
+        )
+    continuation = together[len(before) :]
+    if not continuation:
+        raise ValueError(f"the answer {answer!r} adds no token to its prompt ...{prompt[-20:]!r}")
+    if len(continuation) > 1 and not first_token:
+        raise ValueError(
+            f"the answer {answer!r} has {len(continuation)} tokens; give answers of one token, "
+            "or first_token=True to score only the first"
+        )
+    return continuation[0]
+
+
+def to_prompt(tokenizer: Tokenizer, text: TextPrompt, *, first_token: bool = False) -> Prompt:
+    """A pair of texts as a pair of token ids; both answer sets continue the clean prompt."""
+    answers, wrong = (
+        tuple(encode_answer(tokenizer, text.clean, a, first_token=first_token) for a in some)
+        for some in (text.answers, text.wrong_answers)
+    )
+    extra = {"clean_text": text.clean, "corrupt_text": text.corrupt}
+    return Prompt(
+        clean=encode_prompt(tokenizer, text.clean),
+        corrupt=encode_prompt(tokenizer, text.corrupt),
+        answers=answers,
+        wrong_answers=wrong,
+        extra=extra,
+    )
