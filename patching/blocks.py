@@ -1,0 +1,265 @@
+"""One transformer block as the rest of the project sees it: weights, norms and hook points.
+
+All hook names of the model library live here; nobody else spells one.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, cast
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+EMBEDDING = "blocks.0.hook_in"
+FINAL_STREAM = "ln_final.hook_in"
+UNEMBED_IN = "unembed.hook_in"
+
+
+class _NormBridge(Protocol):
+    original_component: nn.Module
+    uses_rms_norm: bool
+    uses_weight_offset: bool
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm or RMSNorm, `gamma * x_hat + beta` with `x_hat = x / sigma` (x centred or not).
+
+    `module` is the model's own norm, to be used wherever a value is needed; the formula here is
+    only for derivatives, and `prove` holds it against the module.
+    """
+
+    module: nn.Module
+    gamma: Float[Tensor, " d_model"] | None
+    beta: Float[Tensor, " d_model"] | None
+    centred: bool
+    eps: float
+
+    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The norm's output, by the model's own module."""
+        return self.module(x)
+
+    def sigma(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """The norm's denominator, in float32 or wider."""
+        x = self._centre(widen(x))
+        return (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
+
+    def x_hat(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The normalised input before gamma and beta, in float32 or wider."""
+        return self._centre(widen(x)) / self.sigma(x)
+
+    def formula(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What `module` should compute, written out."""
+        out = self.x_hat(x) if self.gamma is None else self.x_hat(x) * widen(self.gamma)
+        return out if self.beta is None else out + widen(self.beta)
+
+    def pull_back(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """`centre(gamma * g)`: the norm's linear part transposed, without the division by sigma."""
+        return self._centre(g if self.gamma is None else g * widen(self.gamma))
+
+    def _centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        return x - x.mean(dim=-1, keepdim=True) if self.centred else x
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: where its readers and writers sit in the model, and with which weights.
+
+    `scale` multiplies what the block writes to the stream (1 in all families but Granite).
+    """
+
+    index: int
+    bridge: nn.Module
+    parallel: bool
+    scale: float
+    attention_norm: Norm | None
+    mlp_norm: Norm | None
+    post_attention_norm: Norm | None
+
+    # Hook points, in the order in which they fire.
+
+    @property
+    def stream_in(self) -> str:
+        """The residual stream before the block."""
+        return f"blocks.{self.index}.hook_in"
+
+    @property
+    def stream_out(self) -> str:
+        """The residual stream after the block."""
+        return f"blocks.{self.index}.hook_out"
+
+    @property
+    def qkv(self) -> tuple[str, str, str]:
+        """Queries, keys and values, `[batch pos head d_head]`, before any rotation or norm."""
+        q, k, v = (f"blocks.{self.index}.attn.{x}.hook_out" for x in "qkv")
+        return q, k, v
+
+    @property
+    def z(self) -> str:
+        """Mixed values of each head, `[batch pos head d_head]`, before the output projection."""
+        return f"blocks.{self.index}.attn.o.hook_in"
+
+    @property
+    def attention_sum(self) -> str:
+        """The attention's output before its post-norm; fires only where there is such a norm."""
+        return f"blocks.{self.index}.ln1_post.hook_in"
+
+    @property
+    def attention_out(self) -> str:
+        """What the attention writes to the stream."""
+        return f"blocks.{self.index}.hook_attn_out"
+
+    @property
+    def mlp_stream(self) -> str:
+        """The stream that the MLP reads, before its norm; a branch: edits change nothing else."""
+        if self.parallel:
+            return self.stream_in
+        return f"blocks.{self.index}.ln2.hook_in" if self.mlp_norm else self.mlp_in
+
+    @property
+    def mlp_in(self) -> str:
+        """The MLP's input after its norm; a branch: edits reach the MLP alone."""
+        return f"blocks.{self.index}.mlp.hook_in"
+
+    @property
+    def mlp_out(self) -> str:
+        """What the MLP writes to the stream."""
+        return f"blocks.{self.index}.hook_mlp_out"
+
+    # Weights: views of the model's own, one matrix a head.
+
+    @property
+    def w_qkv(
+        self,
+    ) -> tuple[
+        Float[Tensor, "head d_model d_head"],
+        Float[Tensor, "kv_head d_model d_head"],
+        Float[Tensor, "kv_head d_model d_head"],
+    ]:
+        """Query, key and value projections."""
+        return tuple(self._attention(name) for name in ("W_Q", "W_K", "W_V"))
+
+    @property
+    def b_qkv(self) -> tuple[Float[Tensor, "head d_head"] | None, ...]:
+        """Query, key and value biases, where the family has them."""
+        return tuple(getattr(self.bridge.attn, name, None) for name in ("b_Q", "b_K", "b_V"))
+
+    @property
+    def w_o(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output projections."""
+        return self._attention("W_O")
+
+    def head_input(
+        self,
+        z: Float[Tensor, "*rows head d_head"],
+        attention_sum: Float[Tensor, "*rows d_model"] | None,
+    ) -> Float[Tensor, "*rows head d_head"]:
+        """What of a head's write lies before `W_O`: z, over sigma where a post-norm follows.
+
+        The exact additive split of an RMS post-norm is `gamma * (z_h W_O_h) / sigma(sum)`, with
+        one sigma per run, so differences between runs can be taken here, in d_head.
+        """
+        if self.post_attention_norm is None:
+            return widen(z)
+        assert attention_sum is not None, "a post-norm block needs the sum of its heads"
+        return widen(z) / self.post_attention_norm.sigma(attention_sum)[..., None]
+
+    def head_writes(
+        self,
+        head_input: Float[Tensor, "token head d_head"],
+        out: Float[Tensor, "head token d_model"] | None = None,
+    ) -> Float[Tensor, "head token d_model"]:
+        """What each head adds to the stream, given its `head_input` (or a difference of two)."""
+        writes = torch.bmm(head_input.transpose(0, 1), self.w_o.to(head_input.dtype), out=out)
+        norm = self.post_attention_norm
+        if norm is not None and norm.gamma is not None:
+            writes *= norm.gamma.to(writes.dtype)
+        if self.scale != 1.0:
+            writes *= self.scale
+        return writes
+
+    def pull_back_qkv(
+        self, g: Float[Tensor, "token reader d_head"]
+    ) -> Float[Tensor, "reader token d_model"]:
+        """Gradients at the q, k and v projections (divided by sigma) taken back to the stream.
+
+        `centre(gamma * (W_j g_j))` for each reader j: the norm's own derivative is complete with
+        the part along `x_hat`, which the caller subtracts.
+        """
+        w = torch.cat([part.to(g.dtype) for part in self.w_qkv])
+        if self.attention_norm is not None:
+            w = self.attention_norm.pull_back(w.transpose(1, 2))
+        else:
+            w = w.transpose(1, 2)
+        return torch.bmm(g.transpose(0, 1), w)
+
+    @cached_property
+    def qkv_offset(self) -> tuple[Float[Tensor, "head d_head"], ...]:
+        """What of q, k and v does not depend on the stream: `W beta + b`."""
+        beta = None if self.attention_norm is None else self.attention_norm.beta
+        return tuple(_offset(w, b, beta) for w, b in zip(self.w_qkv, self.b_qkv, strict=True))
+
+    def _attention(self, name: str) -> Tensor:
+        return cast(Tensor, getattr(self.bridge.attn, name)).detach()
+
+
+def widen(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The same values in float32, or as they are where they are wider."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
+    """The blocks of a booted model."""
+    return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
+
+
+def find_norm(bridge: nn.Module | None) -> Norm | None:
+    """A norm of the model library as a `Norm`; None where the family has none there."""
+    module = getattr(bridge, "original_component", None)
+    if bridge is None or module is None:
+        return None
+    norm = cast(_NormBridge, bridge)
+    gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
+    if gamma is not None:
+        gamma = 1.0 + widen(gamma.detach()) if norm.uses_weight_offset else gamma.detach()
+    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    return Norm(
+        module=module,
+        gamma=gamma,
+        beta=None if beta is None else beta.detach(),
+        centred=not norm.uses_rms_norm,
+        eps=1e-5 if eps is None else float(eps),
+    )
+
+
+def _find_block(bridge: TransformerBridge, index: int) -> Block:
+    block = bridge.blocks[index]
+    parallel = "Parallel" in type(block).__name__ or bool(
+        getattr(bridge.cfg, "parallel_attn_mlp", False)
+    )
+    attention_norm = find_norm(getattr(block, "ln1", None))
+    mlp_norm = find_norm(getattr(block, "ln2", None))
+    return Block(
+        index=index,
+        bridge=block,
+        parallel=parallel,
+        scale=float(getattr(block, "residual_contribution_scale", None) or 1.0),
+        attention_norm=attention_norm,
+        mlp_norm=attention_norm if parallel and mlp_norm is None else mlp_norm,
+        post_attention_norm=find_norm(getattr(block, "ln1_post", None)),
+    )
+
+
+def _offset(
+    w: Float[Tensor, "head d_model d_head"],
+    b: Float[Tensor, "head d_head"] | None,
+    beta: Float[Tensor, " d_model"] | None,
+) -> Float[Tensor, "head d_head"]:
+    offset = w.new_zeros(w.shape[0], w.shape[2]) if b is None else b.detach()
+    offset = widen(offset)
+    if beta is None:
+        return offset
+    return offset + einsum(widen(w), widen(beta), "head d_model d_head, d_model -> head d_head")

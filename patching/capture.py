@@ -1,0 +1,125 @@
+"""What one run leaves behind: logits, the embedding, and what every writer wrote.
+
+Writers are kept as small as they are: heads before their output projection, in d_head, where the
+difference of two runs is taken; `expand_writes` makes d_model of a few tokens at a time.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from patching.blocks import EMBEDDING, Block, widen
+from patching.model import Hook, Model
+from patching.tasks.task import Batch
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What the writers add to the stream at some tokens, in float32 or wider.
+
+    `heads[l]` is the `Block.head_input` of layer l. Linear: differences are taken part by part.
+    """
+
+    embed: Float[Tensor, "token d_model"]
+    heads: tuple[Float[Tensor, "token head d_head"], ...]
+    mlps: tuple[Float[Tensor, "token d_model"], ...]
+
+    def __sub__(self, other: "Writes") -> "Writes":
+        return Writes(
+            self.embed - other.embed,
+            tuple(a - b for a, b in zip(self.heads, other.heads, strict=True)),
+            tuple(a - b for a, b in zip(self.mlps, other.mlps, strict=True)),
+        )
+
+    def __getitem__(self, tokens: slice) -> "Writes":
+        return Writes(
+            self.embed[tokens],
+            tuple(part[tokens] for part in self.heads),
+            tuple(part[tokens] for part in self.mlps),
+        )
+
+    def __len__(self) -> int:
+        return len(self.embed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: logits at the answer positions, the whole embedding, chosen writes."""
+
+    logits: Float[Tensor, "batch vocab"]
+    embedding: Float[Tensor, "batch pos d_model"]
+    writes: Writes
+
+
+class Recorder:
+    """Hooks that keep what the writers write at the chosen tokens; `finish` hands it over."""
+
+    def __init__(self, model: Model, tokens: Bool[Tensor, "batch pos"]) -> None:
+        self._model = model
+        self._tokens = tokens
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def hooks(self) -> list[tuple[str, Hook]]:
+        """To be in place during the run."""
+        hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._keep_whole)]
+        for block in self._model.blocks:
+            hooks.append((block.z, self._keep(block.z)))
+            if block.post_attention_norm is not None:
+                hooks.append((block.attention_sum, self._divide_by_sigma(block)))
+            hooks.append((block.mlp_out, self._keep(block.mlp_out)))
+        return hooks
+
+    def finish(self, logits: Float[Tensor, "batch vocab"]) -> Run:
+        """The run, after it has happened."""
+        embedding, kept = self._kept[EMBEDDING], self._kept
+        writes = Writes(
+            widen(embedding[self._tokens]),
+            tuple(widen(kept[block.z]) for block in self._model.blocks),
+            tuple(widen(kept[block.mlp_out]) for block in self._model.blocks),
+        )
+        return Run(logits.detach(), embedding, writes)
+
+    def _keep_whole(self, embedding: Tensor) -> None:
+        self._kept[EMBEDDING] = embedding.detach()
+
+    def _keep(self, name: str) -> Hook:
+        def hook(tensor: Tensor) -> None:
+            self._kept[name] = tensor.detach()[self._tokens.to(tensor.device)]
+
+        return hook
+
+    def _divide_by_sigma(self, block: Block) -> Hook:
+        def hook(total: Tensor) -> None:
+            chosen = total.detach()[self._tokens.to(total.device)]
+            self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
+
+        return hook
+
+
+@torch.no_grad()
+def capture(model: Model, tokens: Int[Tensor, "batch pos"], batch: Batch) -> Run:
+    """Run `tokens` (the clean or corrupt ones of `batch`) and keep what its writers wrote.
+
+    Writes are kept at `batch.can_differ`, the only tokens where the two runs of a pair can
+    differ and still reach the answer.
+    """
+    recorder = Recorder(model, batch.can_differ)
+    return recorder.finish(model.answer_logits(tokens, batch, recorder.hooks))
+
+
+def expand_writes(model: Model, writes: Writes) -> Float[Tensor, "source token d_model"]:
+    """Writes (or differences of them) in d_model, one row per writer of the graph.
+
+    Takes `sources * tokens * d_model` values of memory: give few tokens at a time.
+    """
+    graph = model.graph
+    out = writes.embed.new_empty(len(graph.sources), *writes.embed.shape)
+    out[0] = writes.embed
+    for block, heads, mlp in zip(model.blocks, writes.heads, writes.mlps, strict=True):
+        block.head_writes(heads, out=out[graph.head_sources(block.index)])
+        out[graph.mlp_source(block.index)] = mlp
+    return out

@@ -1,0 +1,142 @@
+"""From a name, a folder, a module or a bridge to a booted model. Touches the model library only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.utilities.attn_implementation import force_eager_attention
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from patching.models import embedded, embedded_names
+from patching.tasks.tokens import Tokenizer
+from patching.weights import hash_folder, hash_tensors
+
+Source = str | Path | PreTrainedModel | TransformerBridge
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A booted model and what is known of its origin; `weights` hashes when called."""
+
+    name: str
+    revision: str | None
+    bridge: TransformerBridge
+    tokenizer: Tokenizer | None
+    weights: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a model is to be loaded; a module or bridge in memory is taken as it is."""
+
+    dtype: torch.dtype | None
+    device: str | None
+    revision: str | None
+    trust_remote_code: bool
+
+
+def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+    """Boot a model in evaluation mode, with frozen parameters and eager attention.
+
+    Raises:
+        ValueError: if there is no such model, it cannot be read, or the module is already booted.
+    """
+    if isinstance(source, TransformerBridge):
+        return _opened(source, source.cfg.model_name, None, tokenizer or source.tokenizer)
+    if isinstance(source, nn.Module):
+        return _boot(source, type(source).__name__, tokenizer, wishes)
+    name = str(source)
+    if Path(source).is_dir():
+        return _open_folder(Path(source), tokenizer, wishes)
+    known = embedded(name)
+    if known is not None:
+        return _boot(known[0], name, tokenizer or cast(Tokenizer, known[1]), wishes)
+    return _open_hub(name, tokenizer, wishes)
+
+
+def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a model folder: it holds no config.json")
+    module = _from_pretrained(str(folder), wishes)
+    if tokenizer is None and any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=wishes.trust_remote_code
+        )
+    opened = _boot(module, folder.resolve().name, tokenizer, wishes)
+    return Opened(opened.name, None, opened.bridge, tokenizer, lambda: hash_folder(folder))
+
+
+def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+    module = _from_pretrained(name, wishes)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code
+        )
+    commit = getattr(module.config, "_commit_hash", None) or wishes.revision
+    opened = _boot(module, name, tokenizer, wishes)
+    return Opened(name, commit, opened.bridge, tokenizer, opened.weights)
+
+
+def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=wishes.dtype or torch.float32,
+            revision=wishes.revision,
+            trust_remote_code=wishes.trust_remote_code,
+            attn_implementation="eager",
+        )
+    except Exception as error:  # many kinds, by library and format: said in one line
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if Path(name).is_dir():
+            raise ValueError(f"the model in {name} cannot be read: {reason}") from error
+        raise ValueError(
+            f"no model {name!r}: it is no folder, not embedded ({', '.join(embedded_names())}), "
+            f"and the hub did not give it: {reason}"
+        ) from error
+
+
+def _boot(
+    module: nn.Module, name: str, tokenizer: Tokenizer | None, wishes: Wishes
+) -> Opened:
+    if any(isinstance(part, GeneralizedComponent) for part in module.modules()):
+        raise ValueError(
+            f"this {type(module).__name__} is already wrapped by a TransformerBridge, which "
+            "changes a module in place; pass the bridge, or a fresh copy of the module"
+        )
+    if wishes.dtype is not None:
+        module = module.to(wishes.dtype)
+    if wishes.device is not None:
+        module = module.to(wishes.device)
+    before = [(key, value) for key, value in module.state_dict().items()]
+    force_eager_attention(module)
+    try:
+        bridge = build_bridge_from_module(
+            module, type(module).__name__, hf_config=module.config, tokenizer=None, model_name=name
+        )
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name}: the model library cannot wrap a {type(module).__name__}: {error}"
+        ) from error
+    return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before))
+
+
+def _opened(
+    bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Tokenizer | None
+) -> Opened:
+    parameters = list(bridge.named_parameters())
+    return Opened(name, revision, _rest(bridge), tokenizer, lambda: hash_tensors(parameters))
+
+
+def _rest(bridge: TransformerBridge) -> TransformerBridge:
+    bridge.eval()
+    bridge.requires_grad_(False)
+    return bridge

@@ -1,0 +1,147 @@
+"""Model: a language model with its graph and its blocks, proven to fit each other."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from patching.blocks import UNEMBED_IN, Block, find_blocks, widen
+from patching.graph import Graph
+from patching.loading import Opened, Source, Wishes, open_source
+from patching.proof import prove
+from patching.tasks.task import Batch, Task
+from patching.tasks.tokens import Tokenizer
+
+Hook = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A transformer language model, its computational graph and its named places.
+
+    Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer
+    than a `with` lasts.
+    """
+
+    name: str
+    bridge: TransformerBridge = field(repr=False)
+    graph: Graph
+    blocks: tuple[Block, ...] = field(repr=False)
+    tokenizer: Tokenizer | None = field(repr=False)
+    revision: str | None
+    opened: Opened = field(repr=False)
+
+    @staticmethod
+    def load(
+        source: Source,
+        *,
+        tokenizer: Tokenizer | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "Model":
+        """Load and prove a model.
+
+        `source` is a hub name, a folder, an embedded model (`toy`, ...), a Hugging Face module or
+        a TransformerBridge. A module in memory is wrapped in place (use a copy to keep the
+        original), keeps its dtype and device unless told otherwise, and is frozen; folders and
+        hub models are loaded in float32 on the CPU unless told otherwise.
+
+        >>> Model.load("truth/induction").graph.describe()
+        '2 sequential layers, 4 heads, 4 key-value heads'
+
+        Raises:
+            ValueError: if there is no such model, its weights hold NaN, or its structure cannot
+                be proven.
+        """
+        wishes = Wishes(dtype, device, revision, trust_remote_code)
+        opened = open_source(source, tokenizer, wishes)
+        bridge = opened.bridge
+        blocks = find_blocks(bridge)
+        graph = _graph(opened.name, blocks)
+        prove(opened.name, bridge, blocks, int(bridge.cfg.d_vocab))
+        return Model(
+            name=opened.name,
+            bridge=bridge,
+            graph=graph,
+            blocks=blocks,
+            tokenizer=opened.tokenizer,
+            revision=opened.revision,
+            opened=opened,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.bridge.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in."""
+        return next(self.bridge.parameters()).device
+
+    @cached_property
+    def weights(self) -> str:
+        """A short hash of the weights."""
+        return self.opened.weights()
+
+    def check(self, task: Task) -> None:
+        """Refuse a task that this model cannot read.
+
+        Raises:
+            ValueError: if a token id is outside the vocabulary or a prompt is too long.
+        """
+        vocab, longest = int(self.bridge.cfg.d_vocab), int(self.bridge.cfg.n_ctx)
+        if task.max_id >= vocab:
+            raise ValueError(
+                f"task {task.name!r} holds token id {task.max_id}, and {self.name} has only "
+                f"{vocab} tokens: was it made for another tokenizer?"
+            )
+        if task.max_length > longest:
+            raise ValueError(
+                f"task {task.name!r} has a prompt of {task.max_length} tokens; {self.name} reads "
+                f"at most {longest}"
+            )
+
+    def answer_logits(
+        self, tokens: Int[Tensor, "batch pos"], batch: Batch, hooks: Iterable[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch vocab"]:
+        """Logits at each row's answer position, in float32 or wider, with hooks in place.
+
+        Only the answer positions are unembedded. `tokens` may hold the batch several times over
+        (rows of several circuits): answer positions repeat. A hook takes the activation and
+        returns a new one or None.
+        """
+        copies = len(tokens) // len(batch)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        answer_pos = batch.answer_pos.repeat(copies)
+
+        def at_answer(normed: Tensor, hook: object) -> Tensor:
+            return normed[rows.to(normed.device), answer_pos.to(normed.device)][:, None]
+
+        plain = [(name, _plain(hook)) for name, hook in hooks] + [(UNEMBED_IN, at_answer)]
+        mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
+        try:
+            with self.bridge.hooks(fwd_hooks=plain):
+                logits = self.bridge(tokens, attention_mask=mask)
+        finally:
+            for block in self.blocks:  # some attentions keep their last pattern, with its graph
+                if getattr(block.bridge.attn, "_pattern", None) is not None:
+                    block.bridge.attn._pattern = None
+        return widen(logits[:, 0])
+
+
+def _plain(change: Hook) -> Callable[..., Tensor | None]:
+    return lambda tensor, hook: change(tensor)
+
+
+def _graph(name: str, blocks: tuple[Block, ...]) -> Graph:
+    graphs = {Graph(len(blocks), *map(len, b.w_qkv[:2]), b.parallel) for b in blocks}
+    if len(graphs) > 1:
+        raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
+    return graphs.pop()

@@ -1,0 +1,140 @@
+"""Proof that a model is what its graph says: the writers' sum rebuilds the residual stream.
+
+Run once when a model is loaded, on a few random tokens. A family with a part that the graph does
+not know (another branch, a hidden scale, a different norm) fails here and is refused, so that it
+can never be scored wrongly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from patching.blocks import FINAL_STREAM, Block, Norm, find_norm, widen
+
+Seen = dict[str, Tensor]
+
+_RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # float64: many families norm in float32
+_RELATIVE_HALF = 5e-2
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Two tensors that must be equal if the graph describes the model."""
+
+    what: str
+    expected: Tensor
+    found: Tensor
+
+
+def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], vocab: int) -> None:
+    """Hold every claim about the model's structure against one run of it.
+
+    Raises:
+        ValueError: naming the first claim that fails, or that weights hold NaN.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(min(vocab, 10), vocab, (2, 7), generator=generator)
+    first = next(bridge.parameters())
+    logits, seen = _watch(bridge, blocks, tokens.to(first.device))
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"{name}: the model's output is NaN or infinite{_bad_parameter(bridge)}")
+    tolerance = _RELATIVE.get(first.dtype, _RELATIVE_HALF)
+    for block in blocks:
+        for claim in _claims(block, seen):
+            _check(name, claim, tolerance)
+    last = seen[blocks[-1].stream_out]
+    final_norm = find_norm(bridge.ln_final)
+    _check(name, Claim("the final norm's input", last, seen[FINAL_STREAM]), tolerance)
+    if final_norm is not None:
+        _check(name, _norm_claim("the final norm", final_norm, last), tolerance)
+
+
+def _claims(block: Block, seen: Seen) -> list[Claim]:
+    i = block.index
+    stream, writes = seen[block.stream_in], _head_writes(block, seen)
+    attention, mlp = seen[block.attention_out], seen[block.mlp_out]
+    rest = widen(attention) - writes  # b_O: the same at every token
+    mid = stream if block.parallel else stream + attention
+    claims = [
+        Claim(f"layer {i}'s attention output, from its heads", rest[:1, :1] + writes, attention),
+        Claim(f"layer {i}'s stream, from its writers", stream + attention + mlp, seen[block.stream_out]),
+        Claim(f"layer {i}'s MLP input", _apply(block.mlp_norm, mid), seen[block.mlp_in]),
+    ]
+    normed = _apply(block.attention_norm, stream)
+    for letter, w, b, name in zip("qkv", block.w_qkv, block.b_qkv, block.qkv, strict=True):
+        made = einsum(
+            normed, w, "batch pos d_model, head d_model d_head -> batch pos head d_head"
+        )
+        claims.append(Claim(f"layer {i}'s {letter}", made if b is None else made + b, seen[name]))
+    for what, norm, x in (
+        (f"layer {i}'s attention norm", block.attention_norm, stream),
+        (f"layer {i}'s MLP norm", block.mlp_norm, mid),
+        (f"layer {i}'s attention post-norm", block.post_attention_norm, seen.get(block.attention_sum)),
+    ):
+        if norm is not None and x is not None:
+            claims.append(_norm_claim(what, norm, x))
+    return claims
+
+
+def _head_writes(block: Block, seen: Seen) -> Float[Tensor, "batch pos d_model"]:
+    z, total = seen[block.z], seen.get(block.attention_sum)
+    batch, pos = z.shape[:2]
+    head_input = block.head_input(z.flatten(0, 1), None if total is None else total.flatten(0, 1))
+    return block.head_writes(head_input).sum(dim=0).unflatten(0, (batch, pos))
+
+
+def _apply(norm: Norm | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+def _norm_claim(what: str, norm: Norm, x: Tensor) -> Claim:
+    return Claim(f"{what}, by its formula", norm.formula(x), norm(x))
+
+
+def _check(name: str, claim: Claim, tolerance: float) -> None:
+    if claim.expected.shape != claim.found.shape:
+        problem = f"shapes {tuple(claim.expected.shape)} and {tuple(claim.found.shape)}"
+    else:
+        error = (widen(claim.expected) - widen(claim.found)).abs().max()
+        relative = float(error / widen(claim.found).abs().max().clamp(min=1e-6))
+        if relative <= tolerance:
+            return
+        problem = f"relative error {relative:.1e}, allowed {tolerance:.0e}"
+    raise ValueError(
+        f"{name} is refused: {claim.what} cannot be rebuilt as this workbench understands the "
+        f"family ({problem}), so its circuits would be wrong"
+    )
+
+
+@torch.no_grad()
+def _watch(
+    bridge: TransformerBridge, blocks: tuple[Block, ...], tokens: Int[Tensor, "batch pos"]
+) -> tuple[Tensor, Seen]:
+    seen: Seen = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            seen[name] = tensor.detach()
+
+        return hook
+
+    names = [FINAL_STREAM]
+    for block in blocks:
+        names += [block.stream_in, *block.qkv, block.z, block.attention_out, block.mlp_in]
+        names += [block.mlp_out, block.stream_out]
+        names += [block.attention_sum] if block.post_attention_norm is not None else []
+    with bridge.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
+        logits = bridge(tokens)
+    return logits, seen
+
+
+def _bad_parameter(bridge: TransformerBridge) -> str:
+    for name, parameter in bridge.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            return f": its weights hold NaN or infinite values, first in {name}"
+    return ""
