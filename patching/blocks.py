@@ -5,11 +5,11 @@ All hook names of the model library live here; nobody else spells one.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -18,6 +18,7 @@ FINAL_STREAM = "ln_final.hook_in"
 UNEMBED_IN = "unembed.hook_in"
 
 
+@runtime_checkable
 class _NormBridge(Protocol):
     original_component: nn.Module
     uses_rms_norm: bool
@@ -170,10 +171,16 @@ class Block:
     def head_writes(
         self,
         head_input: Float[Tensor, "token head d_head"],
+        *,
+        heads: Int[Tensor, " head"] | None = None,
         out: Float[Tensor, "head token d_model"] | None = None,
     ) -> Float[Tensor, "head token d_model"]:
-        """What each head adds to the stream, given its `head_input` (or a difference of two)."""
-        writes = torch.bmm(head_input.transpose(0, 1), self.w_o.to(head_input.dtype), out=out)
+        """What each head adds to the stream, given its `head_input` (or a difference of two).
+
+        `heads` says which ones `head_input` holds, where it is not all of them.
+        """
+        w = self.w_o if heads is None else self.w_o[heads]
+        writes = torch.bmm(head_input.transpose(0, 1), w.to(head_input.dtype), out=out)
         norm = self.post_attention_norm
         if norm is not None and norm.gamma is not None:
             writes *= norm.gamma.to(writes.dtype)

@@ -54,12 +54,17 @@ class Run:
     writes: Writes
 
 
+def indices(chosen: Bool[Tensor, "batch pos"]) -> tuple[Tensor, ...]:
+    """Row and position of each chosen token: found once, where a mask is searched at each use."""
+    return chosen.nonzero(as_tuple=True)
+
+
 class Recorder:
     """Hooks that keep what the writers write at the chosen tokens; `finish` hands it over."""
 
     def __init__(self, model: Model, tokens: Bool[Tensor, "batch pos"]) -> None:
         self._model = model
-        self._tokens = tokens
+        self._tokens = indices(tokens)
         self._kept: dict[str, Tensor] = {}
 
     @property
@@ -88,13 +93,13 @@ class Recorder:
 
     def _keep(self, name: str) -> Hook:
         def hook(tensor: Tensor) -> None:
-            self._kept[name] = tensor.detach()[self._tokens.to(tensor.device)]
+            self._kept[name] = tensor.detach()[self._tokens]
 
         return hook
 
     def _divide_by_sigma(self, block: Block) -> Hook:
         def hook(total: Tensor) -> None:
-            chosen = total.detach()[self._tokens.to(total.device)]
+            chosen = total.detach()[self._tokens]
             self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
 
         return hook

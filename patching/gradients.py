@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from patching.blocks import EMBEDDING, FINAL_STREAM, Block, Norm, widen
+from patching.capture import indices
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
@@ -61,7 +62,7 @@ class GradientSum:
     def __init__(self, model: Model, batch: Batch) -> None:
         self._model = model
         self._batch = batch
-        self._tokens = batch.can_differ
+        self._tokens = indices(batch.can_differ)
         self._projected: list[Tensor] = [torch.zeros(())] * len(model.blocks)
         self._x_hat: list[list[Tensor]] = [[] for _ in model.blocks]
         self._radial: list[list[Tensor]] = [[] for _ in model.blocks]
@@ -98,7 +99,11 @@ class GradientSum:
     def finish(self) -> ReaderGradients:
         """The sums so far."""
         attention = tuple(
-            AttentionGradients(projected, _stack(x_hat, projected), _stack(radial, projected))
+            AttentionGradients(
+                projected,
+                _stack(x_hat, like=self._logits),
+                _stack(radial, like=projected[:, :, 0]),
+            )
             for projected, x_hat, radial in zip(
                 self._projected, self._x_hat, self._radial, strict=True
             )
@@ -146,7 +151,7 @@ class _Live:
     """
 
     def __init__(
-        self, model: Model, tokens: Bool[Tensor, "batch pos"], embedding: Tensor | None
+        self, model: Model, tokens: tuple[Tensor, ...], embedding: Tensor | None
     ) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.norm_inputs: dict[str, Tensor] = {}
@@ -181,5 +186,7 @@ class _Live:
         return hook
 
 
-def _stack(parts: list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(parts) if parts else like.new_zeros(0, *like.shape[:2])
+def _stack(
+    parts: list[Tensor], *, like: Float[Tensor, "token d"]
+) -> Float[Tensor, "step token d"]:
+    return torch.stack(parts) if parts else like.new_zeros(0, *like.shape)

@@ -3,7 +3,7 @@
 A metric takes the logits at the answer position and the batch, and returns shape `[batch]`.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from patching.tasks.task import Batch
 
 
+@runtime_checkable
 class Metric(Protocol):
     """`(logits [batch, vocab] at the answer position, batch) -> [batch]`; larger is better."""
 

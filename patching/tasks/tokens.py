@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from patching.tasks.task import Prompt
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What this project needs of a tokenizer; every Hugging Face tokenizer offers it."""
 

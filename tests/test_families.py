@@ -1,0 +1,95 @@
+"""One contract for every supported family: scores, interventions and the model agree."""
+
+import families
+import oracles
+import pytest
+import torch
+
+from circuits import Circuit
+from circuits.evaluate import evaluate
+from circuits.intervention import run_circuits, run_corrupt
+from circuits.scoring import eap
+from patching.metrics import logit_diff
+from patching.model import Model
+
+
+@pytest.fixture(scope="module", params=families.names())
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family):
+    return Model.load(families.module(family, families.best_dtype(family)))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return families.task()
+
+
+def floor(family: str) -> float:
+    """Relative rounding floor: float64 throughout, Hugging Face's float32 norms, or float32."""
+    if family in families.TRUE_FLOAT64:
+        return 1e-12
+    return 1e-5 if family in families.FLOAT32_ONLY else 2e-6
+
+
+def test_logits_are_those_of_the_plain_model(family, model, task):
+    plain = families.module(family, model.dtype)
+    (batch,) = task.batches(len(task))
+    expected = plain(batch.clean).logits[:, -1]
+    error = (model.answer_logits(batch.clean, batch) - expected).abs().max() / expected.abs().max()
+    assert error < 1e-5  # the library's own distance from Hugging Face, in float32 parts
+
+
+def test_no_edge_removed_is_the_clean_run_and_every_edge_the_corrupt_run(family, model, task):
+    full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
+    result = evaluate(model, task, [full, empty], logit_diff)
+    size = result.clean.abs().max()
+    torch.testing.assert_close(result.values[0] / size, result.clean / size, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.values[1] / size, result.corrupt / size, atol=1e-6, rtol=0)
+
+
+def test_eap_is_the_brute_force_of_per_head_inputs(family, model, task):
+    if family in families.WITHOUT_SPLIT_INPUTS:
+        pytest.skip("the library has no per-head inputs here; see the finite differences")
+    (batch,) = task.batches(len(task))
+    expected, known = oracles.brute_force_eap(model, batch, logit_diff)
+    found = eap(model, task, logit_diff).matrix
+    assert known.sum() >= len(known) - model.graph.n_layers
+    error = (found - expected)[:, known].abs().max() / expected.abs().max()
+    assert error < floor(family)
+
+
+def test_eap_is_the_slope_of_exact_edge_interventions(family, model, task):
+    if family in families.FLOAT32_ONLY:
+        pytest.skip("experts are chosen by a jump, and float32 needs long steps; see brute force")
+    scores = eap(model, task, logit_diff).matrix
+    (batch,) = task.batches(len(task))
+    step = 1e-4
+    edges = sample_edges(model)
+    removed = torch.zeros(2 * len(edges), *model.graph.exists.shape, dtype=model.dtype)
+    for i, (source, dest) in enumerate(edges):
+        removed[2 * i, source, dest], removed[2 * i + 1, source, dest] = step, -step
+    corrupt = run_corrupt(model, batch)
+    values = [
+        logit_diff(logits, batch).mean() for logits in run_circuits(model, batch, corrupt, removed)
+    ]
+    slopes = torch.stack(values[1::2]) - torch.stack(values[0::2])
+    expected = torch.stack([scores[edge] for edge in edges])
+    error = (slopes.double() / (2 * step) - expected).abs().max() / scores.abs().max()
+    assert error < 3e-3  # rounding of the parts that run in float32, divided by the step
+
+
+def sample_edges(model: Model, n: int = 14) -> list[tuple[int, int]]:
+    """Random edges, the last layer's MLP and the logits among their readers for sure."""
+    graph = model.graph
+    edges = graph.exists.nonzero()[torch.randperm(graph.n_edges, generator=seeded())[:n]].tolist()
+    edges += [(0, graph.mlp_reader(layer)) for layer in range(graph.n_layers)]
+    edges.append((len(graph.sources) - 1, len(graph.destinations) - 1))
+    return [tuple(edge) for edge in edges]
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
