@@ -1,0 +1,299 @@
+"""Circuit: a set of edges of one graph, with set algebra, files and networkx both ways.
+
+Knows no model library.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+
+import networkx as nx
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.scores import check_matrix, provenance_json
+from patching.files import write_text
+from patching.graph import Graph
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit:
+    """A set of edges of `graph`.
+
+    `scores` holds one number per edge of the circuit and 0 elsewhere; other entries are dropped.
+    Equality and `<=` compare edges and graph only.
+
+    >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
+    >>> circuit = Circuit.from_edges(graph, [("embed", "m0"), ("m0", "logits")])
+    >>> circuit.size, ("embed", "m0") in circuit, circuit <= Circuit.full(graph)
+    (2, True, True)
+    """
+
+    mask: Bool[Tensor, "source dest"]
+    graph: Graph
+    scores: Float[Tensor, "source dest"] | None = None
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        exists = self.graph.exists
+        if (self.mask.shape, self.mask.dtype) != (exists.shape, torch.bool) or self.mask.is_cuda:
+            raise ValueError(
+                f"a mask of this graph is boolean, on the CPU, of shape {tuple(exists.shape)}; "
+                f"got {self.mask.dtype} on {self.mask.device} of shape {tuple(self.mask.shape)}"
+            )
+        for source, dest in (self.mask & ~exists).nonzero()[:1].tolist():
+            self.graph.edge_index(
+                self.graph.sources[source].name, self.graph.destinations[dest].name
+            )
+        if self.scores is not None:
+            check_matrix(self.scores, self.graph)
+            object.__setattr__(self, "scores", self.scores.where(self.mask, 0.0))
+
+    @staticmethod
+    def full(graph: Graph) -> "Circuit":
+        """All edges of the graph."""
+        return Circuit(graph.exists.clone(), graph)
+
+    @staticmethod
+    def empty(graph: Graph) -> "Circuit":
+        """No edge at all."""
+        return Circuit(torch.zeros_like(graph.exists), graph)
+
+    @staticmethod
+    def from_edges(graph: Graph, edges: Iterable[tuple[str, str]]) -> "Circuit":
+        """The circuit of the named edges.
+
+        Raises:
+            ValueError: if the graph has no such edge.
+        """
+        mask = torch.zeros_like(graph.exists)
+        for source, dest in edges:
+            mask[graph.edge_index(source, dest)] = True
+        return Circuit(mask, graph)
+
+    @property
+    def size(self) -> int:
+        """The number of edges."""
+        return int(self.mask.sum())
+
+    @property
+    def edges(self) -> list[tuple[str, str]]:
+        """All edges as (source, destination), in row-major order."""
+        sources, dests = self.graph.sources, self.graph.destinations
+        return [(sources[s].name, dests[d].name) for s, d in self.mask.nonzero().tolist()]
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that an edge begins or ends at, in the order of the forward pass."""
+        used = {name for source, dest in self.edges for name in (source, node_of(dest))}
+        order = {node_of(node.name): node.order for node in self.graph.destinations}
+        order |= {node.name: node.order for node in self.graph.sources}
+        return sorted(used, key=lambda name: (order[name], list(order).index(name)))
+
+    def scored_edges(self) -> list[tuple[str, str, float | None]]:
+        """All edges as (source, destination, score or None), in row-major order."""
+        if self.scores is None:
+            return [(source, dest, None) for source, dest in self.edges]
+        values = self.scores[self.mask].tolist()
+        return [(*edge, score) for edge, score in zip(self.edges, values, strict=True)]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __contains__(self, edge: tuple[str, str]) -> bool:
+        return bool(self.mask[self.graph.edge_index(*edge)])
+
+    def __repr__(self) -> str:
+        return f"Circuit({self.size} of {self.graph.n_edges} edges; {self.graph.describe()})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.graph == other.graph and torch.equal(self.mask, other.mask)
+
+    def __hash__(self) -> int:
+        return hash((self.graph, self.mask.numpy().tobytes()))
+
+    def __le__(self, other: "Circuit") -> bool:
+        return not self._other_mask(other).logical_not().logical_and(self.mask).any()
+
+    def __lt__(self, other: "Circuit") -> bool:
+        return self <= other and self != other
+
+    def __or__(self, other: "Circuit") -> "Circuit":
+        """Edges of either; scores survive if both have some and agree on shared edges."""
+        mask = self.mask | self._other_mask(other)
+        return Circuit(mask, self.graph, _union(self, other), _made_by("|", self, other))
+
+    def __and__(self, other: "Circuit") -> "Circuit":
+        """Edges of both, with the scores of the left one."""
+        mask = self.mask & self._other_mask(other)
+        return Circuit(mask, self.graph, self.scores, _made_by("&", self, other))
+
+    def __sub__(self, other: "Circuit") -> "Circuit":
+        """Edges of the left one only, with its scores."""
+        mask = self.mask & ~self._other_mask(other)
+        return Circuit(mask, self.graph, self.scores, _made_by("-", self, other))
+
+    def __invert__(self) -> "Circuit":
+        """All other edges of the graph, without scores."""
+        return Circuit(self.graph.exists & ~self.mask, self.graph, None, _made_by("~", self))
+
+    def save(self, path: str | Path) -> None:
+        """Write the circuit as a JSON file that `load_circuit` reads.
+
+        Raises:
+            ValueError: if the provenance does not fit into JSON.
+        """
+        write_text(path, to_json(self))
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The circuit for networkx: one node per embedding, head, MLP and logits, keyed edges.
+
+        An edge into `a3.h1.q` ends at the node `a3.h1` and has the attribute `reader`. A shared
+        key or value reader ends at the node `a3.g0` of its key-value head, which no edge leaves.
+        All attributes are plain values, so that every writer of networkx accepts the graph.
+        """
+        result = nx.MultiDiGraph(
+            graph=json.dumps(self.graph.to_dict()), provenance=provenance_json(self.provenance)
+        )
+        layers = {node_of(node.name): node.layer for node in self.graph.destinations}
+        for name in self.nodes:
+            result.add_node(name, kind=kind_of(name), layer=layers.get(name, -1))
+        for source, dest, score in self.scored_edges():
+            scored = {} if score is None else {"score": score}
+            result.add_edge(source, node_of(dest), f"{source}->{dest}", reader=dest, **scored)
+        return result
+
+    def _other_mask(self, other: "Circuit") -> Bool[Tensor, "source dest"]:
+        if self.graph != other.graph:
+            raise ValueError(
+                f"the two circuits are of different graphs: "
+                f"{self.graph.describe()} and {other.graph.describe()}"
+            )
+        return other.mask
+
+
+def node_of(reader: str) -> str:
+    """The node a reader belongs to: `a3.h1.q` to `a3.h1`, `m3` to itself."""
+    return reader[:-2] if reader[-2:] in (".q", ".k", ".v") else reader
+
+
+def kind_of(node: str) -> str:
+    """What a node is: embed, head, group (a shared key-value head), mlp or logits."""
+    if node in ("embed", "logits"):
+        return node
+    return "mlp" if node[0] == "m" else "group" if ".g" in node else "head"
+
+
+def to_json(circuit: Circuit) -> str:
+    """The circuit as JSON text, one edge a line."""
+    rows = ",\n".join("  " + json.dumps(edge) for edge in circuit.scored_edges())
+    return (
+        f'{{\n"version": {_VERSION},\n"graph": {json.dumps(circuit.graph.to_dict())},\n'
+        f'"provenance": {provenance_json(circuit.provenance)},\n"edges": [\n{rows}\n]\n}}\n'
+    )
+
+
+def load_circuit(path: str | Path) -> Circuit:
+    """Read what `Circuit.save` wrote.
+
+    Raises:
+        ValueError: if the file is damaged, or names edges its graph does not have.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole JSON file: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("edges"), list):
+        raise ValueError(f"{path} is no circuit: it should hold version, graph and edges")
+    if content.get("version") != _VERSION:
+        raise ValueError(
+            f"{path} has version {content.get('version')} of the format; "
+            f"this program reads version {_VERSION}"
+        )
+    rows = [(f"row {i} of {path}", row) for i, row in enumerate(content["edges"])]
+    for where, row in rows:
+        if not _is_row(row):
+            raise ValueError(
+                f"{where} is {json.dumps(row)}; [source, destination, score or null] would be right"
+            )
+    graph, provenance = _graph_from(content.get("graph")), content.get("provenance", {})
+    return _from_rows(graph, [(where, *row) for where, row in rows], provenance)
+
+
+def from_networkx(graph: nx.DiGraph, architecture: Graph | None = None) -> Circuit:
+    """The circuit that `Circuit.to_networkx` turned into a networkx graph.
+
+    `architecture` is for file formats that drop the attributes of a graph, such as GEXF.
+
+    Raises:
+        ValueError: if the graph does not describe a circuit.
+    """
+    if architecture is None and "graph" not in graph.graph:
+        raise ValueError(
+            "this networkx graph does not say which model's graph its edges are from; "
+            "pass architecture=Graph(...)"
+        )
+    architecture = architecture or _graph_from(json.loads(graph.graph["graph"]))
+    rows = []
+    for source, end, values in graph.edges(data=True):
+        where = f"the edge {source}->{end}"
+        if node_of(values.get("reader", "")) != end:
+            raise ValueError(
+                f"{where} has the reader {values.get('reader')!r}; one of {end} would be right"
+            )
+        rows.append((where, source, values["reader"], values.get("score")))
+    return _from_rows(architecture, rows, json.loads(graph.graph.get("provenance", "{}")))
+
+
+def _from_rows(
+    graph: Graph,
+    rows: Iterable[tuple[str, str, str, int | float | None]],
+    provenance: Mapping[str, object],
+) -> Circuit:
+    mask, scores = torch.zeros_like(graph.exists), graph.exists.double() * 0
+    with_score = None
+    for where, source, dest, score in rows:
+        try:
+            edge = graph.edge_index(source, dest)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if mask[edge]:
+            raise ValueError(f"{where}: the edge {source}->{dest} was there before")
+        if with_score not in (None, score is not None):
+            raise ValueError(f"{where}: either all edges have a score or none has")
+        mask[edge], scores[edge], with_score = True, score or 0.0, score is not None
+    return Circuit(mask, graph, scores if with_score else None, provenance)
+
+
+def _graph_from(values: object) -> Graph:
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(name), int) for name in ("n_layers", "n_heads", "n_kv_heads")
+    ):
+        raise ValueError(f"not the description of a graph: {json.dumps(values)}")
+    return Graph.from_dict(values)
+
+
+def _is_row(row: object) -> bool:
+    if not isinstance(row, list) or len(row) != 3:
+        return False
+    names_fit = isinstance(row[0], str) and isinstance(row[1], str)
+    return names_fit and type(row[2]) in (int, float, NoneType)
+
+
+def _union(a: Circuit, b: Circuit) -> Float[Tensor, "source dest"] | None:
+    if a.scores is None or b.scores is None:
+        return None
+    shared = a.mask & b.mask
+    agree = torch.equal(a.scores[shared], b.scores[shared])
+    return a.scores.where(a.mask, b.scores) if agree else None
+
+
+def _made_by(operation: str, *circuits: Circuit) -> Mapping[str, object]:
+    return {"operation": operation, "of": [dict(c.provenance) for c in circuits]}

@@ -1,0 +1,281 @@
+"""Scores: one number per edge of one graph, with where they came from.
+
+Positive: the edge helps the metric in the clean run. Knows no model library.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from patching.files import write_bytes
+from patching.graph import Graph
+
+if TYPE_CHECKING:
+    import pandas
+
+Ranking = Literal["absolute", "signed"]
+
+MUST_AGREE = ("weights", "metric", "method", "options", "dtype")
+"""What two results must share, beside the graph, before they may be added."""
+
+_VERSION = "1"
+_METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One score per edge of `graph`, exactly 0 where the graph has no edge.
+
+    `provenance` says how the scores were made, in values that fit into JSON. `completeness` is the
+    completeness delta of a path method, one value per example, in units of the metric.
+
+    >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
+    >>> scores = Scores(graph.exists.double(), graph, {"method": "by hand"})
+    >>> scores.of("a0.h0", "logits")
+    1.0
+    """
+
+    matrix: Float[Tensor, "source dest"]
+    graph: Graph
+    provenance: Mapping[str, object]
+    completeness: Float[Tensor, " example"] | None = None
+
+    def __post_init__(self) -> None:
+        check_matrix(self.matrix, self.graph)
+        outside = ((self.matrix != 0) & ~self.graph.exists).nonzero()
+        if len(outside):
+            source, dest = _names(self.graph, outside[0])
+            raise ValueError(
+                f"there is no edge {source}->{dest}, yet it has the score "
+                f"{self.matrix[tuple(outside[0])]:g}; scores are 0 where the graph has no edge"
+            )
+
+    def of(self, source: str, dest: str) -> float:
+        """The score of the edge `source->dest`.
+
+        Raises:
+            ValueError: if the graph has no such edge.
+        """
+        return float(self.matrix[self.graph.edge_index(source, dest)])
+
+    def top(self, k: int, *, ranking: Ranking) -> list[tuple[str, str, float]]:
+        """The k best edges (all, if there are fewer) as (source, destination, score).
+
+        Raises:
+            ValueError: if k is negative or the ranking unknown.
+        """
+        if k < 0:
+            raise ValueError(f"cannot list {k} edges; k is 0 or more")
+        best = rank(self, ranking)[:k]
+        edges = torch.stack(torch.unravel_index(best, self.matrix.shape), dim=1)
+        return [(*_names(self.graph, edge), float(self.matrix[tuple(edge)])) for edge in edges]
+
+    def node_scores(self) -> Float[Tensor, " source"]:
+        """The sum over the outgoing edges of every writer."""
+        return self.matrix.sum(dim=1)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """All edges, in row-major order, with the columns source, dest and score."""
+        import pandas  # slow to import, and seldom needed
+
+        edges = self.graph.exists.nonzero()
+        names = [_names(self.graph, edge) for edge in edges]
+        frame = pandas.DataFrame(names, columns=["source", "dest"])
+        frame["score"] = self.matrix[self.graph.exists].numpy()
+        return frame
+
+    def save(self, path: str | Path) -> None:
+        """Write the scores as a safetensors file that `load_scores` reads.
+
+        Raises:
+            ValueError: if the provenance does not fit into JSON.
+        """
+        tensors = {"scores": self.matrix.contiguous(), "exists": self.graph.exists}
+        if self.completeness is not None:
+            tensors["completeness"] = self.completeness.contiguous()
+        metadata = {
+            "version": _VERSION,
+            "sources": json.dumps([node.name for node in self.graph.sources]),
+            "destinations": json.dumps([node.name for node in self.graph.destinations]),
+            "graph": json.dumps(self.graph.to_dict()),
+            "provenance": provenance_json(self.provenance),
+        }
+        metadata["checksum"] = _checksum(tensors, metadata)
+        write_bytes(path, _sorted_header(to_safetensors(tensors, metadata)))
+
+
+def rank(scores: Scores, ranking: Ranking) -> Int[Tensor, " edge"]:
+    """All edges, best first, as flat indices into the matrix; ties in row-major order.
+
+    Raises:
+        ValueError: if the ranking is unknown.
+    """
+    edges = scores.graph.exists.flatten().nonzero().squeeze(1)
+    merit = ranked_by(scores, ranking).flatten()[edges]
+    return edges[merit.sort(descending=True, stable=True).indices]
+
+
+def ranked_by(scores: Scores, ranking: Ranking) -> Float[Tensor, "source dest"]:
+    """What a ranking compares: the scores themselves or their absolute values.
+
+    Raises:
+        ValueError: if the ranking is unknown.
+    """
+    if ranking not in ("absolute", "signed"):
+        raise ValueError(f"no ranking named {ranking!r}; it is 'absolute' or 'signed'")
+    return scores.matrix.abs() if ranking == "absolute" else scores.matrix
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Read what `Scores.save` wrote, and check that nothing was altered.
+
+    Raises:
+        ValueError: if the file is damaged, altered or not a file of scores.
+    """
+    tensors, metadata = _read(Path(path))
+    absent = [name for name in _METADATA if name not in metadata]
+    absent += [name for name in ("scores", "exists") if name not in tensors]
+    if absent:
+        raise ValueError(f"{path} is no file of scores: it lacks {', '.join(absent)}")
+    if metadata["version"] != _VERSION:
+        raise ValueError(
+            f"{path} has version {metadata['version']} of the format; "
+            f"this program reads version {_VERSION}"
+        )
+    if metadata["checksum"] != _checksum(tensors, metadata):
+        raise ValueError(f"{path} was altered after it was written: its checksum does not fit")
+    graph = Graph.from_dict(json.loads(metadata["graph"]))
+    provenance = json.loads(metadata["provenance"])
+    return Scores(tensors["scores"], graph, provenance, tensors.get("completeness"))
+
+
+def merge(a: Scores, b: Scores) -> Scores:
+    """The mean of two results over all their examples together.
+
+    The number of examples of each is `provenance["n_examples"]`.
+
+    Raises:
+        ValueError: if the two were not made from the same weights, graph and method, or do not
+            say how many examples they saw.
+    """
+    if a.graph != b.graph:
+        raise ValueError(
+            f"cannot merge scores that differ in graph: "
+            f"{a.graph.describe()} and {b.graph.describe()}"
+        )
+    for field in MUST_AGREE:
+        first, second = _stated(a, field), _stated(b, field)
+        if first != second:
+            raise ValueError(f"cannot merge scores that differ in {field}: {first} and {second}")
+    examples = _n_examples(a), _n_examples(b)
+    total = sum(examples)
+    matrix = (a.matrix * examples[0] + b.matrix * examples[1]) / total
+    deltas = [s.completeness for s in (a, b) if s.completeness is not None]
+    provenance = {
+        **{field: a.provenance[field] for field in MUST_AGREE},
+        "n_examples": total,
+        "merged_from": [*_parts(a), *_parts(b)],
+    }
+    return Scores(matrix, a.graph, provenance, torch.cat(deltas) if len(deltas) == 2 else None)
+
+
+def check_matrix(matrix: Float[Tensor, "source dest"], graph: Graph) -> None:
+    """Check that a matrix can hold the scores of a graph.
+
+    Raises:
+        ValueError: if shape, dtype or device are wrong, or an edge has no finite score.
+    """
+    if matrix.shape != graph.exists.shape:
+        raise ValueError(
+            f"scores of this graph have the shape {tuple(graph.exists.shape)} [source, dest], "
+            f"got {tuple(matrix.shape)}"
+        )
+    if matrix.dtype != torch.float64 or matrix.device.type != "cpu":
+        raise ValueError(
+            f"scores are float64 on the CPU, got {matrix.dtype} on {matrix.device}; "
+            f"use matrix.double().cpu()"
+        )
+    bad = (~matrix.isfinite()).nonzero()
+    if len(bad):
+        first = ", ".join("->".join(_names(graph, edge)) for edge in bad[:3])
+        raise ValueError(
+            f"{len(bad)} edges have a score that is NaN or infinite, first {first}; "
+            f"most likely the weights or the metric hold NaN"
+        )
+
+
+def provenance_json(provenance: Mapping[str, object]) -> str:
+    """The provenance as JSON text.
+
+    Raises:
+        ValueError: if a value does not fit into JSON.
+    """
+    try:
+        return json.dumps(dict(provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the provenance does not fit into JSON: {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file (cut short or of another kind): {error}"
+        ) from None
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its header in one order: equal scores make equal files."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    rest = {name: text for name, text in metadata.items() if name != "checksum"}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _names(graph: Graph, edge: Int[Tensor, "2"]) -> tuple[str, str]:
+    return graph.sources[int(edge[0])].name, graph.destinations[int(edge[1])].name
+
+
+def _stated(scores: Scores, field: str) -> str:
+    if field not in scores.provenance:
+        raise ValueError(f"cannot merge scores whose provenance does not state {field!r}")
+    return json.dumps(scores.provenance[field], sort_keys=True)
+
+
+def _n_examples(scores: Scores) -> int:
+    n = scores.provenance.get("n_examples")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(
+            f"cannot merge scores without the number of examples behind them: "
+            f"provenance['n_examples'] is {n!r}, a positive whole number would be right"
+        )
+    return n
+
+
+def _parts(scores: Scores) -> list[object]:
+    parts = scores.provenance.get("merged_from")
+    return list(parts) if isinstance(parts, list) else [dict(scores.provenance)]

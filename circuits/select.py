@@ -1,0 +1,152 @@
+"""Selectors: from scores to a circuit. Knows no model library.
+
+Every selector keeps the scores and notes in `provenance["selection"]` what it was asked for and
+how many edges came of it.
+"""
+
+import heapq
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.scores import Ranking, Scores, rank, ranked_by
+from patching.graph import Graph
+
+
+def top_n(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
+    """The n best edges; ties go to the first in row-major order.
+
+    With `prune`, edges on no path from `embed` to `logits` are dropped afterwards, and the
+    circuit has fewer than n edges.
+
+    >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
+    >>> top_n(Scores(graph.exists.double(), graph, {}), 2, ranking="signed").edges
+    [('embed', 'a0.h0.q'), ('embed', 'a0.h0.k')]
+
+    Raises:
+        ValueError: if the graph does not have n edges, or the ranking is unknown.
+    """
+    _check_size(scores.graph, n)
+    mask = torch.zeros_like(scores.graph.exists)
+    mask.view(-1)[rank(scores, ranking)[:n]] = True
+    return _selected(scores, mask, selector="top_n", requested=n, ranking=ranking, prune=prune)
+
+
+def threshold(
+    scores: Scores, tau: float | int, *, ranking: Ranking, prune: bool = False
+) -> Circuit:
+    """All edges with score >= tau (signed) or |score| >= tau (absolute).
+
+    Raises:
+        ValueError: if tau is not a number, or the ranking is unknown.
+    """
+    if tau != tau:
+        raise ValueError("the threshold is NaN; a number in the metric's units would be right")
+    mask = scores.graph.exists & (ranked_by(scores, ranking) >= tau)
+    return _selected(
+        scores, mask, selector="threshold", requested=tau, ranking=ranking, prune=prune
+    )
+
+
+def greedy(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
+    """Up to n edges, grown from the logits: the best edge into any node reached so far.
+
+    Taking an edge reaches its writer, whose incoming edges then compete too; so every edge has a
+    path to the logits. Greedy search of Hanna et al. 2024, arXiv:2403.17806.
+
+    Raises:
+        ValueError: if the graph does not have n edges, or the ranking is unknown.
+    """
+    graph = scores.graph
+    _check_size(graph, n)
+    merit = ranked_by(scores, ranking).tolist()
+    mask = torch.zeros_like(graph.exists)
+    reached = {graph.dest_index("logits")}
+    heap = [
+        (-merit[source][dest], source, dest) for dest in reached for source in _into(graph, dest)
+    ]
+    heapq.heapify(heap)
+    for _ in range(n):
+        _, source, dest = heapq.heappop(heap)
+        mask[source, dest] = True
+        for reader in set(graph.feeds[:, source].nonzero().flatten().tolist()) - reached:
+            reached.add(reader)
+            for writer in _into(graph, reader):
+                heapq.heappush(heap, (-merit[writer][reader], writer, reader))
+    return _selected(scores, mask, selector="greedy", requested=n, ranking=ranking, prune=prune)
+
+
+def prune(circuit: Circuit) -> Circuit:
+    """The edges on a path from `embed` to `logits`.
+
+    Repeatedly drops edges out of nodes that nothing comes into and edges into nodes that nothing
+    goes out of; a shared key or value reader is used if any of its heads is. This leaves the
+    output unchanged when removed edges carry the activations of one whole corrupted run; under
+    zero or mean ablation a node without inputs still writes, and dropping its edges matters.
+    """
+    mask = _alive(circuit.mask, circuit.graph)
+    before = circuit.provenance.get("selection")
+    selection = dict(before) if isinstance(before, dict) else {"requested": circuit.size}
+    selection |= {"size": int(mask.sum()), "pruned": True}
+    provenance = {**circuit.provenance, "selection": selection}
+    return Circuit(mask, circuit.graph, circuit.scores, provenance)
+
+
+def random_circuit(graph: Graph, n: int, seed: int) -> Circuit:
+    """Random edges of the graph, each set of n equally likely.
+
+    Raises:
+        ValueError: if the graph does not have n edges.
+    """
+    _check_size(graph, n)
+    edges = graph.exists.flatten().nonzero().squeeze(1)
+    order = torch.randperm(len(edges), generator=torch.Generator().manual_seed(seed))
+    mask = torch.zeros_like(graph.exists)
+    mask.view(-1)[edges[order[:n]]] = True
+    selection = {"selector": "random", "requested": n, "size": n, "seed": seed, "pruned": False}
+    return Circuit(mask, graph, None, {"selection": selection})
+
+
+def _alive(mask: Bool[Tensor, "source dest"], graph: Graph) -> Bool[Tensor, "source dest"]:
+    """The edges that are left when nodes without input or output have lost theirs."""
+    while True:
+        has_input = (graph.feeds & mask.any(dim=0)[:, None]).any(dim=0)
+        has_input[graph.source_index("embed")] = True
+        is_used = (graph.feeds & mask.any(dim=1)[None, :]).any(dim=1)
+        is_used[graph.dest_index("logits")] = True
+        left = mask & has_input[:, None] & is_used[None, :]
+        if torch.equal(left, mask):
+            return left
+        mask = left
+
+
+def _selected(
+    scores: Scores,
+    mask: Bool[Tensor, "source dest"],
+    *,
+    selector: str,
+    requested: int | float,
+    ranking: Ranking,
+    prune: bool,
+) -> Circuit:
+    mask = _alive(mask, scores.graph) if prune else mask
+    selection = {
+        "selector": selector,
+        "requested": requested,
+        "size": int(mask.sum()),
+        "ranking": ranking,
+        "pruned": prune,
+    }
+    provenance = {**scores.provenance, "selection": selection}
+    return Circuit(mask, scores.graph, scores.matrix, provenance)
+
+
+def _check_size(graph: Graph, n: int) -> None:
+    if not 0 <= n <= graph.n_edges:
+        raise ValueError(f"cannot choose {n} edges; this graph has {graph.n_edges}, 0 is the least")
+
+
+def _into(graph: Graph, dest: int) -> list[int]:
+    return graph.exists[:, dest].nonzero().flatten().tolist()
