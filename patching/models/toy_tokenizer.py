@@ -1,0 +1,66 @@
+"""The toy model's tokenizer: one token per word, punctuation mark or pair of digits.
+
+Its vocabulary is every word that the task families can draw; everything else is `<unk>`.
+"""
+
+from collections.abc import Iterator
+from string import Formatter
+
+from tokenizers import Regex, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from patching.models import toy_tasks
+from patching.models.word_level import word_level_tokenizer
+from patching.tasks import generators, words
+
+MAX_LENGTH = 64
+
+
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer; a text gets one `<bos>`.
+
+    >>> tokenizer = toy_tokenizer()
+    >>> tokenizer.tokenize("at the store, from the year 1732 to")
+    ['at', 'the', 'store', ',', 'from', 'the', 'year', '17', '32', 'to']
+    """
+    cutter = _cutter()
+    vocabulary = [*words.TWO_DIGITS, *_template_pieces(cutter), *_words()]
+    return word_level_tokenizer(vocabulary, cutter, max_length=MAX_LENGTH)
+
+
+def _cutter() -> pre_tokenizers.PreTokenizer:
+    """Cut digits in pairs, then at spaces and between words and punctuation."""
+    pairs = pre_tokenizers.Split(Regex(r"\d\d"), behavior="isolated")
+    return pre_tokenizers.Sequence([pairs, pre_tokenizers.Whitespace()])
+
+
+def _template_pieces(cutter: pre_tokenizers.PreTokenizer) -> Iterator[str]:
+    templates = (
+        *generators.IOI_TEMPLATES,
+        generators.GREATER_THAN_TEMPLATE,
+        generators.AGREEMENT_TEMPLATE,
+        *toy_tasks.FACT_TEMPLATES,
+        *toy_tasks.CONFLICT_TEMPLATES,
+        toy_tasks.DOCSTRING_TEMPLATE,
+        toy_tasks.INDUCTION_TEMPLATE,
+    )
+    for template in templates:
+        for literal, *_ in Formatter().parse(template):
+            yield from (piece for piece, _ in cutter.pre_tokenize_str(literal))
+
+
+def _words() -> Iterator[str]:
+    for single in (
+        words.NAMES,
+        words.PLACES,
+        words.OBJECTS,
+        words.EVENTS,
+        words.PREPOSITIONS,
+        toy_tasks.FUNCTIONS,
+        toy_tasks.ARGUMENTS,
+        toy_tasks.FILLERS,
+    ):
+        yield from single
+    for pairs in (words.NOUNS, words.VERBS, toy_tasks.CAPITALS):
+        for pair in pairs:
+            yield from pair
