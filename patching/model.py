@@ -64,7 +64,7 @@ class Model:
         bridge = opened.bridge
         blocks = find_blocks(bridge)
         graph = _graph(opened.name, blocks)
-        prove(opened.name, bridge, blocks, int(bridge.cfg.d_vocab))
+        prove(opened.name, bridge, blocks)
         return Model(
             name=opened.name,
             bridge=bridge,

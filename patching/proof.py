@@ -31,14 +31,15 @@ class Claim:
     found: Tensor
 
 
-def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], vocab: int) -> None:
+def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...]) -> None:
     """Hold every claim about the model's structure against one run of it.
 
     Raises:
         ValueError: naming the first claim that fails, or that weights hold NaN.
     """
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(min(vocab, 10), vocab, (2, 7), generator=generator)
+    length = min(7, int(bridge.cfg.n_ctx))
+    tokens = torch.randint(int(bridge.cfg.d_vocab), (2, length), generator=generator)
     first = next(bridge.parameters())
     logits, seen = _watch(bridge, blocks, tokens.to(first.device))
     if not bool(logits.isfinite().all()):
