@@ -61,6 +61,14 @@ class Norm:
         """`centre(gamma * g)`: the norm's linear part transposed, without the division by sigma."""
         return self._centre(g if self.gamma is None else g * widen(self.gamma))
 
+    def pull_back_(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """`pull_back` in place."""
+        if self.gamma is not None:
+            g *= self.gamma
+        if self.centred:
+            g -= g.mean(dim=-1, keepdim=True)
+        return g
+
     def _centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         return x - x.mean(dim=-1, keepdim=True) if self.centred else x
 
@@ -141,7 +149,7 @@ class Block:
         Float[Tensor, "kv_head d_model d_head"],
     ]:
         """Query, key and value projections."""
-        return tuple(self._attention(name) for name in ("W_Q", "W_K", "W_V"))
+        return self._attention("W_Q"), self._attention("W_K"), self._attention("W_V")
 
     @property
     def b_qkv(self) -> tuple[Float[Tensor, "head d_head"] | None, ...]:
@@ -196,18 +204,23 @@ class Block:
         `centre(gamma * (W_j g_j))` for each reader j: the norm's own derivative is complete with
         the part along `x_hat`, which the caller subtracts.
         """
-        w = torch.cat([part.to(g.dtype) for part in self.w_qkv])
-        if self.attention_norm is not None:
-            w = self.attention_norm.pull_back(w.transpose(1, 2))
-        else:
-            w = w.transpose(1, 2)
-        return torch.bmm(g.transpose(0, 1), w)
+        w_qkv = self.w_qkv
+        back = g.new_empty(g.shape[1], g.shape[0], w_qkv[0].shape[1])
+        sizes = [len(w) for w in w_qkv]
+        for w, part, out in zip(w_qkv, g.split(sizes, dim=1), back.split(sizes), strict=True):
+            torch.bmm(part.transpose(0, 1), w.to(g.dtype).transpose(1, 2), out=out)
+        return back if self.attention_norm is None else self.attention_norm.pull_back_(back)
 
     @cached_property
     def qkv_offset(self) -> tuple[Float[Tensor, "head d_head"], ...]:
         """What of q, k and v does not depend on the stream: `W beta + b`."""
         beta = None if self.attention_norm is None else self.attention_norm.beta
         return tuple(_offset(w, b, beta) for w, b in zip(self.w_qkv, self.b_qkv, strict=True))
+
+    def forget_pattern(self) -> None:
+        """Drop the last pattern, which some attentions keep together with its graph."""
+        if getattr(self.bridge.attn, "_pattern", None) is not None:
+            setattr(self.bridge.attn, "_pattern", None)  # noqa: B010 - no declared attribute
 
     def _attention(self, name: str) -> Tensor:
         return cast(Tensor, getattr(self.bridge.attn, name)).detach()

@@ -4,8 +4,7 @@ Writers are kept as small as they are: heads before their output projection, in 
 difference of two runs is taken; `expand_writes` makes d_model of a few tokens at a time.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -106,13 +105,19 @@ class Recorder:
 
 
 @torch.no_grad()
-def capture(model: Model, tokens: Int[Tensor, "batch pos"], batch: Batch) -> Run:
+def capture(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    batch: Batch,
+    *,
+    at: Bool[Tensor, "batch pos"] | None = None,
+) -> Run:
     """Run `tokens` (the clean or corrupt ones of `batch`) and keep what its writers wrote.
 
-    Writes are kept at `batch.can_differ`, the only tokens where the two runs of a pair can
-    differ and still reach the answer.
+    Writes are kept at `batch.can_differ` unless told otherwise: the only tokens where the two
+    runs of a pair can differ and still reach the answer.
     """
-    recorder = Recorder(model, batch.can_differ)
+    recorder = Recorder(model, batch.can_differ if at is None else at)
     return recorder.finish(model.answer_logits(tokens, batch, recorder.hooks))
 
 

@@ -77,11 +77,11 @@ class GradientSum:
         embedding: Float[Tensor, "batch pos d_model"] | None = None,
         hooks: Iterable[tuple[str, Hook]] = (),
     ) -> Point:
-        """Run the clean prompts, from another embedding if one is given, and add their gradients."""
+        """Run the clean prompts, from `embedding` if one is given, and add their gradients."""
         live = _Live(self._model, self._tokens, embedding)
         with torch.enable_grad():
             logits = self._model.answer_logits(
-                self._batch.clean, self._batch, [*live.hooks, *hooks]
+                self._batch.clean, self._batch, [*live.hooks(), *hooks]
             )
             values = measure(metric, logits, self._batch)
             names = list(live.tensors)
@@ -150,22 +150,24 @@ class _Live:
     gradient that of this branch alone.
     """
 
-    def __init__(
-        self, model: Model, tokens: tuple[Tensor, ...], embedding: Tensor | None
-    ) -> None:
+    def __init__(self, model: Model, tokens: tuple[Tensor, ...], embedding: Tensor | None) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.norm_inputs: dict[str, Tensor] = {}
+        self._model = model
         self._tokens = tokens
         self._embedding = embedding
-        self.hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._root)]
-        for block in model.blocks:
+
+    def hooks(self) -> list[tuple[str, Hook]]:
+        """To be in place during the run. Not kept: they and the graph would hold each other."""
+        hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._root)]
+        for block in self._model.blocks:
             if block.attention_norm is not None:
-                self.hooks.append((block.stream_in, self._keep_input(block.stream_in)))
-            self.hooks += [(name, self._differentiate(name)) for name in block.qkv]
+                hooks.append((block.stream_in, self._keep_input(block.stream_in)))
+            hooks += [(name, self._differentiate(name)) for name in block.qkv]
             if block.mlp_norm is not None and not block.parallel:
-                self.hooks.append((block.mlp_stream, self._keep_input(block.mlp_stream)))
-            self.hooks.append((block.mlp_in, self._differentiate(block.mlp_in)))
-        self.hooks.append((FINAL_STREAM, self._differentiate(FINAL_STREAM)))
+                hooks.append((block.mlp_stream, self._keep_input(block.mlp_stream)))
+            hooks.append((block.mlp_in, self._differentiate(block.mlp_in)))
+        return [*hooks, (FINAL_STREAM, self._differentiate(FINAL_STREAM))]
 
     def _root(self, embedding: Tensor) -> Tensor:
         start = embedding if self._embedding is None else self._embedding
@@ -186,7 +188,5 @@ class _Live:
         return hook
 
 
-def _stack(
-    parts: list[Tensor], *, like: Float[Tensor, "token d"]
-) -> Float[Tensor, "step token d"]:
+def _stack(parts: list[Tensor], *, like: Float[Tensor, "token d"]) -> Float[Tensor, "step token d"]:
     return torch.stack(parts) if parts else like.new_zeros(0, *like.shape)

@@ -104,9 +104,7 @@ def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
         ) from error
 
 
-def _boot(
-    module: nn.Module, name: str, tokenizer: Tokenizer | None, wishes: Wishes
-) -> Opened:
+def _boot(module: nn.Module, name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     if any(isinstance(part, GeneralizedComponent) for part in module.modules()):
         raise ValueError(
             f"this {type(module).__name__} is already wrapped by a TransformerBridge, which "

@@ -18,7 +18,9 @@ class Metric(Protocol):
 
     __name__: str
 
-    def __call__(self, logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    def __call__(
+        self, logits: Float[Tensor, "batch vocab"], batch: Batch
+    ) -> Float[Tensor, " batch"]:
         """One value per example."""
         ...
 

@@ -130,9 +130,8 @@ class Model:
             with self.bridge.hooks(fwd_hooks=plain):
                 logits = self.bridge(tokens, attention_mask=mask)
         finally:
-            for block in self.blocks:  # some attentions keep their last pattern, with its graph
-                if getattr(block.bridge.attn, "_pattern", None) is not None:
-                    block.bridge.attn._pattern = None
+            for block in self.blocks:
+                block.forget_pattern()
         return widen(logits[:, 0])
 
 
@@ -141,7 +140,10 @@ def _plain(change: Hook) -> Callable[..., Tensor | None]:
 
 
 def _graph(name: str, blocks: tuple[Block, ...]) -> Graph:
-    graphs = {Graph(len(blocks), *map(len, b.w_qkv[:2]), b.parallel) for b in blocks}
+    graphs = {
+        Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
+        for block in blocks
+    }
     if len(graphs) > 1:
         raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
     return graphs.pop()

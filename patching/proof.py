@@ -63,19 +63,25 @@ def _claims(block: Block, seen: Seen) -> list[Claim]:
     mid = stream if block.parallel else stream + attention
     claims = [
         Claim(f"layer {i}'s attention output, from its heads", rest[:1, :1] + writes, attention),
-        Claim(f"layer {i}'s stream, from its writers", stream + attention + mlp, seen[block.stream_out]),
+        Claim(
+            f"layer {i}'s stream, from its writers",
+            stream + attention + mlp,
+            seen[block.stream_out],
+        ),
         Claim(f"layer {i}'s MLP input", _apply(block.mlp_norm, mid), seen[block.mlp_in]),
     ]
     normed = _apply(block.attention_norm, stream)
     for letter, w, b, name in zip("qkv", block.w_qkv, block.b_qkv, block.qkv, strict=True):
-        made = einsum(
-            normed, w, "batch pos d_model, head d_model d_head -> batch pos head d_head"
-        )
+        made = einsum(normed, w, "batch pos d_model, head d_model d_head -> batch pos head d_head")
         claims.append(Claim(f"layer {i}'s {letter}", made if b is None else made + b, seen[name]))
     for what, norm, x in (
         (f"layer {i}'s attention norm", block.attention_norm, stream),
         (f"layer {i}'s MLP norm", block.mlp_norm, mid),
-        (f"layer {i}'s attention post-norm", block.post_attention_norm, seen.get(block.attention_sum)),
+        (
+            f"layer {i}'s attention post-norm",
+            block.post_attention_norm,
+            seen.get(block.attention_sum),
+        ),
     ):
         if norm is not None and x is not None:
             claims.append(_norm_claim(what, norm, x))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from circuits import Circuit
-from circuits.evaluate import evaluate
+from circuits.evaluation import evaluate
 from circuits.intervention import run_circuits, run_corrupt
 from circuits.scoring import eap
 from patching.metrics import logit_diff

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from circuits import Circuit
-from circuits.evaluate import evaluate
-from circuits.intervention import run_circuits, run_corrupt
+from circuits.evaluation import evaluate
 from circuits.scoring import eap, eap_ig
 from circuits.scoring.quadrature import left
 from patching.graph import Graph

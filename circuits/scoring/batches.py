@@ -1,6 +1,6 @@
-"""From a way to score one batch to the scores of a task: checks, progress, sums, provenance."""
+"""From a way to score one batch to the scores of a task: checks, progress, sums."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.progress import track
-from circuits.provenance import describe
-from circuits.scores import Scores
 from patching.metrics import WITHOUT_GRADIENT, Metric
 from patching.model import Model
 from patching.tasks.task import Batch, Task
@@ -17,10 +15,10 @@ from patching.tasks.task import Batch, Task
 
 @dataclass(frozen=True)
 class BatchScores:
-    """Scores of one batch, summed over its examples, and the completeness delta of each."""
+    """Scores of some examples, summed or averaged, and the completeness delta of each."""
 
     matrix: Float[Tensor, "source dest"]
-    completeness: Float[Tensor, " batch"]
+    completeness: Float[Tensor, " example"]
 
 
 ScoreBatch = Callable[[Batch], BatchScores]
@@ -32,11 +30,11 @@ def score_batches(
     metric: Metric,
     score_batch: ScoreBatch,
     *,
-    method: str,
-    options: Mapping[str, object],
     batch_size: int,
-) -> Scores:
+) -> BatchScores:
     """Mean scores over all examples, added up in float64 in the order of the prompts.
+
+    With them comes every example's completeness delta.
 
     Raises:
         ValueError: if the metric has no gradient, the model cannot read the task, pairs do not
@@ -44,7 +42,7 @@ def score_batches(
     """
     if metric in WITHOUT_GRADIENT:
         raise ValueError(
-            f"{metric.__name__} has no gradient, so {method} cannot use it; "
+            f"{metric.__name__} has no gradient, so edges cannot be scored by it; "
             "take logit_diff, prob_diff or kl"
         )
     if batch_size < 1:
@@ -54,9 +52,8 @@ def score_batches(
     total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
     completeness = []
     n_batches = -(-len(task) // batch_size)
-    for batch in track(task.batches(batch_size, model.device), f"scoring ({method})", n_batches):
+    for batch in track(task.batches(batch_size, model.device), "scoring", n_batches):
         scores = score_batch(batch)
         total += scores.matrix
         completeness.append(scores.completeness.double().cpu())
-    provenance = describe(model, task, metric, method, options)
-    return Scores(total / len(task), model.graph, provenance, torch.cat(completeness))
+    return BatchScores(total / len(task), torch.cat(completeness))

@@ -13,7 +13,7 @@ from patching.capture import Writes, expand_writes
 from patching.gradients import AttentionGradients, ReaderGradients
 from patching.model import Model
 
-TILE_BYTES = 2**28
+TILE_BYTES = 2**25
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.provenance import describe
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, score_batches
 from circuits.scoring.contract import edge_scores
@@ -35,9 +36,9 @@ def eap(model: Model, task: Task, metric: Metric, *, batch_size: int = 16) -> Sc
     def score_batch(batch: Batch) -> BatchScores:
         return _score_at_clean(model, batch, metric)
 
-    return score_batches(
-        model, task, metric, score_batch, method="eap", options={}, batch_size=batch_size
-    )
+    found = score_batches(model, task, metric, score_batch, batch_size=batch_size)
+    provenance = describe(model, task, metric, "eap", {})
+    return Scores(found.matrix, model.graph, provenance, found.completeness)
 
 
 def eap_ig(
@@ -66,15 +67,10 @@ def eap_ig(
     def score_batch(batch: Batch) -> BatchScores:
         return _score_on_path(model, batch, metric, list(zip(points, weights, strict=True)))
 
-    return score_batches(
-        model,
-        task,
-        metric,
-        score_batch,
-        method="eap-ig",
-        options={"steps": steps, "quadrature": _name(quadrature)},
-        batch_size=batch_size,
-    )
+    found = score_batches(model, task, metric, score_batch, batch_size=batch_size)
+    options = {"steps": steps, "quadrature": _name(quadrature)}
+    provenance = describe(model, task, metric, "eap-ig", options)
+    return Scores(found.matrix, model.graph, provenance, found.completeness)
 
 
 def _score_at_clean(model: Model, batch: Batch, metric: Metric) -> BatchScores:

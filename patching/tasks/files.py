@@ -64,12 +64,16 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
             broken; the row is named.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
+        reader = csv.DictReader(file)
+        rows, found = list(reader), reader.fieldnames or ()
     columns = ("clean", "corrupted", "correct_idx", "incorrect_idx")
-    missing = [name for name in columns if rows and rows[0].get(name) is None]
+    missing = [name for name in columns if name not in found]
     if missing:
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; needed: {columns}")
+    for i, row in enumerate(rows):
+        if None in row or None in row.values():  # how the reader marks cells too many or too few
+            raise ValueError(f"{path}: row {i} has more or fewer cells than the header")
     prompts = [
         Prompt(
             clean=encode_prompt(tokenizer, row["clean"]),
@@ -146,4 +150,6 @@ def _csv_ids(path: Path, row: int, cell: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in cell.strip().strip("[]()").split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"{path}: row {row}: {cell!r} is not a token id or a list of them") from None
+        raise ValueError(
+            f"{path}: row {row}: {cell!r} is not a token id or a list of them"
+        ) from None

@@ -109,7 +109,11 @@ class Task:
         return len(self.prompts)
 
     def take(self, n: int) -> "Task":
-        """The first `n` prompts."""
+        """The first `n` prompts.
+
+        Raises:
+            ValueError: if that is none.
+        """
         if n < 1:
             raise ValueError(f"take at least one prompt, got {n}")
         return replace(self, prompts=self.prompts[:n])
@@ -187,9 +191,7 @@ def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
         raise ValueError(f"task {task.name!r} has {what} in row {shown}{lengths}")
 
 
-def _to_batch(
-    prompts: Sequence[Prompt], padding: PaddingSide, device: torch.device | str
-) -> Batch:
+def _to_batch(prompts: Sequence[Prompt], padding: PaddingSide, device: torch.device | str) -> Batch:
     clean, is_token = _pad([p.clean for p in prompts], padding, device)
     corrupt, _ = _pad([p.corrupt for p in prompts], padding, device)
     answers, is_answer = _pad([p.answers for p in prompts], "right", device)

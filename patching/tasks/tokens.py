@@ -1,6 +1,5 @@
 """Text to token ids: one BOS, answers as continuations of their prompt. Knows no model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,12 +12,8 @@ class Tokenizer(Protocol):
 
     bos_token_id: int | None
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids."""
         ...
 
 
@@ -73,7 +68,7 @@ def encode_answer(
             f"the answer {answer!r} has {len(continuation)} tokens; give answers of one token, "
             "or first_token=True to score only the first"
         )
-    return continuation[0]
+    return next(iter(continuation))
 
 
 def to_prompt(tokenizer: Tokenizer, text: TextPrompt, *, first_token: bool = False) -> Prompt:

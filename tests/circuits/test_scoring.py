@@ -11,6 +11,7 @@ from circuits.scoring import METHODS, QUADRATURES, eap, eap_ig
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.eap import _score_at_clean, _score_on_path
 from circuits.scoring.quadrature import midpoint
+from patching import tasks
 from patching.capture import capture
 from patching.gradients import GradientSum
 from patching.metrics import accuracy, kl, logit_diff, prob_diff
@@ -72,7 +73,10 @@ def node_scores(model, batch, point):
 
     hooks = [("blocks.0.hook_in", root)]
     for block in model.blocks:
-        hooks += [(block.attention_out, keep((block.index, "a"))), (block.mlp_out, keep(block.index))]
+        hooks += [
+            (block.attention_out, keep((block.index, "a"))),
+            (block.mlp_out, keep(block.index)),
+        ]
     values = logit_diff(model.answer_logits(batch.clean, batch, hooks), batch)
     gradients = dict(zip(live, torch.autograd.grad(values.sum(), list(live.values())), strict=True))
     difference = clean.writes - corrupt.writes
@@ -103,7 +107,7 @@ def test_completeness_improves_as_the_midpoint_rule_promises(gpt2):
     """Second order: four times the steps leave about a sixteenth of the error."""
     deltas = [
         float(eap_ig(gpt2, families.task(), logit_diff, steps=n).completeness.abs().max())
-        for n in (40, 160, 640)
+        for n in (20, 80, 320)
     ]
     assert deltas[1] < deltas[0] / 10
     assert deltas[2] < deltas[1] / 10
@@ -173,13 +177,13 @@ def test_token_tiles_do_not_change_the_scores(model, monkeypatch):
 
 
 def test_bfloat16_models_are_scored_in_float32():
-    exact = eap(Model.load(families.module("llama", torch.float64)), families.task(), logit_diff)
-    model = Model.load(families.module("llama", torch.bfloat16))
-    rough = eap(model, families.task(), logit_diff)
+    exact, model = Model.load("toy"), Model.load("toy", dtype=torch.bfloat16)
+    task = tasks.ioi(exact.tokenizer, n=16, seed=0)
+    wide, rough = (eap(m, task, logit_diff) for m in (exact, model))
     assert rough.provenance["dtype"] == "bfloat16"
-    # bfloat16 keeps 8 bits: a few per cent of the largest score survive four layers of rounding
-    assert (rough.matrix - exact.matrix).abs().max() < 0.25 * exact.matrix.abs().max()
-    (batch,) = families.task().batches(3)
+    # bfloat16 keeps 8 bits (0.4 %); products and sums in float32 add nothing to that
+    assert (rough.matrix - wide.matrix).abs().max() < 0.02 * wide.matrix.abs().max()
+    (batch,) = task.batches(16)
     gradients = GradientSum(model, batch)
     gradients.add(logit_diff)
     run = capture(model, batch.corrupt, batch)

@@ -1,0 +1,55 @@
+# Everything runs in .venv, which is made on first use and remade when the requirements change.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+DEMO := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench model notebooks clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# These models are so small that a second thread costs more than it gains.
+demo test: export OMP_NUM_THREADS ?= 1
+
+demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, report
+	@$(BIN)/circuits discover --model toy --task ioi --method eap-ig --steps 5 --size 40 --out $(DEMO)
+	@echo
+	@echo "The figure is $(DEMO)/circuit.svg (and circuit.pdf); read $(DEMO)/report.md beside it."
+
+test: $(STAMP)  ## tests and doctests
+	$(BIN)/pytest -q
+
+check: $(STAMP)  ## lint, format, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## time and memory, in units of a plain forward and backward pass
+	$(BIN)/python -m benchmarks.bench
+
+model: $(STAMP)  ## train the embedded model anew (minutes)
+	$(BIN)/python -m patching.models
+
+notebooks: $(STAMP)  ## run every notebook from top to bottom
+	@set -e; for notebook in $(wildcard notebooks/*.ipynb); do \
+		echo "$$notebook"; \
+		$(BIN)/jupyter nbconvert --to notebook --execute --stdout --log-level WARN "$$notebook" >/dev/null; \
+	done
+
+clean:  ## remove what was made here, except .venv
+	rm -rf runs build dist .pytest_cache .ruff_cache .import_linter_cache
+	find circuits patching tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and alone: the machine's own package index decides which build it is.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up .venv (once; some minutes, mostly download) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install torch==2.13.0
+	@$(PIP) install -c constraints.txt -e ".[dev,notebooks]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Speed and memory, as ratios to the plain model's own passes in the same run."""

@@ -1,0 +1,108 @@
+"""`python -m benchmarks`: print a table of speed and memory.
+
+Times are medians over interleaved rounds, in units of two forwards and one backward of the plain
+Hugging Face model (eager attention, frozen parameters, full logits) timed in the same round;
+evaluations are per circuit, in plain forwards. Memory is the peak above what was resident before,
+each job in a fresh process.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+
+from benchmarks.memory import peak_bytes
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def main() -> None:
+    """Parse the command line and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--peak-of", help="internal: measure one job's memory in this process")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if args.peak_of:
+        print(peak_bytes(args.peak_of, args.device))
+        return
+    _print_speed(args.device, args.rounds, args.threads)
+    _print_memory(args.device)
+
+
+def _print_speed(device: str, rounds: int, threads: int) -> None:
+    import torch  # here, so that --help does not wait for it
+
+    from benchmarks.jobs import EVALUATION_JOBS, N_CIRCUITS, SPEED_JOBS, TINY_JOBS
+    from benchmarks.subject import GPT2_SMALL, TINY, make
+
+    if threads:
+        torch.set_num_threads(threads)
+    subject = make(GPT2_SMALL, device)
+    shape = f"{GPT2_SMALL.name}, {GPT2_SMALL.batch} x {GPT2_SMALL.pos} tokens"
+    print(f"{shape}, {device}, {torch.get_num_threads()} threads, {rounds} rounds")
+    jobs: dict[str, Callable[[], object]] = {"unit": subject.unit, "forward": subject.forward}
+    for name, job in {**SPEED_JOBS, **EVALUATION_JOBS}.items():
+        jobs[name] = lambda job=job: job(subject)
+    times = _time(jobs, rounds, device)
+    _row("unit: 2 forwards + 1 backward, plain", f"{statistics.median(times['unit']):.3f} s")
+    for name in SPEED_JOBS:
+        _row(name, f"{_ratio(times[name], times['unit']):.2f} units")
+    for name in EVALUATION_JOBS:
+        ratio = _ratio(times[name], times["forward"]) / N_CIRCUITS
+        _row(name, f"{ratio:.2f} forwards a circuit")
+    tiny = make(TINY, device)
+    print(f"\n{TINY.name}, {TINY.batch} x {TINY.pos} tokens")
+    jobs = {name: lambda job=job: job(tiny) for name, job in TINY_JOBS.items()}
+    times = _time({"unit": tiny.unit, **jobs}, min(rounds, 5), device)
+    for name in TINY_JOBS:
+        _row(name, f"{_ratio(times[name], times['unit']):.1f} units")
+
+
+def _print_memory(device: str) -> None:
+    from benchmarks.jobs import MEMORY_JOBS
+
+    print("\nPeak memory above resting, fresh processes")
+    command = [sys.executable, "-m", "benchmarks", "--device", device, "--peak-of"]
+    peaks = {
+        name: int(subprocess.run([*command, name], check=True, capture_output=True).stdout)
+        for name in MEMORY_JOBS
+    }
+    reference = next(iter(peaks.values()))
+    for name, peak in peaks.items():
+        _row(name, f"{peak / 2**20:.0f} MB", f"{peak / reference:.2f} x")
+
+
+def _time(
+    jobs: Mapping[str, Callable[[], object]], rounds: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of each job in each round, after one round of warming up."""
+    from benchmarks.jobs import synchronise
+
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            synchronise(device)
+            start = time.perf_counter()
+            job()
+            synchronise(device)
+            times[name].append(time.perf_counter() - start)
+    return {name: seconds[1:] for name, seconds in times.items()}
+
+
+def _ratio(times: list[float], unit: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, unit, strict=True))
+
+
+def _row(*cells: str) -> None:
+    print("  " + cells[0].ljust(44) + "".join(cell.rjust(24) for cell in cells[1:]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What is measured: each job is a function of a subject, by name."""
+
+from collections.abc import Callable
+
+import torch
+from transformer_lens.tools.analysis.attribution_patching import (
+    EdgeAttributionConfig,
+    attribution_patch,
+)
+
+from benchmarks.subject import RIGHT, WRONG, Subject
+from circuits.evaluation import evaluate
+from circuits.scoring import eap, eap_ig
+from circuits.select import random_circuit
+from patching.metrics import logit_diff
+
+N_CIRCUITS = 8
+
+Job = Callable[[Subject], object]
+
+
+def score_eap(subject: Subject) -> object:
+    """EAP over all edges."""
+    return eap(subject.model, subject.task, logit_diff)
+
+
+def score_eap_ig(subject: Subject) -> object:
+    """EAP-IG with 5 steps over all edges."""
+    return eap_ig(subject.model, subject.task, logit_diff, steps=5)
+
+
+def evaluate_share(share: float) -> Job:
+    """Evaluation of some random circuits that keep a share of all edges."""
+
+    def job(subject: Subject) -> object:
+        graph = subject.model.graph
+        n = int(share * graph.n_edges)
+        circuits = [random_circuit(graph, n, seed=i) for i in range(N_CIRCUITS)]
+        return evaluate(subject.model, subject.task, circuits, logit_diff)
+
+    return job
+
+
+def transformer_lens_eap(subject: Subject) -> object:
+    """TransformerLens' own attribution patching at edge granularity; it needs live parameters."""
+    bridge = subject.model.bridge.requires_grad_(True)
+    try:
+        return attribution_patch(
+            bridge,
+            subject.clean,
+            subject.corrupt,
+            lambda logits: logits[:, -1, RIGHT].sum() - logits[:, -1, WRONG].sum(),
+            EdgeAttributionConfig(granularity="edge"),
+        )
+    finally:
+        bridge.requires_grad_(False)
+
+
+def plain_forward_backward(subject: Subject) -> object:
+    """One forward and one backward of the plain model."""
+    return subject.forward_backward()
+
+
+SPEED_JOBS: dict[str, Job] = {
+    "EAP": score_eap,
+    "EAP-IG, 5 steps": score_eap_ig,
+}
+EVALUATION_JOBS: dict[str, Job] = {
+    f"{N_CIRCUITS} circuits of 50 % of the edges": evaluate_share(0.5),
+    f"{N_CIRCUITS} circuits of 1 % of the edges": evaluate_share(0.01),
+}
+TINY_JOBS: dict[str, Job] = {
+    "EAP": score_eap,
+    "TransformerLens attribution_patch, edges": transformer_lens_eap,
+}
+MEMORY_JOBS: dict[str, Job] = {
+    "plain forward + backward": plain_forward_backward,
+    "EAP": score_eap,
+    "EAP-IG, 5 steps": score_eap_ig,
+    **EVALUATION_JOBS,
+}
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done its work."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

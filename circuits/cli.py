@@ -1,0 +1,173 @@
+"""The command `circuits`: parsing, and errors as one line. What commands do is in `shell`."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from circuits.shell import commands, discovery, options
+
+EPILOG = """examples:
+  circuits discover --model toy --task ioi --out runs/ioi
+  circuits score --model gpt2 --task ioi --method eap-ig --steps 5 --out scores.safetensors
+  circuits select scores.safetensors --size 200 --out circuit.json
+  circuits evaluate --model gpt2 --task ioi circuit.json --json
+  circuits export circuit.json --out circuit.svg --out circuit.pdf
+"""
+
+Command = Callable[[argparse.Namespace], None]
+DISCOVER = "go the whole way: scores, circuit, figure, report"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for an error, 130 when interrupted.
+
+    Raises:
+        RuntimeError: if something broke that is no fault of the caller's.
+    """
+    try:
+        with _quiet():
+            args = make_parser().parse_args(arguments)
+            args.run(args)
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print(f"error: {_one_line(error)}; try a smaller --batch-size", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> options.Parser:
+    """The parser of all commands; `run` in what it parses is the command's function."""
+    parser = options.Parser(
+        prog="circuits",
+        description="Find, judge and draw circuits in transformer language models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands_of = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(run: Command, text: str, *parents: options.Parser) -> options.Parser:
+        command = commands_of.add_parser(
+            run.__name__, help=text, description=f"{text.capitalize()}.", parents=parents
+        )
+        command.set_defaults(run=run)
+        return command
+
+    model, task, method = options.model_options(), options.task_options(), options.method_options()
+    ranking, selection = options.ranking_options(), options.selector_options()
+    _add_discover(add(discovery.discover, DISCOVER, model, task, method, ranking, selection))
+    _add_score(add(commands.score, "score all edges", model, task, method, ranking))
+    _add_select(add(commands.select, "choose a circuit from scores", ranking, selection))
+    _add_evaluate(add(commands.evaluate, "run circuits on a task", model, task))
+    _add_export(add(commands.export, "write a circuit in other forms, by suffix"))
+    _add_show(add(commands.show, "print what a file holds", ranking))
+    add(commands.methods, "list the scoring methods")
+    return parser
+
+
+def _add_discover(parser: options.Parser) -> None:
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for all results")
+    judging = parser.add_argument_group("judging").add_mutually_exclusive_group()
+    judging.add_argument(
+        "--holdout",
+        type=options.share,
+        default=0.3,
+        metavar="SHARE",
+        help="share of the prompts kept from the search to judge on; 0: in-sample (0.3)",
+    )
+    judging.add_argument("--eval-task", metavar="TASK", help="judge on these prompts instead")
+
+
+def _add_score(parser: options.Parser) -> None:
+    _add_out(parser, "scores.safetensors")
+    _add_top(parser, 10)
+
+
+def _add_select(parser: options.Parser) -> None:
+    parser.add_argument("file", metavar="SCORES", help="what `circuits score` wrote")
+    _add_out(parser, "circuit.json")
+
+
+def _add_evaluate(parser: options.Parser) -> None:
+    parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+
+
+def _add_export(parser: options.Parser) -> None:
+    parser.add_argument("file", metavar="CIRCUIT", help="a circuit file")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="to write, say circuit.svg; may be given several times",
+    )
+
+
+def _add_show(parser: options.Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="scores or a circuit")
+    _add_top(parser, 20)
+
+
+def _add_out(parser: options.Parser, example: str) -> None:
+    parser.add_argument("--out", metavar="FILE", required=True, help=f"to write, say {example}")
+
+
+def _add_top(parser: options.Parser, default: int) -> None:
+    parser.add_argument(
+        "--top", type=options.natural, default=default, metavar="K", help=f"edges shown ({default})"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only our own warnings are shown, each as one line; no other package logs below errors."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", module=r"(circuits|patching)\.")
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line on stderr; the signature is that of `warnings.showwarning`."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _is_lack_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory, on a GPU or on the CPU."""
+    return "out of memory" in str(error) or "allocate memory" in str(error)
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, in one line; system errors without their number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

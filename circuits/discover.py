@@ -1,0 +1,158 @@
+"""The main job in one call: score, select, judge on other prompts, draw, report."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from circuits.circuit import Circuit
+from circuits.evaluation import Evaluation, evaluate
+from circuits.export import save
+from circuits.report import Findings, Measured, Verdict, render, usable
+from circuits.scores import Ranking, Scores
+from circuits.select import random_circuit
+from patching.files import write_text
+from patching.metrics import Metric, accuracy, kl, logit_diff
+from patching.model import Model
+from patching.tasks import Task
+
+N_RANDOM = 3
+FILES = ("scores.safetensors", "circuit.json", "circuit.svg", "circuit.pdf", "report.md")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to look for and how. `select` makes a circuit of a given size from scores."""
+
+    metric: Metric
+    metric_name: str
+    score: Callable[[Model, Task, Metric], Scores]
+    select: Callable[[Scores, int], Circuit]
+    ranking: Ranking
+    size: int
+    seed: int = 0
+    batch_size: int = 16
+
+
+def discover(
+    model: Model, found: Task, held_out: Task | None, search: Search, out: str | Path
+) -> Findings:
+    """Search on `found`, judge on `held_out` (or in-sample, without), and leave `FILES` in `out`.
+
+    Nothing is refused because the model cannot do the task: the findings say so.
+
+    Raises:
+        ValueError: if the graph has fewer edges than asked for, or the task or metric does not
+            fit the method.
+    """
+    out = Path(out)
+    if search.size > model.graph.n_edges:
+        raise ValueError(
+            f"cannot choose {search.size} edges; the graph of {model.name} has "
+            f"{model.graph.n_edges}"
+        )
+    tasks = [found, held_out] if held_out else [found]
+    verdict = check_task(model, tasks, search.metric, search.batch_size)
+    scores = search.score(model, found, search.metric)
+    scores = replace(scores, provenance={**scores.provenance, "verdict": verdict.sentence})
+    circuit = search.select(scores, search.size)
+    findings = _judge(model, tasks, search, verdict, scores, circuit)
+    out.mkdir(parents=True, exist_ok=True)
+    scores.save(out / "scores.safetensors")
+    for name in ("circuit.json", "circuit.svg", "circuit.pdf"):
+        save(circuit, out / name)
+    write_text(out / "report.md", render(findings, figure="circuit.svg"))
+    return findings
+
+
+def sizes_around(size: int, n_edges: int) -> list[int]:
+    """1, 2, 5, 10, ... up to all edges, and the size asked for.
+
+    >>> sizes_around(40, 300)
+    [1, 2, 5, 10, 20, 40, 50, 100, 200, 300]
+    """
+    steps = {factor * 10**power for power in range(len(str(n_edges))) for factor in (1, 2, 5)}
+    return sorted({n for n in steps if n < n_edges} | {size, n_edges})
+
+
+def check_task(model: Model, tasks: Sequence[Task], metric: Metric, batch_size: int) -> Verdict:
+    """Whether the model can do the task at all, on all prompts together.
+
+    A metric that is at its best in the clean run by definition (`kl`) cannot tell; the logit
+    difference then does, or accuracy where there are no wrong answers.
+    """
+    telling = metric
+    if metric is kl:
+        has_wrong = all(prompt.wrong_answers for task in tasks for prompt in task.prompts)
+        telling = logit_diff if has_wrong else accuracy
+
+    def run(task: Task, metric: Metric) -> Evaluation:
+        return evaluate(model, task, [Circuit.full(model.graph)], metric, batch_size=batch_size)
+
+    runs = [run(task, metric) for task in tasks]
+    told = runs if telling is metric else [run(task, telling) for task in tasks]
+    return usable(
+        torch.cat([run.clean for run in told]),
+        torch.cat([run.clean for run in runs]),
+        torch.cat([run.corrupt for run in runs]),
+    )
+
+
+def measure(evaluation: Evaluation, circuits: Sequence[Circuit]) -> list[Measured]:
+    """Size, mean metric and faithfulness of every evaluated circuit."""
+    means, kept = evaluation.values.mean(dim=1).tolist(), evaluation.faithfulness.tolist()
+    return [
+        Measured(circuit.size, mean, faithfulness if math.isfinite(faithfulness) else None)
+        for circuit, mean, faithfulness in zip(circuits, means, kept, strict=True)
+    ]
+
+
+def _judge(
+    model: Model,
+    tasks: Sequence[Task],
+    search: Search,
+    verdict: Verdict,
+    scores: Scores,
+    circuit: Circuit,
+) -> Findings:
+    """Run the circuit, others of its kind and random ones on the last of the tasks."""
+    judged = tasks[-1]
+    sizes = sizes_around(search.size, model.graph.n_edges)
+    nested = [circuit if n == search.size else search.select(scores, n) for n in sizes]
+    chance = [random_circuit(model.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
+    circuits = [*nested, *chance]
+    evaluation = evaluate(model, judged, circuits, search.metric, batch_size=search.batch_size)
+    measured = measure(evaluation, circuits)
+    return Findings(
+        circuit=circuit,
+        ranking=search.ranking,
+        metric_name=search.metric_name,
+        verdict=verdict,
+        prompts=_describe(tasks[0], tasks[1] if len(tasks) > 1 else None),
+        clean=float(evaluation.clean.mean()),
+        corrupt=float(evaluation.corrupt.mean()),
+        found=measured[sizes.index(search.size)],
+        sizes=measured[: len(nested)],
+        random=measured[len(nested) :],
+        settings=_settings(circuit, scores, judged),
+    )
+
+
+def _describe(found: Task, held_out: Task | None) -> str:
+    if held_out is None:
+        return f"the {len(found)} prompts of the search itself (in-sample)"
+    searched = {(prompt.clean, prompt.corrupt) for prompt in found.prompts}
+    shared = sum((prompt.clean, prompt.corrupt) in searched for prompt in held_out.prompts)
+    also = f", {shared} of which the search saw too" if shared else ""
+    return f"{len(held_out)} held-out prompts{also} (the search used {len(found)} prompts)"
+
+
+def _settings(circuit: Circuit, scores: Scores, judged: Task) -> dict[str, object]:
+    settings = {key: value for key, value in circuit.provenance.items() if key != "verdict"}
+    settings |= {"judged_on": f"{judged.name}, tokens {judged.hash}"}
+    if scores.completeness is not None:
+        mean, largest = float(scores.completeness.mean()), float(scores.completeness.abs().max())
+        settings["completeness_delta"] = f"mean {mean:+.3g}, largest {largest:.3g}"
+    return settings

@@ -1,0 +1,1 @@
+"""The commands of the shell: what each asks for, does and prints."""

@@ -1,0 +1,192 @@
+"""The commands: from parsed options to files and printed lines. Heavy imports when needed."""
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from circuits.shell.inputs import (
+    open_method,
+    open_metric,
+    open_model,
+    open_selector,
+    open_task,
+)
+from circuits.shell.printing import print_columns, print_edges, print_provenance
+
+if TYPE_CHECKING:
+    from circuits.evaluation import Evaluation
+    from circuits.report import Measured
+
+
+def score(args: Namespace) -> None:
+    """Score all edges and write them to a file.
+
+    Raises:
+        ValueError: if a name is unknown, or model, task, metric and method do not fit together.
+    """
+    metric, method = open_metric(args), open_method(args)
+    if Path(args.out).is_dir():
+        raise ValueError(f"--out {args.out} is a folder; name the file to write")
+    model = open_model(args)
+    task = open_task(args.task, model, args, seed=args.seed)
+    scores = method(model, task, metric)
+    scores.save(args.out)
+    print(
+        f"{scores.graph.n_edges:,} edges of {model.name} scored by {args.method} on "
+        f"{len(task)} prompts of {task.name}; strongest by {args.ranking} score:"
+    )
+    print_edges(scores.top(args.top, ranking=args.ranking))
+    print(f"written to {args.out}")
+
+
+def select(args: Namespace) -> None:
+    """Choose edges from a file of scores.
+
+    Raises:
+        ValueError: if the file is no file of scores, or the graph has too few edges.
+    """
+    from circuits.export import save
+    from circuits.scores import load_scores
+
+    circuit = open_selector(args)(load_scores(args.file), args.size)
+    save(circuit, args.out)
+    print(
+        f"{circuit.size:,} of {circuit.graph.n_edges:,} edges, chosen by {args.ranking} score "
+        f"({args.selector}{', pruned' if args.prune else ''}), written to {args.out}"
+    )
+
+
+def evaluate(args: Namespace) -> None:
+    """Run circuits on a task and say how much of the model's behaviour each keeps.
+
+    Raises:
+        ValueError: if a file is no circuit, or of another graph than the model's.
+    """
+    from circuits.circuit import load_circuit
+    from circuits.discover import measure
+    from circuits.evaluation import evaluate as run
+
+    metric = open_metric(args)
+    circuits = [load_circuit(path) for path in args.files]
+    model = open_model(args)
+    for path, circuit in zip(args.files, circuits, strict=True):
+        if circuit.graph != model.graph:
+            raise ValueError(
+                f"{path} is a circuit of another graph ({circuit.graph.describe()}) than that of "
+                f"{model.name} ({model.graph.describe()})"
+            )
+    task = open_task(args.task, model, args, seed=args.seed)
+    evaluation = run(model, task, circuits, metric, batch_size=args.batch_size)
+    measured = measure(evaluation, circuits)
+    if args.json:
+        print(json.dumps(_rows(args, evaluation, measured), indent=2))
+    else:
+        _print_evaluation(args, evaluation, measured)
+
+
+def export(args: Namespace) -> None:
+    """Write a circuit in other forms, by suffix.
+
+    Raises:
+        ValueError: if the file is no circuit, or a suffix is unknown.
+    """
+    from circuits.circuit import load_circuit
+    from circuits.export import save
+
+    circuit = load_circuit(args.file)
+    for path in args.out:
+        save(circuit, path)
+        print(f"{circuit.size:,} edges written to {path}")
+
+
+def show(args: Namespace) -> None:
+    """Print what a file of scores or a circuit holds.
+
+    Raises:
+        ValueError: if the file is neither.
+    """
+    from circuits.circuit import load_circuit
+    from circuits.report import strongest
+    from circuits.scores import load_scores
+
+    if _holds_scores(Path(args.file)):
+        scores = load_scores(args.file)
+        graph, provenance = scores.graph, scores.provenance
+        edges = scores.top(args.top, ranking=args.ranking)
+        print(f"scores of {graph.n_edges:,} edges: {graph.describe()}")
+    else:
+        circuit = load_circuit(args.file)
+        graph, provenance = circuit.graph, circuit.provenance
+        edges = strongest(circuit, args.top, args.ranking)
+        print(f"circuit of {circuit.size:,} of {graph.n_edges:,} edges: {graph.describe()}")
+    print_provenance(provenance)
+    print(f"strongest edges by {args.ranking} score (positive: helps the metric in the clean run):")
+    print_edges(edges)
+
+
+def methods(args: Namespace) -> None:
+    """Print the scoring methods."""
+    from circuits.scoring import METHODS, QUADRATURES
+
+    rows = [(name, method.cost, method.source) for name, method in METHODS.items()]
+    print_columns(("method", "cost", "source"), rows)
+    print(f"\nquadratures of methods with steps: {', '.join(QUADRATURES)}")
+
+
+def _rows(
+    args: Namespace, evaluation: "Evaluation", measured: "Sequence[Measured]"
+) -> list[dict[str, object]]:
+    """One object per circuit; numbers that JSON cannot hold become null."""
+    clean, corrupt = float(evaluation.clean.mean()), float(evaluation.corrupt.mean())
+    return [
+        {
+            "circuit": str(path),
+            "edges": m.edges,
+            "clean": _finite(clean),
+            "corrupt": _finite(corrupt),
+            "metric": _finite(m.metric),
+            "faithfulness": _finite(m.faithfulness),
+            "metric_name": args.metric,
+            "n_examples": len(evaluation.clean),
+        }
+        for path, m in zip(args.files, measured, strict=True)
+    ]
+
+
+def _print_evaluation(
+    args: Namespace, evaluation: "Evaluation", measured: "Sequence[Measured]"
+) -> None:
+    from circuits.report import FAITHFULNESS, percent, readable, title
+
+    clean, corrupt = float(evaluation.clean.mean()), float(evaluation.corrupt.mean())
+    rows = [
+        (str(path), f"{m.edges:,}", readable(args.metric, m.metric), percent(m.faithfulness))
+        for path, m in zip(args.files, measured, strict=True)
+    ]
+    first = ("clean run", "", readable(args.metric, clean), "")
+    last = ("corrupt run", "", readable(args.metric, corrupt), "")
+    print_columns(("circuit", "edges", args.metric, "faithfulness"), [first, *rows, last])
+    print(f"\n{title(args.metric)}, mean over {len(evaluation.clean)} prompts.")
+    print(fill(FAITHFULNESS, 88))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a file holds scores (safetensors: a length, then a JSON header) or a circuit.
+
+    Raises:
+        ValueError: if it looks like neither.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    is_scores, is_json = start[8:] == b"{", start.lstrip().startswith(b"{")
+    if path.suffix not in (".json", ".safetensors") and not is_scores and not is_json:
+        raise ValueError(f"{path} is neither scores (safetensors) nor a circuit (JSON)")
+    return path.suffix == ".safetensors" or (is_scores and path.suffix != ".json")

@@ -1,0 +1,77 @@
+"""The command `discover`: the whole way from a model and a task to a report."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuits.shell.inputs import open_method, open_metric, open_model, open_selector, open_task
+
+if TYPE_CHECKING:
+    from circuits.report import Findings
+    from patching.model import Model
+    from patching.tasks import Task
+
+
+def discover(args: Namespace) -> None:
+    """Score, select, judge on held-out prompts, draw and report.
+
+    Raises:
+        ValueError: if a name is unknown, or model, task, metric and method do not fit together.
+    """
+    from circuits.discover import FILES, Search
+    from circuits.discover import discover as run
+
+    search = Search(
+        metric=open_metric(args),
+        metric_name=args.metric,
+        score=open_method(args),
+        select=open_selector(args),
+        ranking=args.ranking,
+        size=args.size,
+        seed=args.seed,
+        batch_size=args.batch_size,
+    )
+    if Path(args.out).is_file():
+        raise ValueError(f"--out {args.out} is a file; name a folder for the results")
+    model = open_model(args)
+    found, held_out = _prompts(args, model)
+    findings = run(model, found, held_out, search, args.out)
+    _print_findings(args, findings)
+    print(f"written to {args.out}: {', '.join(FILES)}")
+
+
+def _prompts(args: Namespace, model: "Model") -> "tuple[Task, Task | None]":
+    """The prompts to search on and those to judge on.
+
+    Raises:
+        ValueError: if a task cannot be opened, or holds too few prompts to split.
+    """
+    task = open_task(args.task, model, args, seed=args.seed)
+    if args.eval_task is not None:
+        return task, open_task(args.eval_task, model, args, seed=args.seed + 1)
+    if args.holdout == 0:
+        return task, None
+    if len(task) < 2:
+        raise ValueError(
+            f"one prompt cannot be split; give more, or --holdout 0 to judge {task.name} in-sample"
+        )
+    n_held_out = min(max(round(args.holdout * len(task)), 1), len(task) - 1)
+    return task.split(1 - n_held_out / len(task), seed=args.seed)
+
+
+def _print_findings(args: Namespace, findings: "Findings") -> None:
+    from circuits.report import percent, readable, title
+
+    name, found = args.metric, findings.found
+    pruned = ", pruned" if args.prune else ""
+    print(findings.verdict.sentence)
+    print(f"{title(name)} on {findings.prompts}:")
+    print(f"  clean run       {readable(name, findings.clean)}")
+    print(f"  corrupt run     {readable(name, findings.corrupt)}")
+    print(
+        f"  circuit         {readable(name, found.metric)}  ({found.edges:,} of "
+        f"{findings.circuit.graph.n_edges:,} edges by {args.ranking} score, "
+        f"{args.selector}{pruned})"
+    )
+    chance = ", ".join(percent(measured.faithfulness) for measured in findings.random)
+    print(f"faithfulness {percent(found.faithfulness)}; random circuits of that size: {chance}")

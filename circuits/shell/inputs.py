@@ -1,0 +1,176 @@
+"""From options to a model, a task, a metric, a method. Heavy imports are made when needed."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from circuits.circuit import Circuit
+    from circuits.scores import Scores
+    from patching.metrics import Metric
+    from patching.model import Model
+    from patching.tasks import Task
+    from patching.tasks.generators import Generator
+
+T = TypeVar("T")
+
+
+def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of a table of names.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name not in table:
+        raise ValueError(f"no {kind} named {name!r}; there are {', '.join(table)}")
+    return table[name]
+
+
+def open_model(args: Namespace) -> "Model":
+    """The model of `--model`, loaded as the other options say.
+
+    Raises:
+        ValueError: if the device is unknown or the model cannot be loaded.
+    """
+    import torch
+
+    from patching.model import Model
+
+    if args.device is not None:
+        _require_device(args.device)
+    with _quiet_loading(args.model):
+        return Model.load(
+            args.model,
+            dtype=getattr(torch, args.dtype),
+            device=args.device,
+            revision=args.revision,
+            trust_remote_code=args.trust_remote_code,
+        )
+
+
+def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task":
+    """A generated task, or one from a file, cut to `--limit`.
+
+    Raises:
+        ValueError: if there is no such generator or file, or the prompts do not fit the model.
+    """
+    task = _read_task(name, model, args) if _is_file(name) else _make_task(name, model, args, seed)
+    task = task if args.limit is None else task.take(args.limit)
+    model.check(task)
+    return task
+
+
+def open_metric(args: Namespace) -> "Metric":
+    """The metric of `--metric`.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    from patching.metrics import METRICS
+
+    return choose("metric", args.metric, METRICS)
+
+
+def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
+    """The scoring method of `--method` with its options filled in; it notes the seed.
+
+    Raises:
+        ValueError: if there is no such method or quadrature, or the method takes no steps.
+    """
+    from circuits.scoring import METHODS, QUADRATURES
+
+    method = choose("method", args.method, METHODS)
+    options = {}
+    if args.steps is not None:
+        options["steps"] = args.steps
+    if args.quadrature is not None:
+        options["quadrature"] = choose("quadrature", args.quadrature, QUADRATURES)
+    if options and not method.takes_steps:
+        given = " and ".join(f"--{name}" for name in options)
+        raise ValueError(f"{args.method} has no path to take steps on; leave out {given}")
+
+    def run(model: "Model", task: "Task", metric: "Metric") -> "Scores":
+        scores = method.function(model, task, metric, batch_size=args.batch_size, **options)
+        return replace(scores, provenance={**scores.provenance, "seed": args.seed})
+
+    return run
+
+
+def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
+    """The selector of `--selector` with `--ranking` and `--prune` filled in."""
+    from circuits.select import greedy, top_n
+
+    selector = {"top-n": top_n, "greedy": greedy}[args.selector]
+    return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=args.prune)
+
+
+def _generators() -> "dict[str, Generator]":
+    from patching.models.toy_tasks import TOY_GENERATORS
+    from patching.tasks.generators import GENERATORS
+
+    return {**GENERATORS, **TOY_GENERATORS}
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".json", ".csv") or Path(name).is_file()
+
+
+def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":
+    generators = _generators()
+    spelled = name.replace("_", "-")
+    if spelled not in generators:
+        raise ValueError(
+            f"no task named {name!r}; there are {', '.join(generators)}, "
+            "or give a .json or .csv file"
+        )
+    if model.tokenizer is None:
+        raise ValueError(
+            f"{model.name} has no tokenizer to write the task {name!r} with; "
+            "give a .json file of token ids"
+        )
+    return generators[spelled](model.tokenizer, args.n, seed)
+
+
+def _read_task(name: str, model: "Model", args: Namespace) -> "Task":
+    from patching.tasks import from_csv, from_json
+
+    if Path(name).suffix != ".csv":
+        return from_json(name, model.tokenizer, first_token=args.first_token)
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer to read the texts of {name} with")
+    return from_csv(name, model.tokenizer)
+
+
+def _require_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"the device {name!r} cannot be used here: {reason}") from None
+
+
+@contextmanager
+def _quiet_loading(source: str) -> Iterator[None]:
+    """No progress bars of the model library for what is on this disk; downloads keep theirs."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar
+
+    if are_progress_bars_disabled() or not (Path(source).is_dir() or source in _embedded_names()):
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
+
+
+def _embedded_names() -> tuple[str, ...]:
+    from patching.models import embedded_names
+
+    return tuple(embedded_names())

@@ -1,0 +1,157 @@
+"""Options of the commands, in groups that commands share. Knows no model library."""
+
+import argparse
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises on wrong usage, so that every error takes the same way out."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def model_options() -> Parser:
+    """Which model, and how it is loaded."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", required=True, metavar="NAME", help="hub name, local folder, or toy (embedded)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float64", "bfloat16"),
+        default="float32",
+        help="type of the weights (float32)",
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (cpu)")
+    group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with a hub model"
+    )
+    return parser
+
+
+def task_options() -> Parser:
+    """Which prompts, and what is measured on them."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("task")
+    group.add_argument(
+        "--task", required=True, metavar="TASK", help="a generator (ioi, ...) or a .json/.csv file"
+    )
+    group.add_argument(
+        "--n", type=positive, default=128, help="number of prompts to generate (128)"
+    )
+    group.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
+    group.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
+    group.add_argument(
+        "--first-token",
+        action="store_true",
+        help="of a text answer with several tokens, score the first",
+    )
+    group.add_argument(
+        "--metric",
+        default="logit-diff",
+        metavar="NAME",
+        help="logit-diff, prob-diff or kl (logit-diff)",
+    )
+    group.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"
+    )
+    return parser
+
+
+def method_options() -> Parser:
+    """How edges are scored."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--method", default="eap-ig", metavar="NAME", help="see `circuits methods` (eap-ig)"
+    )
+    group.add_argument("--steps", type=positive, metavar="N", help="steps of a path method (5)")
+    group.add_argument(
+        "--quadrature",
+        metavar="NAME",
+        help="where a path method's steps lie: midpoint, left, ... (midpoint)",
+    )
+    return parser
+
+
+def ranking_options() -> Parser:
+    """What makes an edge better than another."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("ranking")
+    group.add_argument(
+        "--ranking",
+        choices=("absolute", "signed"),
+        default="absolute",
+        help="rank by absolute value, or helping edges first (absolute)",
+    )
+    return parser
+
+
+def selector_options() -> Parser:
+    """How edges become a circuit."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("selection")
+    group.add_argument("--size", type=natural, default=100, metavar="N", help="edges (100)")
+    group.add_argument(
+        "--selector",
+        choices=("top-n", "greedy"),
+        default="top-n",
+        help="the best edges, or grown from the logits so that all are connected (top-n)",
+    )
+    group.add_argument(
+        "--prune",
+        action="store_true",
+        help="then drop edges on no path from embed to logits",
+    )
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number from 1.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    return _at_least(0, text)
+
+
+def share(text: str) -> float:
+    """A fraction from 0 up to, but not including, 1.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"a fraction from 0 to below 1 is needed, got {text!r}")
+    return value
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"a whole number from {least} is needed, got {text!r}")
+    return value
