@@ -59,10 +59,10 @@ def evaluate(
         ValueError: if there is no circuit, a circuit is of another graph, the model cannot read
             the task, or pairs do not differ.
     """
-    _check(model, task, circuits, batch_size)
+    _check(model, task, circuits)
     parts = []
-    n_batches = -(-len(task) // batch_size)
-    for batch in track(task.batches(batch_size, model.device), "evaluating", n_batches):
+    batches = task.batches(batch_size, model.device)
+    for batch in track(batches, "evaluating", task.n_batches(batch_size)):
         parts.append(_evaluate_batch(model, batch, circuits, metric))
     return Evaluation(
         torch.cat([part.values for part in parts], dim=1),
@@ -107,11 +107,9 @@ def _chunks(
         yield order[start : start + n]
 
 
-def _check(model: Model, task: Task, circuits: Sequence[Circuit], batch_size: int) -> None:
+def _check(model: Model, task: Task, circuits: Sequence[Circuit]) -> None:
     if not circuits:
         raise ValueError("no circuits to evaluate; give at least one")
-    if batch_size < 1:
-        raise ValueError(f"a batch holds at least one example, got batch_size={batch_size}")
     for i, circuit in enumerate(circuits):
         if circuit.graph != model.graph:
             raise ValueError(

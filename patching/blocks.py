@@ -232,7 +232,17 @@ def widen(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
-    """The blocks of a booted model."""
+    """The blocks of a booted model.
+
+    Raises:
+        ValueError: if it is not a stack of blocks with attention and MLP.
+    """
+    stack = getattr(bridge, "blocks", [])
+    if not stack or any(not hasattr(b, "attn") or not hasattr(b, "mlp") for b in stack):
+        raise ValueError(
+            f"{bridge.cfg.model_name} is refused: it is not one stack of blocks, each with "
+            "attention and an MLP"
+        )
     return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
 
 

@@ -1,7 +1,7 @@
 """From a name, a folder, a module or a bridge to a booted model. Touches the model library only."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from patching.models import embedded, embedded_names
+from patching.proof import Probe, draw_probe, run_plain
 from patching.tasks.tokens import Tokenizer
 from patching.weights import hash_folder, hash_tensors
 
@@ -24,13 +25,17 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 
 @dataclass(frozen=True)
 class Opened:
-    """A booted model and what is known of its origin; `weights` hashes when called."""
+    """A booted model and what is known of its origin.
+
+    `weights` hashes when called; `probe` is for `prove`.
+    """
 
     name: str
     revision: str | None
     bridge: TransformerBridge
     tokenizer: Tokenizer | None
     weights: Callable[[], str]
+    probe: Probe
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,14 @@ def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> 
         ValueError: if there is no such model, it cannot be read, or the module is already booted.
     """
     if isinstance(source, TransformerBridge):
+        source.to(dtype=wishes.dtype, device=wishes.device)
         return _opened(source, source.cfg.model_name, None, tokenizer or source.tokenizer)
-    if isinstance(source, nn.Module):
+    if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
+        raise ValueError(
+            f"a model in memory is one of Hugging Face's, got a {type(source).__name__}; "
+            "pass an AutoModelForCausalLM, a folder or a name"
+        )
+    if isinstance(source, PreTrainedModel):
         return _boot(source, type(source).__name__, tokenizer, wishes)
     name = str(source)
     if Path(source).is_dir():
@@ -71,7 +82,7 @@ def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> O
             str(folder), trust_remote_code=wishes.trust_remote_code
         )
     opened = _boot(module, folder.resolve().name, tokenizer, wishes)
-    return Opened(opened.name, None, opened.bridge, tokenizer, lambda: hash_folder(folder))
+    return replace(opened, weights=lambda: hash_folder(folder))
 
 
 def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
@@ -82,7 +93,7 @@ def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
         )
     commit = getattr(module.config, "_commit_hash", None) or wishes.revision
     opened = _boot(module, name, tokenizer, wishes)
-    return Opened(name, commit, opened.bridge, tokenizer, opened.weights)
+    return replace(opened, revision=commit)
 
 
 def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
@@ -104,18 +115,23 @@ def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
         ) from error
 
 
-def _boot(module: nn.Module, name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+def _boot(
+    module: PreTrainedModel, name: str, tokenizer: Tokenizer | None, wishes: Wishes
+) -> Opened:
     if any(isinstance(part, GeneralizedComponent) for part in module.modules()):
         raise ValueError(
             f"this {type(module).__name__} is already wrapped by a TransformerBridge, which "
             "changes a module in place; pass the bridge, or a fresh copy of the module"
         )
-    if wishes.dtype is not None:
-        module = module.to(wishes.dtype)
-    if wishes.device is not None:
-        module = module.to(wishes.device)
+    if getattr(module.config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is refused: it is an encoder with a decoder, not one stack")
+    nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
+    module.eval()
     before = [(key, value) for key, value in module.state_dict().items()]
     force_eager_attention(module)
+    embeddings = cast(nn.Embedding, module.get_input_embeddings())
+    longest = getattr(module.config, "max_position_embeddings", None) or 7
+    probe = run_plain(module, draw_probe(embeddings.num_embeddings, longest))
     try:
         bridge = build_bridge_from_module(
             module, type(module).__name__, hf_config=module.config, tokenizer=None, model_name=name
@@ -124,14 +140,15 @@ def _boot(module: nn.Module, name: str, tokenizer: Tokenizer | None, wishes: Wis
         raise ValueError(
             f"{name}: the model library cannot wrap a {type(module).__name__}: {error}"
         ) from error
-    return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before))
+    return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before), probe)
 
 
 def _opened(
     bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Tokenizer | None
 ) -> Opened:
     parameters = list(bridge.named_parameters())
-    return Opened(name, revision, _rest(bridge), tokenizer, lambda: hash_tensors(parameters))
+    probe = draw_probe(int(bridge.cfg.d_vocab), int(bridge.cfg.n_ctx))
+    return Opened(name, revision, _rest(bridge), tokenizer, lambda: hash_tensors(parameters), probe)
 
 
 def _rest(bridge: TransformerBridge) -> TransformerBridge:

@@ -64,7 +64,7 @@ class Model:
         bridge = opened.bridge
         blocks = find_blocks(bridge)
         graph = _graph(opened.name, blocks)
-        prove(opened.name, bridge, blocks)
+        prove(opened.name, bridge, blocks, opened.probe)
         return Model(
             name=opened.name,
             bridge=bridge,
@@ -116,6 +116,9 @@ class Model:
         Only the answer positions are unembedded. `tokens` may hold the batch several times over
         (rows of several circuits): answer positions repeat. A hook takes the activation and
         returns a new one or None.
+
+        Raises:
+            ValueError: if left padding makes the model's output NaN.
         """
         copies = len(tokens) // len(batch)
         rows = torch.arange(len(tokens), device=tokens.device)
@@ -132,6 +135,11 @@ class Model:
         finally:
             for block in self.blocks:
                 block.forget_pattern()
+        if mask is not None and not bool(logits.isfinite().all()):
+            raise ValueError(
+                f"{self.name} gives NaN under left padding in {self.dtype} (Hugging Face's mask "
+                "overflows there); pad on the right, or load the model in float32"
+            )
         return widen(logits[:, 0])
 
 

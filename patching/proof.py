@@ -7,11 +7,12 @@ can never be scored wrongly.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.blocks import FINAL_STREAM, Block, Norm, find_norm, widen
@@ -31,28 +32,53 @@ class Claim:
     found: Tensor
 
 
-def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...]) -> None:
+@dataclass(frozen=True)
+class Probe:
+    """A few random tokens, and what the model made of them before it was wrapped, if known."""
+
+    tokens: Int[Tensor, "batch pos"]
+    logits: Float[Tensor, "batch pos vocab"] | None = None
+
+
+def draw_probe(vocab: int, longest: int) -> Probe:
+    """Always the same tokens, as far as the vocabulary allows."""
+    generator = torch.Generator().manual_seed(0)
+    return Probe(torch.randint(vocab, (2, min(7, longest)), generator=generator))
+
+
+@torch.no_grad()
+def run_plain(module: nn.Module, probe: Probe) -> Probe:
+    """The probe with what the plain module computes."""
+    tokens = probe.tokens.to(next(module.parameters()).device)
+    return Probe(tokens, getattr(module(tokens, use_cache=False), "logits", None))
+
+
+def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> None:
     """Hold every claim about the model's structure against one run of it.
 
     Raises:
         ValueError: naming the first claim that fails, or that weights hold NaN.
     """
-    generator = torch.Generator().manual_seed(0)
-    length = min(7, int(bridge.cfg.n_ctx))
-    tokens = torch.randint(int(bridge.cfg.d_vocab), (2, length), generator=generator)
     first = next(bridge.parameters())
-    logits, seen = _watch(bridge, blocks, tokens.to(first.device))
+    logits, seen = _watch(bridge, blocks, probe.tokens.to(first.device))
+    _refuse_bad_parameters(name, bridge)
     if not bool(logits.isfinite().all()):
-        raise ValueError(f"{name}: the model's output is NaN or infinite{_bad_parameter(bridge)}")
+        raise ValueError(f"{name}: the model's output is NaN or infinite")
     tolerance = _RELATIVE.get(first.dtype, _RELATIVE_HALF)
     for block in blocks:
         for claim in _claims(block, seen):
             _check(name, claim, tolerance)
+    for before, after in pairwise(blocks):
+        what = f"layer {after.index}'s input, from the layer before,"
+        claim = Claim(what, seen[before.stream_out], seen[after.stream_in])
+        _check(name, claim, tolerance)
     last = seen[blocks[-1].stream_out]
     final_norm = find_norm(bridge.ln_final)
     _check(name, Claim("the final norm's input", last, seen[FINAL_STREAM]), tolerance)
     if final_norm is not None:
         _check(name, _norm_claim("the final norm", final_norm, last), tolerance)
+    if probe.logits is not None:
+        _check(name, Claim("the plain model's output", probe.logits, logits), tolerance)
 
 
 def _claims(block: Block, seen: Seen) -> list[Claim]:
@@ -140,8 +166,9 @@ def _watch(
     return logits, seen
 
 
-def _bad_parameter(bridge: TransformerBridge) -> str:
-    for name, parameter in bridge.named_parameters():
+def _refuse_bad_parameters(name: str, bridge: TransformerBridge) -> None:
+    for parameter_name, parameter in bridge.named_parameters():
         if not bool(parameter.isfinite().all()):
-            return f": its weights hold NaN or infinite values, first in {name}"
-    return ""
+            raise ValueError(
+                f"{name}: its weights hold NaN or infinite values, first in {parameter_name}"
+            )

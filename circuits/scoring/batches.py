@@ -45,14 +45,12 @@ def score_batches(
             f"{metric.__name__} has no gradient, so edges cannot be scored by it; "
             "take logit_diff, prob_diff or kl"
         )
-    if batch_size < 1:
-        raise ValueError(f"a batch holds at least one example, got batch_size={batch_size}")
     model.check(task)
     task.require_contrast()
     total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
     completeness = []
-    n_batches = -(-len(task) // batch_size)
-    for batch in track(task.batches(batch_size, model.device), "scoring", n_batches):
+    batches = task.batches(batch_size, model.device)
+    for batch in track(batches, "scoring", task.n_batches(batch_size)):
         scores = score_batch(batch)
         total += scores.matrix
         completeness.append(scores.completeness.double().cpu())

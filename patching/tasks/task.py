@@ -159,9 +159,20 @@ class Task:
         rows = [(p.clean, p.corrupt, p.answers, p.wrong_answers) for p in self.prompts]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
+    def n_batches(self, size: int) -> int:
+        """How many batches of `size` the prompts make.
+
+        Raises:
+            ValueError: if a batch would be empty.
+        """
+        if size < 1:
+            raise ValueError(f"a batch holds at least one example, got batch_size={size}")
+        return -(-len(self) // size)
+
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """The prompts in order, `size` at a time, on `device`."""
-        for start in range(0, len(self), size):
+        for i in range(self.n_batches(size)):
+            start = i * size
             yield _to_batch(self.prompts[start : start + size], self.padding, device)
 
     def _rows(self, rows: Sequence[int]) -> "Task":

@@ -35,7 +35,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """
     plain = tokenizer.encode(text, add_special_tokens=False)
     bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and bos in tokenizer.encode("", add_special_tokens=True)[:1]
+    adds_bos = bos is not None and bos in tokenizer.encode("a", add_special_tokens=True)[:1]
     if adds_bos and plain[:1] != [bos]:
         plain = [bos, *plain]
     return tuple(plain)
