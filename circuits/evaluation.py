@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.intervention import run_circuits, run_corrupt
+from circuits.intervention import Pair, run_circuits, run_pair
 from circuits.progress import track
+from patching.ablations import Ablation, Prepared, resample
 from patching.graph import Graph
 from patching.metrics import Metric, measure
 from patching.model import Model
@@ -46,24 +47,27 @@ def evaluate(
     circuits: Sequence[Circuit],
     metric: Metric,
     *,
+    ablation: Ablation = resample,
     batch_size: int = 16,
 ) -> Evaluation:
     """Run many circuits at once and measure each on every example.
 
-    Outside a circuit every edge carries its writer's activation on the corrupt prompt (resample
-    ablation), writers inside being recomputed live: the full circuit is the clean run and the
-    empty one the corrupt run. Circuits and examples share the batch axis, in passes that fit in
-    `CHUNK_BYTES`. Miller et al. 2024, arXiv:2407.08734, on what this does and does not say.
+    Outside a circuit every edge carries what the ablation replaces its writer by (the write on the
+    paired corrupt prompt, unless told otherwise), writers inside being recomputed live: the full
+    circuit is the clean run and, under resampling, the empty one the corrupt run. Circuits and
+    examples share the batch axis, in passes that fit in `CHUNK_BYTES`. Miller et al. 2024,
+    arXiv:2407.08734, on what this does and does not say.
 
     Raises:
         ValueError: if there is no circuit, a circuit is of another graph, the model cannot read
             the task, or pairs do not differ.
     """
     _check(model, task, circuits)
+    prepared = ablation(model)
     parts = []
     batches = task.batches(batch_size, model.device)
     for batch in track(batches, "evaluating", task.n_batches(batch_size)):
-        parts.append(_evaluate_batch(model, batch, circuits, metric))
+        parts.append(_evaluate_batch(model, batch, circuits, metric, prepared))
     return Evaluation(
         torch.cat([part.values for part in parts], dim=1),
         torch.cat([part.clean for part in parts]),
@@ -72,22 +76,28 @@ def evaluate(
 
 
 def _evaluate_batch(
-    model: Model, batch: Batch, circuits: Sequence[Circuit], metric: Metric
+    model: Model, batch: Batch, circuits: Sequence[Circuit], metric: Metric, ablation: Prepared
 ) -> Evaluation:
-    clean = model.answer_logits(batch.clean, batch)
-    batch = replace(batch, clean_logits=clean)
-    corrupt = run_corrupt(model, batch)
+    pair = run_pair(model, batch, ablation)
+    batch = replace(batch, clean_logits=pair.clean.logits)
+    empty = pair.corrupt.logits if pair.corrupt else _run_empty(model, batch, pair)
     values = torch.empty(len(circuits), len(batch), dtype=torch.float64)
-    for chunk in _chunks(model.graph, corrupt.run.writes.embed, len(batch), circuits):
+    for chunk in _chunks(model.graph, pair.replaced.embed, len(batch), circuits):
         kept = torch.stack([circuits[i].mask for i in chunk]).to(model.device)
-        removed = (model.graph.exists.to(model.device) & ~kept).to(clean.dtype)
-        for i, logits in zip(chunk, run_circuits(model, batch, corrupt, removed), strict=True):
+        removed = (model.graph.exists.to(model.device) & ~kept).to(empty.dtype)
+        for i, logits in zip(chunk, run_circuits(model, batch, pair, removed), strict=True):
             values[i] = measure(metric, logits, batch).double().cpu()
     return Evaluation(
         values,
-        measure(metric, clean, batch).double().cpu(),
-        measure(metric, corrupt.run.logits, batch).double().cpu(),
+        measure(metric, pair.clean.logits, batch).double().cpu(),
+        measure(metric, empty, batch).double().cpu(),
     )
+
+
+def _run_empty(model: Model, batch: Batch, pair: Pair) -> Float[Tensor, "batch vocab"]:
+    """What is left when every edge is removed, where that is no run of the corrupt prompts."""
+    everything = model.graph.exists.to(pair.replaced.embed)[None]
+    return run_circuits(model, batch, pair, everything)[0]
 
 
 def _chunks(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 EMBEDDING = "blocks.0.hook_in"
+POSITIONS = "pos_embed.hook_out"
 FINAL_STREAM = "ln_final.hook_in"
 UNEMBED_IN = "unembed.hook_in"
 

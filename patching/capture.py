@@ -4,13 +4,14 @@ Writers are kept as small as they are: heads before their output projection, in 
 difference of two runs is taken; `expand_writes` makes d_model of a few tokens at a time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.blocks import EMBEDDING, Block, widen
+from patching.blocks import EMBEDDING, POSITIONS, Block, widen
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
 
@@ -19,26 +20,35 @@ from patching.tasks.task import Batch
 class Writes:
     """What the writers add to the stream at some tokens, in float32 or wider.
 
-    `heads[l]` is the `Block.head_input` of layer l. Linear: differences are taken part by part.
+    `embed` is the token embedding alone, without learned positions. `heads[l]` is the
+    `Block.head_input` of layer l. All of it is linear: differences are taken part by part.
     """
 
     embed: Float[Tensor, "token d_model"]
     heads: tuple[Float[Tensor, "token head d_head"], ...]
     mlps: tuple[Float[Tensor, "token d_model"], ...]
 
-    def __sub__(self, other: "Writes") -> "Writes":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Writes":
+        """The same change made to every part."""
         return Writes(
-            self.embed - other.embed,
-            tuple(a - b for a, b in zip(self.heads, other.heads, strict=True)),
-            tuple(a - b for a, b in zip(self.mlps, other.mlps, strict=True)),
+            change(self.embed), tuple(map(change, self.heads)), tuple(map(change, self.mlps))
         )
 
-    def __getitem__(self, tokens: slice) -> "Writes":
+    def _pairwise(self, other: "Writes", join: Callable[[Tensor, Tensor], Tensor]) -> "Writes":
         return Writes(
-            self.embed[tokens],
-            tuple(part[tokens] for part in self.heads),
-            tuple(part[tokens] for part in self.mlps),
+            join(self.embed, other.embed),
+            tuple(map(join, self.heads, other.heads)),
+            tuple(map(join, self.mlps, other.mlps)),
         )
+
+    def __sub__(self, other: "Writes") -> "Writes":
+        return self._pairwise(other, torch.sub)
+
+    def __add__(self, other: "Writes") -> "Writes":
+        return self._pairwise(other, torch.add)
+
+    def __getitem__(self, tokens: slice | Int[Tensor, " chosen"]) -> "Writes":
+        return self.map(lambda part: part[tokens])
 
     def __len__(self) -> int:
         return len(self.embed)
@@ -46,10 +56,14 @@ class Writes:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: logits at the answer positions, the whole embedding, chosen writes."""
+    """A finished run: logits at the answer positions, the whole embedding, chosen writes.
+
+    `positions` is the part of the embedding that learned position embeddings add (else zeros).
+    """
 
     logits: Float[Tensor, "batch vocab"]
     embedding: Float[Tensor, "batch pos d_model"]
+    positions: Float[Tensor, "batch pos d_model"]
     writes: Writes
 
 
@@ -69,7 +83,9 @@ class Recorder:
     @property
     def hooks(self) -> list[tuple[str, Hook]]:
         """To be in place during the run."""
-        hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._keep_whole)]
+        hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._keep_whole(EMBEDDING))]
+        if self._model.learns_positions:
+            hooks.append((POSITIONS, self._keep_whole(POSITIONS)))
         for block in self._model.blocks:
             hooks.append((block.z, self._keep(block.z)))
             if block.post_attention_norm is not None:
@@ -80,15 +96,19 @@ class Recorder:
     def finish(self, logits: Float[Tensor, "batch vocab"]) -> Run:
         """The run, after it has happened."""
         embedding, kept = self._kept[EMBEDDING], self._kept
+        positions = kept.get(POSITIONS, embedding.new_zeros(())).expand_as(embedding)
         writes = Writes(
-            widen(embedding[self._tokens]),
+            widen(embedding[self._tokens]) - positions[self._tokens],
             tuple(widen(kept[block.z]) for block in self._model.blocks),
             tuple(widen(kept[block.mlp_out]) for block in self._model.blocks),
         )
-        return Run(logits.detach(), embedding, writes)
+        return Run(logits.detach(), embedding, positions, writes)
 
-    def _keep_whole(self, embedding: Tensor) -> None:
-        self._kept[EMBEDDING] = embedding.detach()
+    def _keep_whole(self, name: str) -> Hook:
+        def hook(tensor: Tensor) -> None:
+            self._kept[name] = tensor.detach()
+
+        return hook
 
     def _keep(self, name: str) -> Hook:
         def hook(tensor: Tensor) -> None:

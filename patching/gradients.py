@@ -10,17 +10,17 @@ back through the norm to the stream is linear but for one rank-1 term:
 so `W_j` can wait until gradients have been summed over the points of a path.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.blocks import EMBEDDING, FINAL_STREAM, Block, Norm, widen
 from patching.capture import indices
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
+from patching.rules import Rule, plain
 from patching.tasks.task import Batch
 
 
@@ -56,44 +56,55 @@ class Point:
     embedding_gradient: Float[Tensor, "batch pos d_model"]
 
 
-class GradientSum:
-    """Adds up reader gradients over runs of one batch; `finish` hands the sum over."""
+@dataclass(frozen=True)
+class Start:
+    """A run to differentiate: which prompts, from which embedding, with what changed."""
 
-    def __init__(self, model: Model, batch: Batch) -> None:
+    weight: float
+    prompts: Int[Tensor, "batch pos"]
+    embedding: Float[Tensor, "batch pos d_model"] | None = None
+    hooks: tuple[tuple[str, Hook], ...] = ()
+
+
+class GradientSum:
+    """Adds up reader gradients at some tokens over runs; `finish` hands the sum over."""
+
+    def __init__(self, model: Model, tokens: Bool[Tensor, "batch pos"], rule: Rule = plain) -> None:
         self._model = model
-        self._batch = batch
-        self._tokens = indices(batch.can_differ)
+        self._rule = rule
+        self._tokens = indices(tokens)
         self._projected: list[Tensor] = [torch.zeros(())] * len(model.blocks)
         self._x_hat: list[list[Tensor]] = [[] for _ in model.blocks]
         self._radial: list[list[Tensor]] = [[] for _ in model.blocks]
         self._mlps: list[Tensor] = [torch.zeros(())] * len(model.blocks)
         self._logits: Tensor = torch.zeros(())
 
-    def add(
-        self,
-        metric: Metric,
-        *,
-        weight: float = 1.0,
-        embedding: Float[Tensor, "batch pos d_model"] | None = None,
-        hooks: Iterable[tuple[str, Hook]] = (),
-    ) -> Point:
-        """Run the clean prompts, from `embedding` if one is given, and add their gradients."""
-        live = _Live(self._model, self._tokens, embedding)
+    def add(self, batch: Batch, metric: Metric, start: Start) -> Point:
+        """Run the prompts and add their gradients, under the backward rule."""
+        live = _Live(self._model, self._tokens, start.embedding)
+        rule = self._rule.start(self._model)
         with torch.enable_grad():
             logits = self._model.answer_logits(
-                self._batch.clean, self._batch, [*live.hooks(), *hooks]
+                start.prompts, batch, [*live.hooks(), *start.hooks, *rule.hooks]
             )
-            values = measure(metric, logits, self._batch)
+            values = measure(metric, logits, batch)
             names = list(live.tensors)
-            found = torch.autograd.grad(values.sum(), [live.tensors[name] for name in names])
+            found = torch.autograd.grad(
+                values.sum(),
+                [live.tensors[name] for name in names],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        rule.check()
         gradients = dict(zip(names, found, strict=True))
         with torch.no_grad():
             for block in self._model.blocks:
-                self._add_attention(block, gradients, live, weight)
-                self._mlps[block.index] = self._mlps[block.index] + weight * self._at_mlp(
+                self._add_attention(block, gradients, live, start.weight)
+                self._mlps[block.index] = self._mlps[block.index] + start.weight * self._at_mlp(
                     block, gradients, live
                 )
-            self._logits = self._logits + weight * widen(gradients[FINAL_STREAM][self._tokens])
+            at_logits = widen(gradients[FINAL_STREAM][self._tokens])
+            self._logits = self._logits + start.weight * at_logits
         return Point(values.detach(), logits.detach(), gradients[EMBEDDING])
 
     def finish(self) -> ReaderGradients:
@@ -113,18 +124,25 @@ class GradientSum:
     def _add_attention(
         self, block: Block, gradients: dict[str, Tensor], live: "_Live", weight: float
     ) -> None:
-        at_tokens = [widen(gradients[name][self._tokens]) for name in block.qkv]
-        g = torch.cat(at_tokens, dim=1)
-        if block.attention_norm is not None:
+        g = torch.cat([widen(gradients[name][self._tokens]) for name in block.qkv], dim=1)
+        norm = block.attention_norm
+        if norm is not None:
             x = live.norm_inputs[block.stream_in]
-            g = g / block.attention_norm.sigma(x)[..., None]
-            made = [
-                widen(live.tensors[name].detach()[self._tokens]) - offset
-                for name, offset in zip(block.qkv, block.qkv_offset, strict=True)
-            ]
-            self._x_hat[block.index].append(block.attention_norm.x_hat(x))
-            self._radial[block.index].append(weight * (g * torch.cat(made, dim=1)).sum(dim=-1))
+            g = g / norm.sigma(x)[..., None]
+            if not self._rule.freezes_norms:
+                self._x_hat[block.index].append(norm.x_hat(x))
+                self._radial[block.index].append(weight * self._along_x_hat(block, g, live))
         self._projected[block.index] = self._projected[block.index] + weight * g
+
+    def _along_x_hat(
+        self, block: Block, g: Float[Tensor, "token reader d_head"], live: "_Live"
+    ) -> Float[Tensor, "token reader"]:
+        """`g . (W^T gamma x_hat)`: projections less what does not come from the stream."""
+        made = [
+            widen(live.tensors[name].detach()[self._tokens]) - offset
+            for name, offset in zip(block.qkv, block.qkv_offset, strict=True)
+        ]
+        return (g * torch.cat(made, dim=1)).sum(dim=-1)
 
     def _at_mlp(
         self, block: Block, gradients: dict[str, Tensor], live: "_Live"
@@ -132,14 +150,25 @@ class GradientSum:
         g = widen(gradients[block.mlp_in][self._tokens])
         if block.mlp_norm is None:
             return g
-        return through_norm(block.mlp_norm, g, live.norm_inputs[block.mlp_stream])
+        x = live.norm_inputs[block.mlp_stream]
+        return through_norm(block.mlp_norm, g, x, frozen=self._rule.freezes_norms)
 
 
 def through_norm(
-    norm: Norm, g: Float[Tensor, "token d_model"], x: Float[Tensor, "token d_model"]
+    norm: Norm,
+    g: Float[Tensor, "token d_model"],
+    x: Float[Tensor, "token d_model"],
+    *,
+    frozen: bool = False,
 ) -> Float[Tensor, "token d_model"]:
-    """The gradient before a norm, given the one after it and the norm's input."""
-    u, x_hat = norm.pull_back(g) / norm.sigma(x), norm.x_hat(x)
+    """The gradient before a norm, given the one after it and the norm's input.
+
+    `frozen`: as if the norm's denominator were a constant.
+    """
+    u = norm.pull_back(g) / norm.sigma(x)
+    if frozen:
+        return u
+    x_hat = norm.x_hat(x)
     return u - x_hat * (u * x_hat).mean(dim=-1, keepdim=True)
 
 

@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.blocks import UNEMBED_IN, Block, find_blocks, widen
+from patching.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
 from patching.graph import Graph
 from patching.loading import Opened, Source, Wishes, open_source
 from patching.proof import prove
+from patching.stack import returns_tuples
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer
 
@@ -84,6 +85,16 @@ class Model:
     def device(self) -> torch.device:
         """Where tokens go in."""
         return next(self.bridge.parameters()).device
+
+    @property
+    def learns_positions(self) -> bool:
+        """Whether the embedding has a learned part for each position."""
+        return POSITIONS in self.bridge.hook_dict
+
+    @cached_property
+    def blocks_return_tuples(self) -> bool:
+        """Whether the family's blocks return a tuple (for `resume`)."""
+        return returns_tuples(self.bridge)
 
     @cached_property
     def weights(self) -> str:

@@ -23,7 +23,9 @@ class SlowTwin:
     def __init__(self, model, batch, circuit):
         self.model, self.graph, self.circuit = model, model.graph, circuit
         everywhere = torch.ones_like(batch.is_token)
-        writes = expand_writes(model, capture(model, batch.corrupt, batch, at=everywhere).writes)
+        run = capture(model, batch.corrupt, batch, at=everywhere)
+        writes = expand_writes(model, run.writes)
+        self.positions = run.positions  # a constant: no writer's
         self.corrupt = writes.unflatten(1, batch.corrupt.shape)
         self.live = torch.zeros_like(self.corrupt)
         self.kept = {}
@@ -36,7 +38,7 @@ class SlowTwin:
         return total
 
     def hooks(self):
-        hooks = [(EMBEDDING, lambda x: self.wrote(0, x))]
+        hooks = [(EMBEDDING, lambda x: self.wrote(0, x - self.positions))]
         for block in self.model.blocks:
             hooks += self.attention_hooks(block) + self.mlp_hooks(block)
         last = len(self.graph.destinations) - 1

@@ -7,8 +7,9 @@ import torch
 
 from circuits import Circuit
 from circuits.evaluation import evaluate
-from circuits.intervention import run_circuits, run_corrupt
+from circuits.intervention import run_circuits, run_pair
 from circuits.scoring import eap
+from patching.ablations import resample
 from patching.metrics import logit_diff
 from patching.model import Model
 
@@ -72,9 +73,9 @@ def test_eap_is_the_slope_of_exact_edge_interventions(family, model, task):
     removed = torch.zeros(2 * len(edges), *model.graph.exists.shape, dtype=model.dtype)
     for i, (source, dest) in enumerate(edges):
         removed[2 * i, source, dest], removed[2 * i + 1, source, dest] = step, -step
-    corrupt = run_corrupt(model, batch)
+    pair = run_pair(model, batch, resample(model))
     values = [
-        logit_diff(logits, batch).mean() for logits in run_circuits(model, batch, corrupt, removed)
+        logit_diff(logits, batch).mean() for logits in run_circuits(model, batch, pair, removed)
     ]
     slopes = torch.stack(values[1::2]) - torch.stack(values[0::2])
     expected = torch.stack([scores[edge] for edge in edges])

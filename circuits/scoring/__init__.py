@@ -3,31 +3,52 @@
 One signature, `(model, task, metric, *, ...) -> Scores`, and one sign: **positive = the edge helps
 the metric in the clean run**, an estimate of `metric(clean) - metric(that edge corrupted)`. Scores
 are summed over positions and averaged over examples, in float64.
+
+Gradient methods are combinations of a backward rule (what gradient), a path (where it is taken)
+and an ablation (what a removed writer becomes): `score(model, task, metric, Recipe(...))`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from circuits.scores import Scores
-from circuits.scoring.eap import eap, eap_ig
+from circuits.scoring.methods import METHODS, Method
+from circuits.scoring.named import (
+    clean_corrupt,
+    eap,
+    eap_ig,
+    gim,
+    ig_activations,
+    relp,
+    relp_ah,
+)
+from circuits.scoring.paths import (
+    PATHS,
+    Path,
+    along_activations,
+    along_inputs,
+    at_both,
+    at_clean,
+    at_corrupt,
+)
 from circuits.scoring.quadrature import QUADRATURES, Quadrature
+from circuits.scoring.score import Recipe, score
 
-__all__ = ["METHODS", "QUADRATURES", "Method", "Quadrature", "eap", "eap_ig"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A scorer as the shell offers it: F and B are one forward and one backward of a batch."""
-
-    function: Callable[..., Scores]
-    cost: str
-    source: str
-    takes_steps: bool = False
-
-
-METHODS: dict[str, Method] = {
-    "eap": Method(eap, "2F + 1B", "Syed et al. 2023, arXiv:2310.10348"),
-    "eap-ig": Method(
-        eap_ig, "2F + steps (F + B)", "Hanna et al. 2024, arXiv:2403.17806", takes_steps=True
-    ),
-}
+__all__ = [
+    "METHODS",
+    "PATHS",
+    "QUADRATURES",
+    "Method",
+    "Path",
+    "Quadrature",
+    "Recipe",
+    "along_activations",
+    "along_inputs",
+    "at_both",
+    "at_clean",
+    "at_corrupt",
+    "clean_corrupt",
+    "eap",
+    "eap_ig",
+    "gim",
+    "ig_activations",
+    "relp",
+    "relp_ah",
+    "score",
+]

@@ -18,7 +18,7 @@ class BatchScores:
     """Scores of some examples, summed or averaged, and the completeness delta of each."""
 
     matrix: Float[Tensor, "source dest"]
-    completeness: Float[Tensor, " example"]
+    completeness: Float[Tensor, " example"] | None
 
 
 ScoreBatch = Callable[[Batch], BatchScores]
@@ -46,12 +46,12 @@ def score_batches(
             "take logit_diff, prob_diff or kl"
         )
     model.check(task)
-    task.require_contrast()
     total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
     completeness = []
     batches = task.batches(batch_size, model.device)
     for batch in track(batches, "scoring", task.n_batches(batch_size)):
         scores = score_batch(batch)
         total += scores.matrix
-        completeness.append(scores.completeness.double().cpu())
-    return BatchScores(total / len(task), torch.cat(completeness))
+        if scores.completeness is not None:
+            completeness.append(scores.completeness.double().cpu())
+    return BatchScores(total / len(task), torch.cat(completeness) if completeness else None)

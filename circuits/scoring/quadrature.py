@@ -54,3 +54,9 @@ QUADRATURES: dict[str, Quadrature] = {
     "trapezoid": trapezoid,
     "gauss-legendre": gauss_legendre,
 }
+
+
+def name_of(rule: Quadrature) -> str:
+    """The shell's name of a rule, or the function's own."""
+    names = {known: name for name, known in QUADRATURES.items()}
+    return names.get(rule, getattr(rule, "__name__", "own rule"))

@@ -61,14 +61,24 @@ class Batch:
         return not bool(self.is_token[:, 0].all())
 
     @cached_property
+    def up_to_answer(self) -> Bool[Tensor, "batch pos"]:
+        """Real tokens up to the answer position."""
+        places = torch.arange(self.clean.shape[1], device=self.clean.device)
+        return self.is_token & (places <= self.answer_pos[:, None])
+
+    @property
+    def places(self) -> Int[Tensor, "batch pos"]:
+        """Each token's number in its own row, counted from the first real one."""
+        return (self.is_token.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    @cached_property
     def can_differ(self) -> Bool[Tensor, "batch pos"]:
         """Tokens from the first difference between the two runs up to the answer position.
 
         Before, both runs of a causal model are equal; after, nothing reaches the answer.
         """
         differs = (self.clean != self.corrupt).int().cummax(dim=1).values.bool()
-        positions = torch.arange(self.clean.shape[1], device=self.clean.device)
-        return differs & self.is_token & (positions <= self.answer_pos[:, None])
+        return differs & self.up_to_answer
 
 
 @dataclass(frozen=True)

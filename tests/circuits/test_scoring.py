@@ -9,11 +9,10 @@ import toys
 
 from circuits.scoring import METHODS, QUADRATURES, eap, eap_ig
 from circuits.scoring.contract import edge_scores
-from circuits.scoring.eap import _score_at_clean, _score_on_path
 from circuits.scoring.quadrature import midpoint
 from patching import tasks
 from patching.capture import capture
-from patching.gradients import GradientSum
+from patching.gradients import GradientSum, Start
 from patching.metrics import accuracy, kl, logit_diff, prob_diff
 from patching.model import Model
 from patching.tasks import Prompt, Task
@@ -158,15 +157,13 @@ def ragged_task() -> Task:
     return Task("ragged", tuple(prompt for part in parts for prompt in part))
 
 
-def test_scores_are_zero_when_clean_equals_corrupt(model):
+@pytest.mark.parametrize("scorer", [eap, eap_ig])
+def test_scores_are_zero_when_clean_equals_corrupt(model, scorer, monkeypatch):
+    monkeypatch.setattr(Task, "require_contrast", lambda task: None)
     same = tuple(replace(p, corrupt=p.clean) for p in families.task().prompts)
-    (batch,) = Task("same", same).batches(len(same))
-    for scores in (
-        _score_at_clean(model, batch, logit_diff),
-        _score_on_path(model, batch, logit_diff, [(0.5, 1.0)]),
-    ):
-        assert float(scores.matrix.abs().max()) == 0
-        assert float(scores.completeness.abs().max()) == 0
+    scores = scorer(model, Task("same", same), logit_diff)
+    assert float(scores.matrix.abs().max()) == 0
+    assert float(scores.completeness.abs().max()) == 0
 
 
 def test_token_tiles_do_not_change_the_scores(model, monkeypatch):
@@ -184,8 +181,8 @@ def test_bfloat16_models_are_scored_in_float32():
     # bfloat16 keeps 8 bits (0.4 %); products and sums in float32 add nothing to that
     assert (rough.matrix - wide.matrix).abs().max() < 0.02 * wide.matrix.abs().max()
     (batch,) = task.batches(16)
-    gradients = GradientSum(model, batch)
-    gradients.add(logit_diff)
+    gradients = GradientSum(model, batch.can_differ)
+    gradients.add(batch, logit_diff, Start(1.0, batch.clean))
     run = capture(model, batch.corrupt, batch)
     assert run.writes.embed.dtype == torch.float32
     assert edge_scores(model, run.writes, gradients.finish()).dtype == torch.float64
@@ -211,7 +208,9 @@ def test_provenance_says_what_was_done(gpt2):
     scores = eap_ig(gpt2, families.task(), prob_diff, steps=2, quadrature=QUADRATURES["left"])
     said = scores.provenance
     assert said["method"] == "eap-ig"
-    assert said["options"] == {"steps": 2, "quadrature": "left"}
+    assert said["options"]["steps"] == 2
+    assert said["options"]["quadrature"] == "left"
+    assert (said["options"]["rule"], said["options"]["path"]) == ("plain", "inputs")
     assert said["metric"] == "prob_diff"
     assert said["n_examples"] == len(families.task())
     assert said["weights"] == gpt2.weights

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from patching.blocks import EMBEDDING, FINAL_STREAM, Block, Norm, find_norm
-from patching.gradients import GradientSum, Point, ReaderGradients, through_norm
+from patching.gradients import GradientSum, Point, ReaderGradients, Start, through_norm
 from patching.metrics import Metric, logit_diff, measure, prob_diff
 from patching.model import Model
 from patching.tasks import Batch, Prompt, Task
@@ -59,8 +59,8 @@ def ragged(padding: str = "right") -> Task:
 
 
 def gradients(model: Model, batch: Batch) -> tuple[Point, ReaderGradients]:
-    total = GradientSum(model, batch)
-    point = total.add(logit_diff)
+    total = GradientSum(model, batch.can_differ)
+    point = total.add(batch, logit_diff, Start(1.0, batch.clean))
     return point, total.finish()
 
 
@@ -91,7 +91,8 @@ def norms(block: Block) -> Iterator[Norm]:
 @pytest.mark.parametrize("metric", [logit_diff, prob_diff])
 def test_the_gradient_at_the_embedding_is_plain_autograds(family, model, batch, metric):
     values, expected = plain_gradient(family, batch, metric, change=lambda stream: stream)
-    point = GradientSum(model, batch).add(metric)
+    total = GradientSum(model, batch.can_differ)
+    point = total.add(batch, metric, Start(1.0, batch.clean))
     assert_same(point.values, values, floor(family))
     assert_same(point.embedding_gradient, expected, floor(family))
 
@@ -103,7 +104,8 @@ def test_the_gradient_from_another_embedding_is_taken_there(family, model, batch
     streams: list[Tensor] = []
     model.answer_logits(batch.clean, batch, [(EMBEDDING, streams.append)])
     values, expected = plain_gradient(family, batch, logit_diff, change=halve)
-    point = GradientSum(model, batch).add(logit_diff, embedding=halve(streams[0]))
+    start = Start(1.0, batch.clean, embedding=halve(streams[0]))
+    point = GradientSum(model, batch.can_differ).add(batch, logit_diff, start)
     assert_same(point.values, values, floor(family))
     assert_same(point.embedding_gradient, expected, floor(family))
 
@@ -187,9 +189,9 @@ def test_left_padding_that_gives_nan_is_refused_with_the_way_out(family, model):
 def test_weights_of_points_add_up(model, batch):
     """The same run twice, with weights 0.25 and 0.75, is the run once."""
     _, once = gradients(model, batch)
-    total = GradientSum(model, batch)
+    total = GradientSum(model, batch.can_differ)
     for weight in (0.25, 0.75):
-        total.add(logit_diff, weight=weight)
+        total.add(batch, logit_diff, Start(weight, batch.clean))
     twice = total.finish()
     # the same float64 numbers, weighted by exact quarters and added: one rounding each
     assert_same(twice.logits, once.logits, 1e-14)

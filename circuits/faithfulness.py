@@ -1,0 +1,196 @@
+"""Faithfulness curves: how much circuits of every size keep, and how sure that is.
+
+Runs all circuits of a curve, random ones included, in one call. What a curve holds is in `points`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.chance import layer_matched_circuits, uniform_circuits
+from circuits.circuit import Circuit
+from circuits.evaluation import Evaluation, evaluate
+from circuits.intervals import check_draws, interval, ratio_of_means
+from circuits.points import Conditions, Curve
+from circuits.provenance import describe
+from circuits.scores import Ranking, Scores
+from circuits.select import prune, top_n
+from patching.graph import Graph
+from patching.metrics import Metric, accuracy, kl
+from patching.model import Model
+from patching.tasks.task import Task
+
+MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Sizes of the MIB benchmark, as shares of all edges. Mueller et al. 2025, arXiv:2504.13151."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which circuits make a curve, and how many random ones and draws say how sure it is.
+
+    `sizes` are numbers of edges before pruning, `MIB_SHARES` of the graph's edges if not given.
+    `prune` drops edges on no path from `embed` to `logits`, of random circuits too. `n_random` is
+    per size and kind (uniform, layer-matched). `n_bootstrap` draws of examples make the intervals;
+    0 leaves them out. `wrong_sign` accepts a task where corrupt prompts do better than clean ones.
+    """
+
+    ranking: Ranking
+    sizes: Sequence[int] | None = None
+    prune: bool = True
+    n_random: int = 10
+    n_bootstrap: int = 1000
+    seed: int = 0
+    wrong_sign: bool = False
+
+
+def curve(
+    model: Model,
+    task: Task,
+    scores: Scores,
+    metric: Metric,
+    sweep: Sweep,
+    *,
+    batch_size: int = 16,
+) -> Curve:
+    """Circuits of the best edges at every size, run on a task beside random circuits.
+
+    Faithfulness is (circuit - corrupt) / (clean - corrupt), of means over examples: 1 is the whole
+    model, 0 the corrupt run, and nothing keeps it between. Every distinct circuit is run once.
+
+    Raises:
+        ValueError: if the scores are of another graph, a size is out of range, clean and corrupt
+            do not differ or corrupt does better, or there are too few examples for intervals.
+    """
+    _check(model, task, scores, sweep)
+    shares, requested = _sizes(sweep, model.graph)
+    whole = [top_n(scores, n, ranking=sweep.ranking) for n in requested]
+    circuits = [prune(circuit) for circuit in whole] if sweep.prune else whole
+    chance = list(_random_circuits(whole, sweep))
+    run = evaluate_distinct(model, task, [*circuits, *chance], metric, batch_size=batch_size)
+    require_gap(run, metric, wrong_sign=sweep.wrong_sign)
+    values = run.values[: len(circuits)]
+    kept = run.faithfulness[len(circuits) :].reshape(len(circuits), 2, sweep.n_random)
+    return Curve(
+        circuits=tuple(circuits),
+        shares=shares,
+        requested=requested,
+        ranking=sweep.ranking,
+        values=values,
+        clean=run.clean,
+        corrupt=run.corrupt,
+        kl=evaluate_distinct(model, task, circuits, kl, batch_size=batch_size).values,
+        accuracy=evaluate_distinct(model, task, circuits, accuracy, batch_size=batch_size).values,
+        intervals=_intervals(values, run, sweep),
+        uniform=kept[:, 0],
+        layer_matched=kept[:, 1],
+        pruned=sweep.prune,
+        n_bootstrap=sweep.n_bootstrap,
+        seed=sweep.seed,
+        conditions=conditions(model, metric),
+        provenance=_provenance(model, task, scores, metric, sweep),
+    )
+
+
+def evaluate_distinct(
+    model: Model, task: Task, circuits: Sequence[Circuit], metric: Metric, *, batch_size: int
+) -> Evaluation:
+    """`evaluate`, with circuits of the same edges run only once.
+
+    Raises:
+        ValueError: as `evaluate` does.
+    """
+    distinct = {circuit: i for i, circuit in enumerate(dict.fromkeys(circuits))}
+    run = evaluate(model, task, list(distinct), metric, batch_size=batch_size)
+    rows = torch.tensor([distinct[circuit] for circuit in circuits])
+    return Evaluation(run.values[rows], run.clean, run.corrupt)
+
+
+def require_gap(run: Evaluation, metric: Metric, *, wrong_sign: bool = False) -> None:
+    """Refuse a task on which faithfulness means nothing: no gap, or one of the wrong sign.
+
+    Raises:
+        ValueError: saying which, and what could be done.
+    """
+    clean, corrupt = float(run.clean.mean()), float(run.corrupt.mean())
+    runs = f"{metric.__name__} is {clean:.4g} on clean and {corrupt:.4g} on corrupt prompts"
+    if not np.isfinite(clean - corrupt):
+        raise ValueError(f"{runs}; most likely the weights or the metric hold NaN")
+    if clean == corrupt:
+        raise ValueError(
+            f"{runs}: there is no gap that a circuit could keep a share of; "
+            "give other prompts or another metric"
+        )
+    if clean < corrupt and not wrong_sign:
+        raise ValueError(
+            f"{runs}: the gap has the wrong sign, for larger is better, so the model does not do "
+            "what the metric asks; pass wrong_sign=True to judge circuits all the same"
+        )
+
+
+def conditions(model: Model, metric: Metric) -> Conditions:
+    """What a faithfulness number of this module says."""
+    return Conditions(
+        granularity="edges between writers and readers of the residual stream",
+        components=f"embedding, heads (q, k and v apart), MLPs, logits: {model.graph.describe()}",
+        ablation="resample (the paired corrupt prompt)",
+        positions="all tokens",
+        direction="noising: the clean prompt runs, removed edges carry the corrupt run",
+        ablated_set="every edge outside the circuit",
+        metric=metric.__name__,
+        averaging="ratio of means over examples (per-example ratios beside it)",
+    )
+
+
+def _random_circuits(whole: Sequence[Circuit], sweep: Sweep) -> Iterator[Circuit]:
+    """By size, then kind, then number."""
+    for circuit in whole:
+        for draw in (uniform_circuits, layer_matched_circuits):
+            yield from draw(circuit, sweep.n_random, seed=sweep.seed, pruned=sweep.prune)
+
+
+def _intervals(
+    values: Float[Tensor, "circuit example"], run: Evaluation, sweep: Sweep
+) -> Float[Tensor, "circuit 2"]:
+    runs = (values, run.clean, run.corrupt)
+    ends = interval(ratio_of_means, runs, n=sweep.n_bootstrap, seed=sweep.seed)
+    return torch.from_numpy(np.stack(ends, axis=1))
+
+
+def _sizes(sweep: Sweep, graph: Graph) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Shares and numbers of edges; MIB cuts fractions of an edge off."""
+    if sweep.sizes is None:
+        return MIB_SHARES, tuple(int(share * graph.n_edges) for share in MIB_SHARES)
+    return tuple(n / graph.n_edges for n in sweep.sizes), tuple(sweep.sizes)
+
+
+def _check(model: Model, task: Task, scores: Scores, sweep: Sweep) -> None:
+    if scores.graph != model.graph:
+        raise ValueError(
+            f"these scores are of another graph ({scores.graph.describe()}) than that of "
+            f"{model.name} ({model.graph.describe()})"
+        )
+    check_draws(sweep.n_bootstrap, len(task))
+    if sweep.n_random < 0:
+        raise ValueError(f"cannot draw {sweep.n_random} random circuits; 0 leaves them out")
+    if sweep.sizes is None:
+        return
+    sizes, n_edges = list(sweep.sizes), model.graph.n_edges
+    if not sizes:
+        raise ValueError("a curve needs at least one size, got none")
+    if sizes != sorted(sizes):
+        raise ValueError(f"the sizes of a curve go from small to large, got {sizes}")
+    wrong = [n for n in sizes if not 0 <= n <= n_edges]
+    if wrong:
+        raise ValueError(f"no circuit can have {wrong[0]} edges; this graph has {n_edges}, 0 least")
+
+
+def _provenance(
+    model: Model, task: Task, scores: Scores, metric: Metric, sweep: Sweep
+) -> dict[str, object]:
+    options = {key: value for key, value in asdict(sweep).items() if key != "sizes"}
+    made = describe(model, task, metric, "faithfulness curve", options)
+    return {**made, **asdict(conditions(model, metric)), "scores": dict(scores.provenance)}

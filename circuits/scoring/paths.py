@@ -1,0 +1,172 @@
+"""Paths: at which runs gradients are taken, and with what weight.
+
+Plain runs of the clean or corrupt prompt come first, since they also show what writers write; a
+path between the two needs both before it starts. Every path works with every backward rule.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.scoring.quadrature import Quadrature, midpoint, name_of
+from patching.ablations import Replacement
+from patching.capture import Run, Writes
+from patching.model import Hook, Model
+from patching.tasks.task import Batch
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Both ends of a path, at one batch: the clean run and what replaces it."""
+
+    model: Model
+    batch: Batch
+    tokens: Bool[Tensor, "batch pos"]
+    clean: Run
+    replaced: Replacement
+
+    @property
+    def difference(self) -> Writes:
+        """Clean writes minus their replacements, at `tokens`."""
+        return self.clean.writes - self.replaced.writes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run on the way, from another embedding or with hooks that change activations.
+
+    Its gradients score the edges out of the writers in `sources`, or of all.
+    """
+
+    weight: float
+    embedding: Float[Tensor, "batch pos d_model"] | None = None
+    hooks: tuple[tuple[str, Hook], ...] = ()
+    sources: slice | None = None
+
+
+Between = Callable[[Ends], Iterator[Step]]
+
+
+@dataclass(frozen=True)
+class Path:
+    """Weights of the gradients at the clean and the corrupt run, and of steps between them.
+
+    `completes` says that the embedding's scores add up to the gap as steps grow in number.
+    """
+
+    name: str
+    cost: str
+    clean: float = 0.0
+    corrupt: float = 0.0
+    between: Between | None = None
+    completes: bool = False
+    options: dict[str, object] = field(default_factory=dict)
+
+
+at_clean = Path("clean", "2F + 1B", clean=1.0)
+at_corrupt = Path("corrupt", "2F + 1B", corrupt=1.0)
+at_both = Path("clean-corrupt", "2F + 2B", clean=0.5, corrupt=0.5)
+
+
+def along_inputs(steps: int = 5, quadrature: Quadrature = midpoint) -> Path:
+    """Straight from the replaced embedding to the clean one. Hanna et al. 2024, arXiv:2403.17806.
+
+    Raises:
+        ValueError: if there are fewer than 1 steps.
+    """
+    points = _points(steps, quadrature)
+
+    def between(ends: Ends) -> Iterator[Step]:
+        start, end = ends.replaced.embedding, ends.clean.embedding
+        for position, weight in points:
+            yield Step(weight, embedding=torch.lerp(start, end, position))
+
+    return Path(
+        "inputs",
+        "2F + steps (F + B)",
+        between=between,
+        completes=True,
+        options={"steps": steps, "quadrature": name_of(quadrature)},
+    )
+
+
+def along_activations(
+    steps: int = 5, quadrature: Quadrature = midpoint, *, own_edges_only: bool = False
+) -> Path:
+    """Each writer group in turn (embedding, a layer's attention, an MLP), the others clean.
+
+    The published code averages the gradients of all groups' runs for every edge (EAP-IG, function
+    `get_scores_ig_activations`, which takes the right ends of the steps). With `own_edges_only`,
+    the textbook form, edges out of a writer use only the runs that move its own group.
+
+    Raises:
+        ValueError: if there are fewer than 1 steps.
+    """
+    points = _points(steps, quadrature)
+
+    def between(ends: Ends) -> Iterator[Step]:
+        groups = list(_groups(ends))
+        for sources, to_step in groups:
+            for position, weight in points:
+                step = to_step(1.0 - position)
+                if own_edges_only:
+                    yield Step(weight, step.embedding, step.hooks, sources)
+                else:
+                    yield Step(weight / len(groups), step.embedding, step.hooks)
+
+    return Path(
+        "activations-own" if own_edges_only else "activations",
+        "2F + (2 layers + 1) steps (F + B)",
+        between=between,
+        options={"steps": steps, "quadrature": name_of(quadrature)},
+    )
+
+
+def _groups(ends: Ends) -> Iterator[tuple[slice, Callable[[float], Step]]]:
+    """Each group's writers, and the run in which a share of its write is replaced.
+
+    What is moved is a given value: no gradient goes through it to what it was made from.
+    """
+    graph, difference = ends.model.graph, ends.difference
+    start, end = ends.replaced.embedding, ends.clean.embedding
+    yield slice(0, 1), lambda share: Step(0.0, embedding=torch.lerp(end, start, share))
+    for block in ends.model.blocks:
+        heads = graph.head_sources(block.index)
+        missing = block.head_writes(difference.heads[block.index]).sum(dim=0)
+        yield heads, _less(ends, block.attention_out, missing)
+        mlp = graph.mlp_source(block.index)
+        yield slice(mlp, mlp + 1), _less(ends, block.mlp_out, difference.mlps[block.index])
+
+
+def _less(
+    ends: Ends, name: str, missing: Float[Tensor, "token d_model"]
+) -> Callable[[float], Step]:
+    whole = missing.new_zeros(*ends.tokens.shape, missing.shape[-1])
+    whole[ends.tokens] = missing
+
+    def to_step(share: float) -> Step:
+        def hook(write: Tensor) -> Tensor:
+            return write.detach() - (share * whole).to(write.dtype)
+
+        return Step(0.0, hooks=((name, hook),))
+
+    return to_step
+
+
+def _points(steps: int, quadrature: Quadrature) -> list[tuple[float, float]]:
+    if steps < 1:
+        raise ValueError(f"integrated gradients need at least 1 step, got {steps}")
+    return list(zip(*quadrature(steps), strict=True))
+
+
+PATHS: dict[str, Callable[..., Path]] = {
+    "clean": lambda: at_clean,
+    "corrupt": lambda: at_corrupt,
+    "clean-corrupt": lambda: at_both,
+    "inputs": along_inputs,
+    "activations": along_activations,
+    "activations-own": lambda *args: along_activations(*args, own_edges_only=True),
+}
