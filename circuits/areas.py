@@ -9,23 +9,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.faithfulness import MIB_SHARES
 from circuits.intervals import Estimate, interval, ratio_of_means
 from circuits.points import Curve
 
-Axis = Callable[[NDArray], NDArray]
+Axis = Callable[[np.ndarray], np.ndarray]
 """Where a share of all edges lies on the axis that is integrated over."""
 
 
-def linear(shares: NDArray) -> NDArray:
+def linear(shares: np.ndarray) -> np.ndarray:
     """The share itself: MIB's axis."""
     return shares
 
 
-def logarithmic(shares: NDArray) -> NDArray:
+def logarithmic(shares: np.ndarray) -> np.ndarray:
     """Its logarithm, over the axis' length: an area is a mean over tenfolds.
 
     MIB's own log-scale area is this one times log(1000), for its ten shares.
@@ -66,7 +65,7 @@ def area(shares: Sequence[float], heights: Float[Tensor, " circuit"], axis: Axis
     """Trapezoids under any points of a curve, from its first share to its last.
 
     >>> import torch
-    >>> area(MIB_SHARES, torch.ones(10))
+    >>> round(area(MIB_SHARES, torch.ones(10)), 9)
     0.999
 
     Raises:
@@ -75,20 +74,26 @@ def area(shares: Sequence[float], heights: Float[Tensor, " circuit"], axis: Axis
     return float(_weights(shares, axis) @ heights.double().numpy())
 
 
-def _area(curve: Curve, axis: Axis, height: Callable[[NDArray], NDArray]) -> Estimate:
+def _area(curve: Curve, axis: Axis, height: Callable[[np.ndarray], np.ndarray]) -> Estimate:
     weights = _weights(curve.shares, axis)
 
-    def under(values: NDArray, clean: NDArray, corrupt: NDArray, axis: int = -1) -> NDArray:
+    def under(
+        values: np.ndarray, clean: np.ndarray, corrupt: np.ndarray, axis: int = -1
+    ) -> np.ndarray:
         return np.tensordot(weights, height(ratio_of_means(values, clean, corrupt, axis)), axes=1)
 
-    runs = (curve.values, curve.clean, curve.corrupt)
-    low, high = interval(under, runs, n=curve.n_bootstrap, seed=curve.seed)
-    value = under(*(run.numpy() for run in runs))
+    runs = curve.values, curve.clean, curve.corrupt
+    low, high = interval(under, *runs, n=curve.n_bootstrap, seed=curve.seed)
+    value = under(curve.values.numpy(), curve.clean.numpy(), curve.corrupt.numpy())
     return Estimate(float(value), float(low), float(high))
 
 
-def _weights(shares: Sequence[float], axis: Axis) -> NDArray:
-    """How much every point counts: half of the steps on its two sides."""
+def _weights(shares: Sequence[float], axis: Axis) -> np.ndarray:
+    """How much every point counts: half of the steps on its two sides.
+
+    Raises:
+        ValueError: if there are fewer than two points, or the shares do not grow from above 0.
+    """
     if len(shares) < 2 or shares[0] <= 0 or any(np.diff(shares) <= 0):
         raise ValueError(
             f"an area needs two or more shares that grow from above 0, got {list(shares)}"

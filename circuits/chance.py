@@ -12,7 +12,7 @@ from patching.graph import Graph
 
 
 def uniform_circuits(circuit: Circuit, n: int, *, seed: int, pruned: bool) -> list[Circuit]:
-    """N random circuits with as many edges as `circuit`, each set of edges equally likely.
+    """Random circuits with as many edges as `circuit`, each set of edges equally likely.
 
     With the same seed, the i-th circuits of two sizes are nested: both begin one random ranking.
     With `pruned`, edges on no path from `embed` to `logits` are dropped afterwards.
@@ -22,7 +22,7 @@ def uniform_circuits(circuit: Circuit, n: int, *, seed: int, pruned: bool) -> li
 
 
 def layer_matched_circuits(circuit: Circuit, n: int, *, seed: int, pruned: bool) -> list[Circuit]:
-    """N random circuits with as many edges into every layer as `circuit` has.
+    """Random circuits with as many edges into every layer as `circuit` has.
 
     The layer of an edge is that of its reader; the logits are a layer of their own. Harder to beat
     than `uniform_circuits`, for a circuit gets no credit for the layers it is in. Nested like
@@ -38,7 +38,7 @@ def layer_matched(circuit: Circuit, seed: int) -> Circuit:
     >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
     >>> circuit = Circuit.from_edges(graph, [("m0", "logits")])
     >>> layer_matched(circuit, seed=0).edges
-    [('a0.h0', 'logits')]
+    [('embed', 'logits')]
     """
     graph = circuit.graph
     shuffled = _shuffled(graph, seed)

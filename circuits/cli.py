@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from circuits.shell import commands, discovery, options
+from circuits.shell import commands, discovery, judging, options
 
 EPILOG = """examples:
   circuits discover --model toy --task ioi --out runs/ioi
   circuits score --model gpt2 --task ioi --method eap-ig --steps 5 --out scores.safetensors
   circuits select scores.safetensors --size 200 --out circuit.json
   circuits evaluate --model gpt2 --task ioi circuit.json --json
+  circuits curve --model gpt2 --task ioi scores.safetensors --plot curve.pdf
+  circuits compare a.json b.json
   circuits export circuit.json --out circuit.svg --out circuit.pdf
 """
 
@@ -69,11 +71,18 @@ def make_parser() -> options.Parser:
         return command
 
     model, task, method = options.model_options(), options.task_options(), options.method_options()
+    ablation = options.ablation_options()
     ranking, selection = options.ranking_options(), options.selector_options()
-    _add_discover(add(discovery.discover, DISCOVER, model, task, method, ranking, selection))
-    _add_score(add(commands.score, "score all edges", model, task, method, ranking))
+    result = options.result_options()
+    scoring = (model, task, method, ablation, ranking)
+    _add_discover(add(discovery.discover, DISCOVER, *scoring, selection))
+    _add_score(add(commands.score, "score all edges", *scoring))
     _add_select(add(commands.select, "choose a circuit from scores", ranking, selection))
-    _add_evaluate(add(commands.evaluate, "run circuits on a task", model, task))
+    _add_evaluate(add(commands.evaluate, "run circuits on a task", model, task, ablation))
+    _add_curve(
+        add(judging.curve, "judge scores at all sizes", model, task, ablation, ranking, result)
+    )
+    _add_compare(add(judging.compare, "say what circuits or scores share", ranking, result))
     _add_export(add(commands.export, "write a circuit in other forms, by suffix"))
     _add_show(add(commands.show, "print what a file holds", ranking))
     add(commands.methods, "list the scoring methods")
@@ -106,6 +115,37 @@ def _add_select(parser: options.Parser) -> None:
 def _add_evaluate(parser: options.Parser) -> None:
     parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
+
+
+def _add_curve(parser: options.Parser) -> None:
+    parser.add_argument("files", metavar="SCORES", nargs="+", help="what `circuits score` wrote")
+    parser.add_argument(
+        "--sizes",
+        type=options.numbers,
+        metavar="N,N,...",
+        help="numbers of edges before pruning (0.1 %% to 100 %% of all, as in MIB)",
+    )
+    parser.add_argument(
+        "--random",
+        type=options.natural,
+        default=10,
+        metavar="N",
+        help="random circuits per size, uniform and matched by layer (10 each)",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=options.natural,
+        default=1000,
+        metavar="N",
+        help="draws of prompts for the intervals (1000)",
+    )
+
+
+def _add_compare(parser: options.Parser) -> None:
+    parser.add_argument("files", metavar="FILE", nargs="+", help="circuits, or .safetensors scores")
+    parser.add_argument(
+        "--difference", metavar="FILE", help="write the first circuit without the second's edges"
+    )
 
 
 def _add_export(parser: options.Parser) -> None:

@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import stats
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TOP = (10, 100, 1000)
 
 
+@runtime_checkable
 class Comparison(Protocol):
     """Named things and a number for every pair of them."""
 
@@ -213,7 +215,8 @@ def _correlations(a: Scores, b: Scores, ranking: Ranking) -> tuple[float, float]
     x, y = (ranked_by(one, ranking)[exists].numpy() for one in (a, b))
     if x.min() == x.max() or y.min() == y.max():
         return math.nan, math.nan
-    return float(stats.spearmanr(x, y).statistic), float(stats.kendalltau(x, y).statistic)
+    spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
+    return float(np.asarray(spearman)[0]), float(np.asarray(kendall)[0])
 
 
 def _top_overlap(a: Scores, b: Scores, k: int, ranking: Ranking) -> float:

@@ -2,7 +2,7 @@
 
 Take the same part K out of the circuit C and out of the whole model M: a complete circuit changes
 as the model does, |F(C - K) - F(M - K)| is small for every K, F being the mean metric. A circuit
-that lacks a back-up path is faithful and yet incomplete. Wang et al. 2022, arXiv:2211.00593, sec. 4.
+that lacks a back-up path is faithful and yet incomplete. Wang et al. 2022, arXiv:2211.00593.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.faithfulness import evaluate_distinct, require_gap
 from circuits.subsets import Parts, Units, edge_units, join, without
-from patching.metrics import Metric
-from patching.model import Model
-from patching.tasks.task import Task
+from circuits.trial import Trial, require_gap, run
 
 if TYPE_CHECKING:
     import pandas
@@ -79,43 +76,27 @@ class Greedy:
     seed: int = 0
 
 
-def completeness(
-    model: Model,
-    task: Task,
-    circuit: Circuit,
-    metric: Metric,
-    parts: Parts,
-    *,
-    batch_size: int = 16,
-) -> Completeness:
+def completeness(trial: Trial, circuit: Circuit, parts: Parts) -> Completeness:
     """Circuit and model without each of the parts, in one call; without nothing comes first.
 
     Raises:
         ValueError: if a circuit or part is of another graph, or clean and corrupt do not differ.
     """
     cut = {NOTHING: Circuit.empty(circuit.graph), **parts}
-    full = Circuit.full(model.graph)
+    full = Circuit.full(circuit.graph)
     left = [without(whole, part) for whole in (circuit, full) for part in cut.values()]
-    run = evaluate_distinct(model, task, left, metric, batch_size=batch_size)
-    require_gap(run, metric)
+    found = run(trial, left)
+    require_gap(found, trial.metric)
     return Completeness(
         names=tuple(cut),
         parts=tuple(cut.values()),
-        circuit=run.values[: len(cut)],
-        model=run.values[len(cut) :],
-        gap=float(run.clean.mean() - run.corrupt.mean()),
+        circuit=found.values[: len(cut)],
+        model=found.values[len(cut) :],
+        gap=float(found.clean.mean() - found.corrupt.mean()),
     )
 
 
-def greedy_subsets(
-    model: Model,
-    task: Task,
-    circuit: Circuit,
-    metric: Metric,
-    search: Greedy,
-    *,
-    batch_size: int = 16,
-) -> Parts:
+def greedy_subsets(trial: Trial, circuit: Circuit, search: Greedy) -> Parts:
     """Per run of a greedy search, the part at which circuit and model differed most.
 
     All runs advance together, so that one step is one call. `completeness` measures the parts,
@@ -135,8 +116,8 @@ def greedy_subsets(
     for _ in range(min(search.steps, len(units))):
         tried = [_grown(part, units, search.candidates, rng) for part in parts]
         named = {f"{i} {j}": part for i, row in enumerate(tried) for j, part in enumerate(row)}
-        run = completeness(model, task, circuit, metric, named, batch_size=batch_size)
-        distances = iter(run.incompleteness[1:].tolist())
+        found = completeness(trial, circuit, named)
+        distances = iter(found.incompleteness[1:].tolist())
         worst = [_worst([(next(distances), part) for part in row]) for row in tried]
         parts = [part for _, part in worst]
         best = [_worst(pair) for pair in zip(best, worst, strict=True)]

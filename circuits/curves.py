@@ -16,7 +16,8 @@ from circuits.points import Curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Safe for colour-blind readers (Okabe and Ito 2008); more curves than these start over."""
 
-_CHANCE = "#888888"
+CHANCE = "random, matched by layer"
+_GREY = "#888888"
 _MARKERS = "osD^vP"
 _SMALL, _LABEL, _TITLE = 6, 7, 8  # points
 
@@ -25,8 +26,8 @@ def plot_curves(curves: Mapping[str, Curve], *, title: str | None = None) -> Fig
     """Faithfulness by the number of edges, on a logarithmic axis, one line per curve.
 
     Shading is the 95 % interval over examples. Grey is what random circuits keep, matched by
-    layer, of the first curve that has some: the median and the middle 95 %. Sizes are those run,
-    after pruning; circuits without edges have no place on the axis and keep nothing.
+    layer, of the first curve that has some: the median and the middle 95 %. Sizes are those asked
+    for, which circuits and random circuits share; 0 has no place on the axis.
 
     Raises:
         ValueError: if there is no curve, or curves are of different metrics.
@@ -71,8 +72,8 @@ def plot_comparison(comparison: Comparison, *, title: str | None = None) -> Figu
 
 
 def _draw_curve(axes: Axes, name: str, curve: Curve, i: int) -> None:
-    points = [point for point in curve.points if point.edges]
-    edges = [point.edges for point in points]
+    points = [point for point in curve.points if point.requested]
+    edges = [point.requested for point in points]
     colour, marker = COLOURS[i % len(COLOURS)], _MARKERS[i % len(_MARKERS)]
     low, high = [p.low for p in points], [p.high for p in points]
     axes.fill_between(edges, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -81,16 +82,15 @@ def _draw_curve(axes: Axes, name: str, curve: Curve, i: int) -> None:
 
 
 def _draw_chance(axes: Axes, curve: Curve | None) -> None:
-    """Random circuits at the sizes asked for: each one was pruned to a size of its own."""
     if curve is None:
         return
     points = [point for point in curve.points if point.requested]
     edges = [point.requested for point in points]
     low = [point.layer_matched_low for point in points]
     high = [point.layer_matched_high for point in points]
-    axes.fill_between(edges, low, high, color=_CHANCE, alpha=0.25, linewidth=0)
+    axes.fill_between(edges, low, high, color=_GREY, alpha=0.25, linewidth=0)
     median = [point.layer_matched_median for point in points]
-    axes.plot(edges, median, color=_CHANCE, linewidth=0.8, linestyle="--", label="random circuits")
+    axes.plot(edges, median, color=_GREY, linewidth=0.8, linestyle="--", label=CHANCE)
 
 
 def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -99,9 +99,9 @@ def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     for level in (0, 1):
         axes.axhline(level, color="#BBBBBB", linewidth=0.6, zorder=0)
-    pruned = " (after pruning)" if all(curve.pruned for curve in curves) else ""
+    pruned = " (before pruning)" if all(curve.pruned for curve in curves) else ""
     axes.set_xlabel(f"edges{pruned}", fontsize=_LABEL)
     axes.set_ylabel(f"faithfulness ({curves[0].conditions.metric})", fontsize=_LABEL)
     axes.tick_params(labelsize=_SMALL)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=_SMALL, loc="best")
+    axes.legend(frameon=False, fontsize=_SMALL, loc="upper left", bbox_to_anchor=(0, 0.93))

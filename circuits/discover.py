@@ -13,6 +13,7 @@ from circuits.export import save
 from circuits.report import Findings, Measured, Verdict, render, usable
 from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
+from patching.ablations import Ablation, resample
 from patching.files import write_text
 from patching.metrics import Metric, accuracy, kl, logit_diff
 from patching.model import Model
@@ -32,6 +33,7 @@ class Search:
     select: Callable[[Scores, int], Circuit]
     ranking: Ranking
     size: int
+    ablation: Ablation = resample
     seed: int = 0
     batch_size: int = 16
 
@@ -123,7 +125,14 @@ def _judge(
     nested = [circuit if n == search.size else search.select(scores, n) for n in sizes]
     chance = [random_circuit(model.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
     circuits = [*nested, *chance]
-    evaluation = evaluate(model, judged, circuits, search.metric, batch_size=search.batch_size)
+    evaluation = evaluate(
+        model,
+        judged,
+        circuits,
+        search.metric,
+        ablation=search.ablation,
+        batch_size=search.batch_size,
+    )
     measured = measure(evaluation, circuits)
     return Findings(
         circuit=circuit,

@@ -4,7 +4,7 @@ Runs all circuits of a curve, random ones included, in one call. What a curve ho
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from circuits.chance import layer_matched_circuits, uniform_circuits
 from circuits.circuit import Circuit
-from circuits.evaluation import Evaluation, evaluate
+from circuits.evaluation import Evaluation
 from circuits.intervals import check_draws, interval, ratio_of_means
 from circuits.points import Conditions, Curve
 from circuits.provenance import describe
 from circuits.scores import Ranking, Scores
 from circuits.select import prune, top_n
+from circuits.trial import Trial, prepare, require_gap, run
+from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.metrics import Metric, accuracy, kl
 from patching.model import Model
@@ -33,9 +35,10 @@ class Sweep:
     """Which circuits make a curve, and how many random ones and draws say how sure it is.
 
     `sizes` are numbers of edges before pruning, `MIB_SHARES` of the graph's edges if not given.
-    `prune` drops edges on no path from `embed` to `logits`, of random circuits too. `n_random` is
-    per size and kind (uniform, layer-matched). `n_bootstrap` draws of examples make the intervals;
-    0 leaves them out. `wrong_sign` accepts a task where corrupt prompts do better than clean ones.
+    `prune` drops edges on no path from `embed` to `logits`, of random circuits too; under zero or
+    mean ablation this changes what a circuit does. `n_random` is per size and kind (uniform,
+    layer-matched). `n_bootstrap` draws of examples make the intervals; 0 leaves them out.
+    `wrong_sign` accepts a task where corrupt prompts do better than clean ones.
     """
 
     ranking: Ranking
@@ -44,6 +47,7 @@ class Sweep:
     n_random: int = 10
     n_bootstrap: int = 1000
     seed: int = 0
+    ablation: Ablation = resample
     wrong_sign: bool = False
 
 
@@ -59,7 +63,8 @@ def curve(
     """Circuits of the best edges at every size, run on a task beside random circuits.
 
     Faithfulness is (circuit - corrupt) / (clean - corrupt), of means over examples: 1 is the whole
-    model, 0 the corrupt run, and nothing keeps it between. Every distinct circuit is run once.
+    model, 0 the empty circuit (under resampling the corrupt run), and nothing keeps it between.
+    Every distinct circuit is run once.
 
     Raises:
         ValueError: if the scores are of another graph, a size is out of range, clean and corrupt
@@ -70,77 +75,43 @@ def curve(
     whole = [top_n(scores, n, ranking=sweep.ranking) for n in requested]
     circuits = [prune(circuit) for circuit in whole] if sweep.prune else whole
     chance = list(_random_circuits(whole, sweep))
-    run = evaluate_distinct(model, task, [*circuits, *chance], metric, batch_size=batch_size)
-    require_gap(run, metric, wrong_sign=sweep.wrong_sign)
-    values = run.values[: len(circuits)]
-    kept = run.faithfulness[len(circuits) :].reshape(len(circuits), 2, sweep.n_random)
+    trial = prepare(model, task, metric, ablation=sweep.ablation, batch_size=batch_size)
+    found = run(trial, [*circuits, *chance])
+    require_gap(found, metric, wrong_sign=sweep.wrong_sign)
+    values = found.values[: len(circuits)]
+    kept = found.faithfulness[len(circuits) :].reshape(len(circuits), 2, sweep.n_random)
     return Curve(
         circuits=tuple(circuits),
         shares=shares,
         requested=requested,
         ranking=sweep.ranking,
         values=values,
-        clean=run.clean,
-        corrupt=run.corrupt,
-        kl=evaluate_distinct(model, task, circuits, kl, batch_size=batch_size).values,
-        accuracy=evaluate_distinct(model, task, circuits, accuracy, batch_size=batch_size).values,
-        intervals=_intervals(values, run, sweep),
+        clean=found.clean,
+        corrupt=found.corrupt,
+        kl=run(replace(trial, metric=kl), circuits).values,
+        accuracy=run(replace(trial, metric=accuracy), circuits).values,
+        intervals=_intervals(values, found, sweep),
         uniform=kept[:, 0],
         layer_matched=kept[:, 1],
         pruned=sweep.prune,
         n_bootstrap=sweep.n_bootstrap,
         seed=sweep.seed,
-        conditions=conditions(model, metric),
-        provenance=_provenance(model, task, scores, metric, sweep),
+        conditions=conditions(trial),
+        provenance=_provenance(trial, scores, sweep),
     )
 
 
-def evaluate_distinct(
-    model: Model, task: Task, circuits: Sequence[Circuit], metric: Metric, *, batch_size: int
-) -> Evaluation:
-    """`evaluate`, with circuits of the same edges run only once.
-
-    Raises:
-        ValueError: as `evaluate` does.
-    """
-    distinct = {circuit: i for i, circuit in enumerate(dict.fromkeys(circuits))}
-    run = evaluate(model, task, list(distinct), metric, batch_size=batch_size)
-    rows = torch.tensor([distinct[circuit] for circuit in circuits])
-    return Evaluation(run.values[rows], run.clean, run.corrupt)
-
-
-def require_gap(run: Evaluation, metric: Metric, *, wrong_sign: bool = False) -> None:
-    """Refuse a task on which faithfulness means nothing: no gap, or one of the wrong sign.
-
-    Raises:
-        ValueError: saying which, and what could be done.
-    """
-    clean, corrupt = float(run.clean.mean()), float(run.corrupt.mean())
-    runs = f"{metric.__name__} is {clean:.4g} on clean and {corrupt:.4g} on corrupt prompts"
-    if not np.isfinite(clean - corrupt):
-        raise ValueError(f"{runs}; most likely the weights or the metric hold NaN")
-    if clean == corrupt:
-        raise ValueError(
-            f"{runs}: there is no gap that a circuit could keep a share of; "
-            "give other prompts or another metric"
-        )
-    if clean < corrupt and not wrong_sign:
-        raise ValueError(
-            f"{runs}: the gap has the wrong sign, for larger is better, so the model does not do "
-            "what the metric asks; pass wrong_sign=True to judge circuits all the same"
-        )
-
-
-def conditions(model: Model, metric: Metric) -> Conditions:
-    """What a faithfulness number of this module says."""
+def conditions(trial: Trial) -> Conditions:
+    """What a faithfulness number from this trial says."""
+    graph = trial.model.graph
     return Conditions(
         granularity="edges between writers and readers of the residual stream",
-        components=f"embedding, heads (q, k and v apart), MLPs, logits: {model.graph.describe()}",
-        ablation="resample (the paired corrupt prompt)",
+        components=f"embedding, heads (q, k, v apart), MLPs, logits: {graph.describe()}",
+        ablation=trial.ablation.name,
         positions="all tokens",
-        direction="noising: the clean prompt runs, removed edges carry the corrupt run",
+        direction="noising: the clean prompt runs, removed edges carry the ablation",
         ablated_set="every edge outside the circuit",
-        metric=metric.__name__,
+        metric=trial.metric.__name__,
         averaging="ratio of means over examples (per-example ratios beside it)",
     )
 
@@ -153,10 +124,10 @@ def _random_circuits(whole: Sequence[Circuit], sweep: Sweep) -> Iterator[Circuit
 
 
 def _intervals(
-    values: Float[Tensor, "circuit example"], run: Evaluation, sweep: Sweep
+    values: Float[Tensor, "circuit example"], found: Evaluation, sweep: Sweep
 ) -> Float[Tensor, "circuit 2"]:
-    runs = (values, run.clean, run.corrupt)
-    ends = interval(ratio_of_means, runs, n=sweep.n_bootstrap, seed=sweep.seed)
+    runs = values, found.clean, found.corrupt
+    ends = interval(ratio_of_means, *runs, n=sweep.n_bootstrap, seed=sweep.seed)
     return torch.from_numpy(np.stack(ends, axis=1))
 
 
@@ -188,9 +159,13 @@ def _check(model: Model, task: Task, scores: Scores, sweep: Sweep) -> None:
         raise ValueError(f"no circuit can have {wrong[0]} edges; this graph has {n_edges}, 0 least")
 
 
-def _provenance(
-    model: Model, task: Task, scores: Scores, metric: Metric, sweep: Sweep
-) -> dict[str, object]:
-    options = {key: value for key, value in asdict(sweep).items() if key != "sizes"}
-    made = describe(model, task, metric, "faithfulness curve", options)
-    return {**made, **asdict(conditions(model, metric)), "scores": dict(scores.provenance)}
+def _provenance(trial: Trial, scores: Scores, sweep: Sweep) -> dict[str, object]:
+    options = {
+        "ranking": sweep.ranking,
+        "prune": sweep.prune,
+        "n_random": sweep.n_random,
+        "n_bootstrap": sweep.n_bootstrap,
+        "seed": sweep.seed,
+    }
+    made = describe(trial.model, trial.task, trial.metric, "faithfulness curve", options)
+    return {**made, **asdict(conditions(trial)), "scores": dict(scores.provenance)}

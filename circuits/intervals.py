@@ -4,13 +4,11 @@ Examples are drawn with replacement, each with its clean, corrupt and circuit va
 makes one prompt easy makes it easy in all runs, and independent draws would ignore that.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -28,6 +26,7 @@ class Estimate:
     high: float
 
 
+@runtime_checkable
 class Statistic(Protocol):
     """What is estimated from values `[circuit, ..., example]`, clean and corrupt `[..., example]`.
 
@@ -35,13 +34,15 @@ class Statistic(Protocol):
     """
 
     def __call__(
-        self, values: NDArray, clean: NDArray, corrupt: NDArray, axis: int = -1
-    ) -> NDArray:
+        self, values: np.ndarray, clean: np.ndarray, corrupt: np.ndarray, axis: int = -1
+    ) -> np.ndarray:
         """The estimate, over the examples on `axis`."""
         ...
 
 
-def ratio_of_means(values: NDArray, clean: NDArray, corrupt: NDArray, axis: int = -1) -> NDArray:
+def ratio_of_means(
+    values: np.ndarray, clean: np.ndarray, corrupt: np.ndarray, axis: int = -1
+) -> np.ndarray:
     """Faithfulness: (circuit - corrupt) / (clean - corrupt), of means over examples.
 
     NaN or infinite where clean and corrupt do not differ.
@@ -52,33 +53,35 @@ def ratio_of_means(values: NDArray, clean: NDArray, corrupt: NDArray, axis: int 
 
 
 def interval(
-    statistic: Statistic, runs: Sequence[Float[Tensor, "*rows example"]], *, n: int, seed: int
-) -> tuple[NDArray, NDArray]:
+    statistic: Statistic,
+    values: Float[Tensor, "circuit example"],
+    clean: Float[Tensor, " example"],
+    corrupt: Float[Tensor, " example"],
+    *,
+    n: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of the 95 % percentile interval of a statistic, from n draws.
+
+    Without draws (0) every interval is NaN.
 
     The percentile interval, because it stays defined where a statistic has no spread (the full
     circuit keeps exactly 1 in every draw). It needs some 15 examples to hold what it promises. An
     end is NaN if a draw leaves the statistic undefined. Efron 1979, Annals of Statistics 7.
 
-    Args:
-        statistic: takes the runs in their order.
-        runs: values `[circuit, example]`, clean and corrupt `[example]`.
-        n: how many draws; 0 leaves every interval NaN.
-        seed: of the draws.
-
     Raises:
         ValueError: if there are fewer than two examples, or n is negative.
     """
-    arrays = [run.numpy() for run in runs]
-    check_draws(n, arrays[-1].shape[-1])
+    check_draws(n, len(clean))
+    runs = values.numpy(), clean.numpy(), corrupt.numpy()
     if n == 0:
-        nothing = np.full_like(statistic(*arrays), np.nan)
+        nothing = np.full_like(statistic(*runs), np.nan)
         return nothing, nothing
     result = stats.bootstrap(
-        arrays,
+        runs,
         statistic,
         n_resamples=n,
-        batch=max(1, _MOST_NUMBERS // arrays[0].size),
+        batch=max(1, _MOST_NUMBERS // values.numel()),
         vectorized=True,
         paired=True,
         axis=-1,
@@ -86,7 +89,8 @@ def interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return result.confidence_interval.low, result.confidence_interval.high
+    ends = result.confidence_interval
+    return np.asarray(ends.low), np.asarray(ends.high)
 
 
 def check_draws(n: int, n_examples: int) -> None:

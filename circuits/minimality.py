@@ -2,7 +2,7 @@
 
 A part v matters if there is a K such that F(C - K) and F(C - (K + v)) differ, F being the mean
 metric: a back-up head matters only once the head it backs up is gone. Wang et al. 2022,
-arXiv:2211.00593, sec. 4, who ask for 1 % of F(M); here effects are over the clean-corrupt gap,
+arXiv:2211.00593, who ask for 1 % of F(M); here effects are over the clean-corrupt gap,
 which is the same where the corrupt run's metric is 0.
 """
 
@@ -14,24 +14,13 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.completeness import NOTHING
-from circuits.faithfulness import evaluate_distinct, require_gap
 from circuits.subsets import Parts, join, without
-from patching.metrics import Metric
-from patching.model import Model
-from patching.tasks.task import Task
+from circuits.trial import Trial, require_gap, run
 
 if TYPE_CHECKING:
     import pandas
 
 LEAST = 0.01
-
-
-@dataclass(frozen=True)
-class Removals:
-    """What to take out: each unit beside each part, and beside nothing."""
-
-    units: Parts
-    parts: Parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +73,7 @@ class Minimality:
         )
 
 
-def minimality(
-    model: Model,
-    task: Task,
-    circuit: Circuit,
-    metric: Metric,
-    removals: Removals,
-    *,
-    batch_size: int = 16,
-) -> Minimality:
+def minimality(trial: Trial, circuit: Circuit, units: Parts, parts: Parts) -> Minimality:
     """The effect of every unit, alone and beside every part, in one call.
 
     A unit within a part is first taken out of the part. With u units and p parts, up to
@@ -102,15 +83,15 @@ def minimality(
         ValueError: if there are no units, a circuit or part is of another graph, or clean and
             corrupt do not differ.
     """
-    if not removals.units:
+    if not units:
         raise ValueError("there are no units to take out: the circuit has none of this kind")
-    parts = {NOTHING: Circuit.empty(circuit.graph), **removals.parts}
-    pairs = [(unit, part) for unit in removals.units.values() for part in parts.values()]
+    beside = {NOTHING: Circuit.empty(circuit.graph), **parts}
+    pairs = [(unit, part) for unit in units.values() for part in beside.values()]
     kept = [without(circuit, without(part, unit)) for unit, part in pairs]
     gone = [without(circuit, join(circuit.graph, (part, unit))) for unit, part in pairs]
-    run = evaluate_distinct(model, task, [*kept, *gone], metric, batch_size=batch_size)
-    require_gap(run, metric)
-    means = run.values.mean(dim=1)
-    effects = (means[: len(pairs)] - means[len(pairs) :]).reshape(len(removals.units), len(parts))
-    gap = float(run.clean.mean() - run.corrupt.mean())
-    return Minimality(tuple(removals.units), tuple(parts), effects, gap)
+    found = run(trial, [*kept, *gone])
+    require_gap(found, trial.metric)
+    means = found.values.mean(dim=1)
+    effects = (means[: len(pairs)] - means[len(pairs) :]).reshape(len(units), len(beside))
+    gap = float(found.clean.mean() - found.corrupt.mean())
+    return Minimality(tuple(units), tuple(beside), effects, gap)

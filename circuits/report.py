@@ -20,8 +20,9 @@ SIGN = (
     "it works against it. Scores are in units of the metric."
 )
 FAITHFULNESS = (
-    "Faithfulness = (circuit - corrupt) / (clean - corrupt), of means over the prompts: 1 is the "
-    "whole model, 0 the corrupt run. Edges outside the circuit carry the corrupt run's activations."
+    "Faithfulness = (circuit - empty) / (clean - empty), of means over the prompts: 1 is the whole "
+    "model, 0 the empty circuit, which under resampling is the corrupt run. Edges outside a "
+    "circuit are ablated: {ablation}."
 )
 
 
@@ -165,7 +166,7 @@ def render(findings: Findings, *, figure: str, top: int = 20) -> str:
         "## How good it is",
         f"Measured on {findings.prompts}.",
         _runs(findings),
-        FAITHFULNESS,
+        FAITHFULNESS.format(ablation=findings.settings.get("ablation", "resample")),
         f"![The circuit]({figure})",
         SIGN,
         "## Faithfulness by size",
@@ -211,7 +212,7 @@ def _runs(findings: Findings) -> str:
             (f"random circuit {i}", f"{r.edges:,}", *_reached(name, r))
             for i, r in enumerate(findings.random, 1)
         ),
-        ("corrupt run (no edge)", "0", readable(name, findings.corrupt), percent(0.0)),
+        ("no edge", "0", readable(name, findings.corrupt), percent(0.0)),
     ]
     return table(("", "edges", title(name), "faithfulness"), rows)
 

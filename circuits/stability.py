@@ -48,7 +48,7 @@ class Stability:
         """The share of the circuits that hold each edge."""
         return torch.stack([circuit.mask for circuit in self.circuits]).double().mean(dim=0)
 
-    def core(self, share: float = 1.0) -> Circuit:
+    def core(self, share: float | int = 1) -> Circuit:
         """The edges that at least this share of the circuits hold.
 
         Raises:

@@ -61,7 +61,7 @@ def class_subsets(circuit: Circuit) -> Parts:
 
 
 def random_subsets(units: Parts, n: int, *, seed: int) -> Parts:
-    """n random sets of units: each unit is in with probability 1/2, so each set equally likely.
+    """Random sets of units: each unit is in with probability 1/2, so each set equally likely.
 
     Raises:
         ValueError: if there are no units, or n is negative.

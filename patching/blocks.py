@@ -1,6 +1,6 @@
 """One transformer block as the rest of the project sees it: weights, norms and hook points.
 
-All hook names of the model library live here; nobody else spells one.
+Hook names of the model library live here (and, for rules alone, in `rules.sites`): nowhere else.
 """
 
 from dataclasses import dataclass

@@ -20,6 +20,7 @@ from circuits.scoring.named import (
 )
 from circuits.scoring.paths import (
     PATHS,
+    PATHS_WITH_STEPS,
     Path,
     along_activations,
     along_inputs,
@@ -33,6 +34,7 @@ from circuits.scoring.score import Recipe, score
 __all__ = [
     "METHODS",
     "PATHS",
+    "PATHS_WITH_STEPS",
     "QUADRATURES",
     "Method",
     "Path",

@@ -51,6 +51,7 @@ METHODS: dict[str, Method] = {
         "2F + (2 layers + 1) steps (F + B)",
         "Marks et al. 2024, arXiv:2403.19647",
         takes_steps=True,
+        exact_if_linear=False,
     ),
     "relp": Method(relp, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),
     "relp-ah": Method(relp_ah, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),

@@ -162,6 +162,7 @@ def _points(steps: int, quadrature: Quadrature) -> list[tuple[float, float]]:
     return list(zip(*quadrature(steps), strict=True))
 
 
+PATHS_WITH_STEPS = ("inputs", "activations", "activations-own")
 PATHS: dict[str, Callable[..., Path]] = {
     "clean": lambda: at_clean,
     "corrupt": lambda: at_corrupt,

@@ -9,13 +9,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import (
-    open_method,
     open_metric,
     open_model,
     open_selector,
     open_task,
 )
 from circuits.shell.printing import print_columns, print_edges, print_provenance
+from circuits.shell.scoring import ABLATIONS, open_ablation, open_method
 
 if TYPE_CHECKING:
     from circuits.evaluation import Evaluation
@@ -35,8 +35,9 @@ def score(args: Namespace) -> None:
     task = open_task(args.task, model, args, seed=args.seed)
     scores = method(model, task, metric)
     scores.save(args.out)
+    method_name = scores.provenance["method"]
     print(
-        f"{scores.graph.n_edges:,} edges of {model.name} scored by {args.method} on "
+        f"{scores.graph.n_edges:,} edges of {model.name} scored by {method_name} on "
         f"{len(task)} prompts of {task.name}; strongest by {args.ranking} score:"
     )
     print_edges(scores.top(args.top, ranking=args.ranking))
@@ -80,7 +81,8 @@ def evaluate(args: Namespace) -> None:
                 f"{model.name} ({model.graph.describe()})"
             )
     task = open_task(args.task, model, args, seed=args.seed)
-    evaluation = run(model, task, circuits, metric, batch_size=args.batch_size)
+    ablation = open_ablation(args, model, task)
+    evaluation = run(model, task, circuits, metric, ablation=ablation, batch_size=args.batch_size)
     measured = measure(evaluation, circuits)
     if args.json:
         print(json.dumps(_rows(args, evaluation, measured), indent=2))
@@ -130,11 +132,15 @@ def show(args: Namespace) -> None:
 
 def methods(args: Namespace) -> None:
     """Print the scoring methods."""
-    from circuits.scoring import METHODS, QUADRATURES
+    from circuits.scoring import METHODS, PATHS, QUADRATURES
+    from patching.rules import RULES
 
     rows = [(name, method.cost, method.source) for name, method in METHODS.items()]
     print_columns(("method", "cost", "source"), rows)
-    print(f"\nquadratures of methods with steps: {', '.join(QUADRATURES)}")
+    print(f"\nrules (--rule):             {', '.join(RULES)}")
+    print(f"paths (--path):             {', '.join(PATHS)}")
+    print(f"quadratures (--quadrature): {', '.join(QUADRATURES)}")
+    print(f"ablations (--ablation):     {', '.join(ABLATIONS)}")
 
 
 def _rows(
@@ -168,7 +174,7 @@ def _print_evaluation(
         for path, m in zip(args.files, measured, strict=True)
     ]
     first = ("clean run", "", readable(args.metric, clean), "")
-    last = ("corrupt run", "", readable(args.metric, corrupt), "")
+    last = ("no edge", "", readable(args.metric, corrupt), "")
     print_columns(("circuit", "edges", args.metric, "faithfulness"), [first, *rows, last])
     print(f"\n{title(args.metric)}, mean over {len(evaluation.clean)} prompts.")
     print(fill(FAITHFULNESS, 88))

@@ -4,7 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import open_method, open_metric, open_model, open_selector, open_task
+from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
+from circuits.shell.scoring import open_ablation, open_method
 
 if TYPE_CHECKING:
     from circuits.report import Findings
@@ -21,20 +22,22 @@ def discover(args: Namespace) -> None:
     from circuits.discover import FILES, Search
     from circuits.discover import discover as run
 
-    search = Search(
-        metric=open_metric(args),
-        metric_name=args.metric,
-        score=open_method(args),
-        select=open_selector(args),
-        ranking=args.ranking,
-        size=args.size,
-        seed=args.seed,
-        batch_size=args.batch_size,
-    )
+    metric, method = open_metric(args), open_method(args)
     if Path(args.out).is_file():
         raise ValueError(f"--out {args.out} is a file; name a folder for the results")
     model = open_model(args)
     found, held_out = _prompts(args, model)
+    search = Search(
+        metric=metric,
+        metric_name=args.metric,
+        score=method,
+        select=open_selector(args),
+        ranking=args.ranking,
+        size=args.size,
+        ablation=open_ablation(args, model, found),
+        seed=args.seed,
+        batch_size=args.batch_size,
+    )
     findings = run(model, found, held_out, search, args.out)
     _print_findings(args, findings)
     print(f"written to {args.out}: {', '.join(FILES)}")
@@ -67,7 +70,7 @@ def _print_findings(args: Namespace, findings: "Findings") -> None:
     print(findings.verdict.sentence)
     print(f"{title(name)} on {findings.prompts}:")
     print(f"  clean run       {readable(name, findings.clean)}")
-    print(f"  corrupt run     {readable(name, findings.corrupt)}")
+    print(f"  no edge         {readable(name, findings.corrupt)}")
     print(
         f"  circuit         {readable(name, found.metric)}  ({found.edges:,} of "
         f"{findings.circuit.graph.n_edges:,} edges by {args.ranking} score, "

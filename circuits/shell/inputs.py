@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -59,6 +58,8 @@ def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task
     """
     task = _read_task(name, model, args) if _is_file(name) else _make_task(name, model, args, seed)
     task = task if args.limit is None else task.take(args.limit)
+    if getattr(args, "ablation", None) == "random":
+        task = task.with_random_corrupt(seed)
     model.check(task)
     return task
 
@@ -74,31 +75,6 @@ def open_metric(args: Namespace) -> "Metric":
     return choose("metric", args.metric, METRICS)
 
 
-def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
-    """The scoring method of `--method` with its options filled in; it notes the seed.
-
-    Raises:
-        ValueError: if there is no such method or quadrature, or the method takes no steps.
-    """
-    from circuits.scoring import METHODS, QUADRATURES
-
-    method = choose("method", args.method, METHODS)
-    options = {}
-    if args.steps is not None:
-        options["steps"] = args.steps
-    if args.quadrature is not None:
-        options["quadrature"] = choose("quadrature", args.quadrature, QUADRATURES)
-    if options and not method.takes_steps:
-        given = " and ".join(f"--{name}" for name in options)
-        raise ValueError(f"{args.method} has no path to take steps on; leave out {given}")
-
-    def run(model: "Model", task: "Task", metric: "Metric") -> "Scores":
-        scores = method.function(model, task, metric, batch_size=args.batch_size, **options)
-        return replace(scores, provenance={**scores.provenance, "seed": args.seed})
-
-    return run
-
-
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     """The selector of `--selector` with `--ranking` and `--prune` filled in."""
     from circuits.select import greedy, top_n
@@ -108,10 +84,10 @@ def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
 
 
 def _generators() -> "dict[str, Generator]":
-    from patching.models.toy_tasks import TOY_GENERATORS
-    from patching.tasks.generators import GENERATORS
+    from patching.models import TOY_GENERATORS, TRUTH_GENERATORS
+    from patching.tasks import GENERATORS
 
-    return {**GENERATORS, **TOY_GENERATORS}
+    return {**GENERATORS, **TOY_GENERATORS, **TRUTH_GENERATORS}
 
 
 def _is_file(name: str) -> bool:

@@ -70,14 +70,30 @@ def method_options() -> Parser:
     """How edges are scored."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("method")
-    group.add_argument(
-        "--method", default="eap-ig", metavar="NAME", help="see `circuits methods` (eap-ig)"
-    )
+    group.add_argument("--method", metavar="NAME", help="see `circuits methods` (eap-ig)")
+    group.add_argument("--rule", metavar="NAME", help="backward rule, instead of a method (plain)")
+    group.add_argument("--path", metavar="NAME", help="where gradients are taken (clean)")
     group.add_argument("--steps", type=positive, metavar="N", help="steps of a path method (5)")
     group.add_argument(
         "--quadrature",
         metavar="NAME",
         help="where a path method's steps lie: midpoint, left, ... (midpoint)",
+    )
+    return parser
+
+
+def ablation_options() -> Parser:
+    """What removed writers are replaced by."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("ablation")
+    group.add_argument(
+        "--ablation",
+        default="resample",
+        metavar="NAME",
+        help="resample (the corrupt prompt), zero, mean, positional-mean or random (resample)",
+    )
+    group.add_argument(
+        "--ablation-task", metavar="TASK", help="prompts to take means over (the task's own)"
     )
     return parser
 
@@ -114,6 +130,16 @@ def selector_options() -> Parser:
     return parser
 
 
+def result_options() -> Parser:
+    """Where the numbers go, beside the table that is printed."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("results")
+    group.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    group.add_argument("--csv", metavar="FILE", help="write a tidy table")
+    group.add_argument("--plot", metavar="FILE", help="draw a .svg, .pdf or .png")
+    return parser
+
+
 def positive(text: str) -> int:
     """A whole number from 1.
 
@@ -130,6 +156,15 @@ def natural(text: str) -> int:
         ArgumentTypeError: for anything else.
     """
     return _at_least(0, text)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from 0, with commas between.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    return tuple(natural(part) for part in text.split(","))
 
 
 def share(text: str) -> float:

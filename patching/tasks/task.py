@@ -145,6 +145,25 @@ class Task:
         first, second = sorted(rows[:n_first]), sorted(rows[n_first:])
         return self._rows(first), self._rows(second)
 
+    def with_random_corrupt(self, seed: int = 0) -> "Task":
+        """Each prompt's corrupt version becomes another prompt's clean one, of equal length.
+
+        Raises:
+            ValueError: if a prompt has no other of its length; the rows are named.
+        """
+        others = random.Random(seed)
+        by_length: dict[int, list[tuple[int, ...]]] = {}
+        for prompt in self.prompts:
+            by_length.setdefault(len(prompt.clean), []).append(prompt.clean)
+        _refuse(
+            self, lambda p: len(set(by_length[len(p.clean)])) < 2, "no other prompt of its length"
+        )
+        prompts = [
+            replace(p, corrupt=others.choice([c for c in by_length[len(p.clean)] if c != p.clean]))
+            for p in self.prompts
+        ]
+        return replace(self, name=f"{self.name}, random corrupt", prompts=tuple(prompts))
+
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
 

@@ -1,0 +1,121 @@
+"""Information-flow routes: whose writes make up what a reader sees, in clean runs alone.
+
+No metric, no corrupt prompt and no gradient: the scores are shares of a reader's input, and say
+what flows, not what it is good for. Never negative.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.provenance import describe
+from circuits.scores import Scores
+from circuits.scoring.batches import BatchScores, score_batches
+from patching.blocks import FINAL_STREAM, widen
+from patching.capture import Recorder, Writes, expand_writes, indices
+from patching.metrics import Metric, logit_diff
+from patching.model import Hook, Model
+from patching.tasks.task import Batch, Task
+
+TILE_BYTES = 2**25
+
+
+def information_flow(
+    model: Model, task: Task, metric: Metric | None = None, *, batch_size: int = 16
+) -> Scores:
+    """The share of each writer in what each reader sees, by how far it brings it from zero.
+
+    A reader at one token sees the stream `y`, constants such as position embeddings included.
+    `prox(u) = max(0, |y|_1 - |y - a_u|_1)` for each write `a_u` in it, and the edge's score is
+    `prox(u)` over the sum of `prox` of all writers, or 0 where that sum is 0. Mean over a prompt's
+    real tokens, then over prompts. Readers of one stream (a layer's q, k and v) have equal scores.
+    One forward pass; `metric` is there for the signature's sake and is not used.
+
+    Ferrando & Voita 2024, arXiv:2403.00824.
+
+    Raises:
+        ValueError: if the model cannot read the task, or a batch would be empty.
+    """
+
+    def score_batch(batch: Batch) -> BatchScores:
+        return BatchScores(_score(model, batch), None)
+
+    found = score_batches(model, task, logit_diff, score_batch, batch_size=batch_size)
+    provenance = describe(model, task, logit_diff, "information-flow", {})
+    provenance |= {
+        "metric": "none (clean runs alone)",
+        "ablation": "none (clean runs alone)",
+        "positions": "mean over real tokens",
+        "direction": "shares of what a reader sees, never negative",
+    }
+    return Scores(found.matrix, model.graph, provenance)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One stream, the number of writers in it, and the readers that see it."""
+
+    name: str
+    n_sources: int
+    readers: list[int]
+
+
+def _streams(model: Model) -> list[_Seen]:
+    graph, seen = model.graph, []
+    everyone = list(range(len(graph.destinations)))
+    for block in model.blocks:
+        i = block.index
+        readers = everyone[graph.attention_readers(i)]
+        seen.append(_Seen(block.stream_in, graph.sources_before_attention(i), readers))
+        mlp = [graph.mlp_reader(i)]
+        seen.append(_Seen(block.mlp_stream, graph.sources_before_mlp(i), mlp))
+    return [*seen, _Seen(FINAL_STREAM, len(graph.sources), [everyone[-1]])]
+
+
+@torch.no_grad()
+def _score(model: Model, batch: Batch) -> Float[Tensor, "source dest"]:
+    """Scores of one batch, summed over its examples."""
+    streams = _streams(model)
+    writes, seen = _run(model, batch, {stream.name for stream in streams})
+    real = batch.is_token.double()
+    weights = (real / real.sum(dim=1, keepdim=True))[batch.is_token]
+    total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
+    for tile in _tiles(model, writes):
+        written = expand_writes(model, writes[tile])
+        for stream in streams:
+            shares = _shares(written[: stream.n_sources], seen[stream.name][tile])
+            scores = (shares.double() @ weights[tile]).cpu()
+            total[: stream.n_sources, stream.readers] += scores[:, None]
+    return total
+
+
+def _shares(
+    written: Float[Tensor, "source token d_model"], y: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "source token"]:
+    """Each writer's share at each token; 0 for all where none brings `y` farther from zero."""
+    rest = torch.stack([(y - one).abs().sum(dim=-1) for one in written])
+    prox = (y.abs().sum(dim=-1) - rest).clamp(min=0)
+    total = prox.sum(dim=0)
+    return torch.where(total > 0, prox / total, 0)
+
+
+def _run(model: Model, batch: Batch, names: set[str]) -> tuple[Writes, dict[str, Tensor]]:
+    """What writers wrote and what readers saw at all real tokens of the clean prompts."""
+    recorder, chosen = Recorder(model, batch.is_token), indices(batch.is_token)
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> tuple[str, Hook]:
+        return name, lambda stream: seen.update({name: widen(stream[chosen])})
+
+    hooks = [*recorder.hooks, *map(keep, sorted(names))]
+    run = recorder.finish(model.answer_logits(batch.clean, batch, hooks))
+    return run.writes, seen
+
+
+def _tiles(model: Model, writes: Writes) -> list[slice]:
+    """Spans of tokens whose expanded writes fit in `TILE_BYTES`."""
+    per_token = len(model.graph.sources) * writes.embed.shape[1] * writes.embed.element_size()
+    size = max(1, TILE_BYTES // per_token)
+    return [slice(start, start + size) for start in range(0, len(writes), size)]

@@ -1,0 +1,244 @@
+"""The QK fix for edges: attention patterns recomputed with each edge into them patched.
+
+Where a softmax is saturated its gradient says that queries and keys do not matter. Here only the
+way from the pattern to the metric is taken as linear; the pattern itself is what the model's own
+attention makes of a query or key with one writer replaced.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.scores import Scores
+from circuits.scoring.batches import BatchScores, score_batches
+from circuits.scoring.paths import at_clean
+from circuits.scoring.score import Recipe, score
+from patching.ablations import Ablation, Prepared, resample
+from patching.blocks import EMBEDDING, Block, widen
+from patching.capture import Recorder, Writes, capture, indices
+from patching.metrics import Metric, measure
+from patching.model import Hook, Model
+from patching.rules import Rule, plain
+from patching.rules.sites import head_norms, softmax
+from patching.stack import skipping
+from patching.tasks.task import Batch, Task
+
+TILE_BYTES = 2**27
+
+
+def qk_fix(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    *,
+    rule: Rule = plain,
+    ablation: Ablation = resample,
+    batch_size: int = 16,
+) -> Scores:
+    """EAP with recomputed attention patterns for edges into queries and keys.
+
+    `score(u -> a.q) = sum over the pattern p of d metric / d p * (p - p with u replaced in the
+    query)`, at all positions at once, as an edge is patched; so for keys, where the heads of a
+    group are added up. All else is EAP at the clean run. First order in small changes; costs, past
+    EAP, one attention for each writer and later layer, twice.
+
+    Kramár et al. 2024, arXiv:2403.00745, whose key fix is by position.
+
+    Raises:
+        ValueError: if hooks do not reach the softmax of the family's attention, or its norm of
+            queries and keys mixes heads, and as `score`.
+    """
+    _require_patterns(model)
+    prepared = ablation(model)
+    recipe = Recipe(at_clean, rule, ablation)
+    base = score(model, task, metric, recipe, batch_size=batch_size)
+
+    def score_batch(batch: Batch) -> BatchScores:
+        clean = _run_clean(model, batch, metric, rule, prepared)
+        return BatchScores(_fixed_scores(model, batch, clean), None)
+
+    fixed = score_batches(model, task, metric, score_batch, batch_size=batch_size).matrix
+    matrix = base.matrix.clone()
+    for block in model.blocks:
+        graph, i = model.graph, block.index
+        for readers in (graph.q_readers(i), graph.k_readers(i)):
+            matrix[:, readers] = fixed[:, readers]
+    return Scores(matrix, model.graph, {**base.provenance, "method": "qk-fix"})
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """What the clean run leaves: by layer, and how far writers are from their replacements."""
+
+    difference: Writes
+    tokens: tuple[Tensor, ...]
+    streams: tuple[Float[Tensor, "batch pos d_model"], ...]
+    queries: tuple[Float[Tensor, "batch pos head d_head"], ...]
+    keys: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+    patterns: tuple[Float[Tensor, "batch head query key"], ...]
+    slopes: tuple[Float[Tensor, "batch head query key"], ...]
+
+
+def _run_clean(
+    model: Model, batch: Batch, metric: Metric, rule: Rule, prepared: Prepared
+) -> _Clean:
+    """The clean run, with the metric's gradient at every pattern."""
+    tokens = prepared.tokens(batch)
+    recorder, ruled = Recorder(model, tokens), rule.start(model)
+    kept: dict[str, Tensor] = {}
+    with torch.enable_grad():
+        # a pattern is kept as a rule leaves it, where it meets the values
+        hooks = [*ruled.hooks, *_keeping(model, kept), *recorder.hooks]
+        logits = model.answer_logits(batch.clean, batch, hooks)
+        values = measure(metric, logits, batch)
+        patterns = [kept[_pattern(block)] for block in model.blocks]
+        slopes = torch.autograd.grad(
+            values.sum(), patterns, allow_unused=True, materialize_grads=True
+        )
+    ruled.check()
+    run = recorder.finish(logits)
+    corrupt = capture(model, batch.corrupt, batch, at=tokens) if prepared.paired else None
+    replaced = prepared.replace(batch, run, corrupt)
+    return _Clean(
+        run.writes - replaced.writes,
+        indices(tokens),
+        tuple(kept[block.stream_in] for block in model.blocks),
+        tuple(kept[block.qkv[0]] for block in model.blocks),
+        tuple(kept[block.qkv[1]] for block in model.blocks),
+        tuple(pattern.detach() for pattern in patterns),
+        slopes,
+    )
+
+
+def _keeping(model: Model, kept: dict[str, Tensor]) -> list[tuple[str, Hook]]:
+    """Hooks that root the graph and keep streams, queries and keys, and live patterns."""
+
+    def keep(name: str) -> tuple[str, Hook]:
+        return name, lambda x: kept.update({name: x.detach()})
+
+    def keep_live(name: str) -> tuple[str, Hook]:
+        def hook(pattern: Tensor) -> Tensor:
+            cut = not pattern.requires_grad  # by a rule
+            kept[name] = pattern.detach().requires_grad_() if cut else pattern.view_as(pattern)
+            return kept[name]
+
+        return name, hook
+
+    hooks: list[tuple[str, Hook]] = [(EMBEDDING, lambda x: x.detach().requires_grad_())]
+    for block in model.blocks:
+        hooks += map(keep, (block.stream_in, *block.qkv[:2]))
+        hooks.append(keep_live(_pattern(block)))
+    return hooks
+
+
+@torch.no_grad()
+def _fixed_scores(model: Model, batch: Batch, clean: _Clean) -> Float[Tensor, "source dest"]:
+    """Scores of edges into queries and keys, summed over the batch; 0 elsewhere."""
+    graph = model.graph
+    total = torch.zeros(graph.exists.shape, dtype=torch.float64)
+    group = graph.n_heads // graph.n_kv_heads
+    for sources, missing in _tiles(model, batch, clean):
+        for block in model.blocks:
+            i = block.index
+            if sources.stop > graph.sources_before_attention(i):
+                continue
+            queries, keys = graph.q_readers(i), graph.k_readers(i)
+            total[sources, queries] = _moved(model, batch, clean, block, missing, keep_keys=True)
+            by_head = _moved(model, batch, clean, block, missing, keep_keys=False)
+            total[sources, keys] = rearrange(by_head, "s (g h) -> s g h", h=group).sum(dim=2)
+    return total
+
+
+def _moved(
+    model: Model,
+    batch: Batch,
+    clean: _Clean,
+    block: Block,
+    missing: Float[Tensor, "source token d_model"],
+    *,
+    keep_keys: bool,
+) -> Float[Tensor, "source head"]:
+    """`d metric / d pattern * (pattern - patched pattern)` of one layer, one row a source.
+
+    The model's own attention sees a stream without the sources' differences, and clean keys (or
+    else clean queries).
+    """
+    i, n = block.index, len(missing)
+    stream = clean.streams[i].repeat(n, 1, 1, 1)
+    stream[:, *clean.tokens] = (widen(stream[:, *clean.tokens]) - missing).to(stream.dtype)
+    other = clean.keys[i] if keep_keys else clean.queries[i]
+    hooks: list[tuple[str, Hook]] = [
+        (block.stream_in, lambda _: stream.flatten(0, 1)),
+        (block.qkv[1 if keep_keys else 0], lambda _: other.repeat(n, 1, 1, 1)),
+    ]
+    pattern = _pattern_only(model, batch, block, hooks, n)
+    change = widen(clean.patterns[i]) - widen(pattern.unflatten(0, (n, -1)))
+    slopes = widen(clean.slopes[i])
+    moved = einsum(change, slopes, "s batch head q k, batch head q k -> s head")
+    return moved.double().cpu()
+
+
+class _Seen(Exception):
+    """Ends a run: what it was for has been seen."""
+
+
+def _pattern_only(
+    model: Model, batch: Batch, block: Block, hooks: list[tuple[str, Hook]], copies: int
+) -> Float[Tensor, "row head query key"]:
+    """The pattern of one layer in a run that starts at that layer and ends with the pattern."""
+    found: list[Tensor] = []
+
+    def stop(pattern: Tensor) -> None:
+        found.append(pattern)
+        raise _Seen
+
+    # no other way leads out of a forward pass, and what follows would take most of the time
+    with suppress(_Seen), skipping(model.bridge, block.index, as_tuple=model.blocks_return_tuples):
+        rows = batch.clean.repeat(copies, 1)
+        model.answer_logits(rows, batch, [*hooks, (_pattern(block), stop)])
+    return found[0]
+
+
+def _tiles(
+    model: Model, batch: Batch, clean: _Clean
+) -> Iterator[tuple[slice, Float[Tensor, "source token d_model"]]]:
+    """Differences of a few writers at a time, in the order of the graph."""
+    (rows, pos, d_model), graph = clean.streams[0].shape, model.graph
+    per_source = rows * pos * (6 * d_model + 4 * graph.n_heads * pos)
+    size = max(1, TILE_BYTES // (per_source * clean.difference.embed.element_size()))
+    yield slice(0, 1), clean.difference.embed[None]
+    for block in model.blocks[:-1]:
+        start, heads = graph.head_sources(block.index).start, clean.difference.heads[block.index]
+        for few in torch.arange(graph.n_heads, device=heads.device).split(size):
+            at = slice(start + int(few[0]), start + int(few[-1]) + 1)
+            yield at, block.head_writes(heads[:, few], heads=few)
+        mlp = graph.mlp_source(block.index)
+        yield slice(mlp, mlp + 1), clean.difference.mlps[block.index][None]
+
+
+def _pattern(block: Block) -> str:
+    points = softmax(block)
+    assert points is not None, "patterns were asked for before"
+    return points.pattern
+
+
+def _require_patterns(model: Model) -> None:
+    hidden = [f"a{block.index}" for block in model.blocks if softmax(block) is None]
+    if hidden:
+        raise ValueError(
+            f"the QK fix recomputes attention patterns, and no hook reaches those of {model.name} "
+            f"({', '.join(hidden)}): its attention runs as Hugging Face wrote it (OPT, GPT-J, "
+            "GPT-Neo) or has sinks (GPT-OSS); take eap, or grad_drop"
+        )
+    d_head = model.blocks[0].w_qkv[0].shape[2]
+    gammas = [points.norm.gamma for points in head_norms(model)]
+    if any(gamma is not None and gamma.shape[-1] > d_head for gamma in gammas):
+        raise ValueError(
+            f"the QK fix patches one head's query or key, and in {model.name} one norm spans the "
+            "queries (and one the keys) of all heads (OLMo 2, OLMoE); take eap, or grad_drop"
+        )

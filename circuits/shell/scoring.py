@@ -1,0 +1,110 @@
+"""From options to a way of scoring: a named method, or a rule on a path, under an ablation."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from circuits.shell.inputs import choose, open_task
+
+if TYPE_CHECKING:
+    from circuits.scores import Scores
+    from circuits.scoring import Method, Path
+    from patching.ablations import Ablation
+    from patching.metrics import Metric
+    from patching.model import Model
+    from patching.tasks import Task
+
+ABLATIONS = ("resample", "zero", "mean", "positional-mean", "random")
+
+
+def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
+    """The method of `--method`, or the combination of `--rule` and `--path`; it notes the seed.
+
+    Raises:
+        ValueError: if there is no such method, rule, path or quadrature, or options do not fit.
+    """
+    from circuits.scoring import METHODS
+
+    free = args.rule is not None or args.path is not None
+    if free and args.method is not None:
+        raise ValueError("--method names a rule and a path already; give it, or --rule and --path")
+    choose("ablation", args.ablation, dict.fromkeys(ABLATIONS))
+    if free:
+        make = _open_recipe(args)
+    else:
+        name = args.method or "eap-ig"
+        make = _open_named(name, args, choose("method", name, METHODS))
+
+    def run(model: "Model", task: "Task", metric: "Metric") -> "Scores":
+        scores = make(model, task, metric)
+        return replace(scores, provenance={**scores.provenance, "seed": args.seed})
+
+    return run
+
+
+def open_ablation(args: Namespace, model: "Model", task: "Task") -> "Ablation":
+    """The ablation of `--ablation`; means are over `--ablation-task`, or over `task` itself.
+
+    Raises:
+        ValueError: if there is none of this name, or the means cannot be taken.
+    """
+    from patching.ablations import mean, positional_mean, resample, zero
+
+    choose("ablation", args.ablation, dict.fromkeys(ABLATIONS))
+    if args.ablation in ("mean", "positional-mean"):
+        other = args.ablation_task
+        over = task if other is None else open_task(other, model, args, seed=args.seed)
+        make = mean if args.ablation == "mean" else positional_mean
+        return make(over, batch_size=args.batch_size)
+    return zero if args.ablation == "zero" else resample
+
+
+def _open_named(
+    name: str, args: Namespace, method: "Method"
+) -> "Callable[[Model, Task, Metric], Scores]":
+    from circuits.scoring import QUADRATURES
+
+    options = {}
+    if args.steps is not None:
+        options["steps"] = args.steps
+    if args.quadrature is not None:
+        options["quadrature"] = choose("quadrature", args.quadrature, QUADRATURES)
+    if options and not method.takes_steps:
+        given = " and ".join(f"--{option}" for option in options)
+        raise ValueError(f"{name} has no path to take steps on; leave out {given}")
+    if args.ablation not in ("resample", "random") and not method.takes_ablation:
+        raise ValueError(f"{name} does not work under --ablation {args.ablation}")
+
+    def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
+        if method.takes_ablation:
+            options["ablation"] = open_ablation(args, model, task)
+        return method.function(model, task, metric, batch_size=args.batch_size, **options)
+
+    return make
+
+
+def _open_recipe(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
+    from circuits.scoring import Recipe, score
+    from patching.rules import RULES
+
+    rule, path = choose("rule", args.rule or "plain", RULES), _open_path(args)
+
+    def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
+        recipe = Recipe(path, rule, open_ablation(args, model, task))
+        return score(model, task, metric, recipe, batch_size=args.batch_size)
+
+    return make
+
+
+def _open_path(args: Namespace) -> "Path":
+    from circuits.scoring import PATHS, PATHS_WITH_STEPS, QUADRATURES
+
+    name = args.path or "clean"
+    make = choose("path", name, PATHS)
+    if name in PATHS_WITH_STEPS:
+        quadrature = choose("quadrature", args.quadrature or "midpoint", QUADRATURES)
+        return make(args.steps or 5, quadrature)
+    if args.steps is not None or args.quadrature is not None:
+        raise ValueError(f"the path {name!r} has no steps; leave out --steps and --quadrature")
+    return make()

@@ -1,0 +1,253 @@
+"""Uncertainty: how far scores hang on which prompts were drawn; and means of several methods.
+
+Bootstrap over examples, streamed: every example gets a Poisson(1) number of copies in each of R
+resamples (Hanley and MacGibbon 2006, Computer Methods and Programs in Biomedicine 83), its scores
+are added that often to R running sums, and are forgotten. Memory is R numbers per edge, whatever
+the number of examples. Knows no model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.progress import track
+from circuits.scores import Ranking, Scores, ranked_by
+from patching.graph import Graph
+from patching.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas
+
+ENSEMBLE_SHARES = ("model", "revision", "weights", "task", "tokens", "n_examples", "metric")
+"""What an ensemble's provenance says of itself, where all its members say the same."""
+
+_MOST_NUMBERS = 2**24  # handled at once: 128 MiB of float64
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertain:
+    """Mean scores over examples, and how they vary from resample to resample.
+
+    `standard_error` is the standard deviation of a mean over resamples, in units of the metric.
+    `sign_stability` is the share of resamples in which an edge has the sign of its mean (0 counts
+    as a sign). `inclusion` is the share of resamples in which it is among the `size` best edges by
+    `ranking`. All three are 0 where the graph has no edge.
+    """
+
+    scores: Scores
+    standard_error: Float[Tensor, "source dest"]
+    sign_stability: Float[Tensor, "source dest"]
+    inclusion: Float[Tensor, "source dest"]
+    size: int
+    ranking: Ranking
+    n_resamples: int
+
+    @property
+    def mean(self) -> Float[Tensor, "source dest"]:
+        """The mean over all examples, each counted once."""
+        return self.scores.matrix
+
+    def stable(self, min_frequency: float | int) -> Circuit:
+        """The edges that are among the best in at least this share of resamples.
+
+        Raises:
+            ValueError: if the share is not above 0 and at most 1.
+        """
+        if not 0 < min_frequency <= 1:
+            raise ValueError(
+                f"stable edges are held by a share above 0 and at most 1, got {min_frequency}"
+            )
+        mask = self.scores.graph.exists & (self.inclusion >= min_frequency)
+        selection = {
+            "selector": "stable",
+            "requested": min_frequency,
+            "size": int(mask.sum()),
+            "ranking": self.ranking,
+            "among_best": self.size,
+            "n_resamples": self.n_resamples,
+        }
+        provenance = {**self.scores.provenance, "selection": selection}
+        return Circuit(mask, self.scores.graph, self.mean, provenance)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """All edges in row-major order, with their mean scores and what is known of them."""
+        frame, exists = self.scores.to_dataframe(), self.scores.graph.exists
+        frame["standard_error"] = self.standard_error[exists].numpy()
+        frame["sign_stability"] = self.sign_stability[exists].numpy()
+        frame["inclusion"] = self.inclusion[exists].numpy()
+        return frame
+
+
+def uncertainty(
+    task: Task,
+    score: Callable[[Task], Scores],
+    *,
+    size: int,
+    ranking: Ranking,
+    n_resamples: int = 200,
+    seed: int = 0,
+) -> Uncertain:
+    """Bootstrap any scorer over the examples of a task.
+
+    Every example is scored once, by itself: the cost of the scorer at `batch_size=1`, which on an
+    accelerator is slower than in batches. With 200 resamples a standard error is itself uncertain
+    by 5 %.
+
+    Args:
+        task: two prompts or more.
+        score: scores a task, as `lambda task: eap(model, task, logit_diff)`; the mean of its
+            results over single prompts must be its result over all of them.
+        size: how many edges count as the best, for `inclusion`.
+        ranking: by which.
+        n_resamples: how many resamples.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: if there are fewer than two prompts or two resamples, the graph has not `size`
+            edges, or the ranking is unknown.
+    """
+    _check_numbers(len(task), n_resamples)
+    weights = _weights(len(task), n_resamples, seed)
+    examples = _one_by_one(task, score)
+    first = next(examples)
+    graph = first.graph
+    _check(first, size, ranking)
+    sums = torch.zeros(n_resamples, graph.n_edges, dtype=torch.float64)
+    total = torch.zeros_like(first.matrix)
+    deltas = []
+    for i, one in enumerate(track(chain([first], examples), "examples", len(task))):
+        sums.addr_(weights[:, i], one.matrix[graph.exists])  # in place: no second copy
+        total += one.matrix
+        deltas += [] if one.completeness is None else [one.completeness]
+    sums /= weights.sum(dim=1, keepdim=True)
+    provenance = {
+        **first.provenance,
+        "task": task.name,
+        "tokens": task.hash,
+        "n_examples": len(task),
+        "bootstrap": {"n_resamples": n_resamples, "seed": seed, "weights": "Poisson(1)"},
+    }
+    scores = Scores(total / len(task), graph, provenance, torch.cat(deltas) if deltas else None)
+    return _summarise(scores, sums, size, ranking)
+
+
+def ensemble(members: Sequence[Scores]) -> Scores:
+    """The mean of scores by several methods or seeds, each divided by its root mean square.
+
+    The root mean square is over all edges of the graph: methods differ in scale, and one whose
+    scores are large would otherwise decide alone. Zero stays zero and signs stay. P-Ens of
+    Mondorf et al. 2025, arXiv:2510.06811. The result has no unit.
+
+    >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
+    >>> small, large = (Scores(graph.exists.double() * n, graph, {}) for n in (1, 20))
+    >>> ensemble([small, large]).of("m0", "logits")
+    1.0
+
+    Raises:
+        ValueError: if there are fewer than two members, they are of different graphs, or one has
+            only zeros.
+    """
+    if len(members) < 2:
+        raise ValueError(f"an ensemble has two members or more, got {len(members)}")
+    graph = members[0].graph
+    total = torch.zeros_like(members[0].matrix)
+    for i, member in enumerate(members):
+        if member.graph != graph:
+            raise ValueError(
+                f"member {i} is of another graph ({member.graph.describe()}) than the first "
+                f"({graph.describe()})"
+            )
+        scale = member.matrix[graph.exists].square().mean().sqrt()
+        if not scale > 0:
+            raise ValueError(f"member {i} scores every edge 0, and cannot be normalised")
+        total += member.matrix / scale
+    first = members[0].provenance
+    shared = {
+        field: first[field]
+        for field in ENSEMBLE_SHARES
+        if field in first and all(m.provenance.get(field) == first[field] for m in members)
+    }
+    provenance = {
+        **shared,
+        "method": "ensemble",
+        "options": {"normalised_by": "root mean square over edges", "n_members": len(members)},
+        "members": [dict(member.provenance) for member in members],
+    }
+    return Scores(total / len(members), graph, provenance)
+
+
+def _one_by_one(task: Task, score: Callable[[Task], Scores]) -> Iterator[Scores]:
+    for prompt in task.prompts:
+        yield score(replace(task, prompts=(prompt,)))
+
+
+def _check(scores: Scores, size: int, ranking: Ranking) -> None:
+    ranked_by(scores, ranking)
+    if not 1 <= size <= scores.graph.n_edges:
+        raise ValueError(
+            f"cannot count the best {size} edges; this graph has {scores.graph.n_edges}, "
+            "1 is the least"
+        )
+
+
+def _check_numbers(n: int, n_resamples: int) -> None:
+    if n < 2:
+        raise ValueError(f"a bootstrap over examples needs two prompts or more, got {n}")
+    if n_resamples < 2:
+        raise ValueError(f"a standard error needs two resamples or more, got {n_resamples}")
+
+
+def _weights(n: int, n_resamples: int, seed: int) -> Float[Tensor, "resample example"]:
+    """How often each example counts in each resample; a resample without any is drawn again."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.poisson(1.0, size=(n_resamples, n))
+    while (empty := drawn.sum(axis=1) == 0).any():
+        drawn[empty] = rng.poisson(1.0, size=(int(empty.sum()), n))
+    return torch.from_numpy(drawn).double()
+
+
+def _summarise(
+    scores: Scores, means: Float[Tensor, "resample edge"], size: int, ranking: Ranking
+) -> Uncertain:
+    """What the means of all resamples say of each edge, some edges at a time."""
+    graph = scores.graph
+    signs = scores.matrix[graph.exists].sign()
+    error, same = torch.empty_like(signs), torch.empty_like(signs)
+    tile = max(1, _MOST_NUMBERS // len(means))
+    for start in range(0, graph.n_edges, tile):
+        span = slice(start, start + tile)
+        error[span] = means[:, span].std(dim=0)
+        same[span] = (means[:, span].sign() == signs[span]).double().mean(dim=0)
+    return Uncertain(
+        scores,
+        standard_error=_on_graph(error, graph),
+        sign_stability=_on_graph(same, graph),
+        inclusion=_on_graph(_inclusion(means, size, ranking), graph),
+        size=size,
+        ranking=ranking,
+        n_resamples=len(means),
+    )
+
+
+def _inclusion(
+    means: Float[Tensor, "resample edge"], size: int, ranking: Ranking
+) -> Float[Tensor, " edge"]:
+    """The share of resamples with each edge among the best; ties in row-major order, as `top_n`."""
+    counts = torch.zeros(means.shape[1], dtype=torch.float64)
+    for mean in means:
+        merit = mean.abs() if ranking == "absolute" else mean
+        counts[merit.sort(descending=True, stable=True).indices[:size]] += 1
+    return counts / len(means)
+
+
+def _on_graph(values: Float[Tensor, " edge"], graph: Graph) -> Float[Tensor, "source dest"]:
+    matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
+    matrix[graph.exists] = values
+    return matrix
