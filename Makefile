@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench model notebooks clean
+.PHONY: help demo test check bench quality model notebooks clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +32,9 @@ check: $(STAMP)  ## lint, format, types, floors
 
 bench: $(STAMP)  ## time and memory, in units of a plain forward and backward pass
 	$(BIN)/python -m benchmarks.bench
+
+quality: $(STAMP)  ## circuits of every rule on every path, on the embedded model (some minutes)
+	$(BIN)/python -m benchmarks.quality
 
 model: $(STAMP)  ## train the embedded model anew (minutes)
 	$(BIN)/python -m patching.models

@@ -27,19 +27,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--peak-of", help="internal: measure one job's memory in this process")
+    parser.add_argument("--wide", action="store_true", help="internal: at Llama 8B's widths")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     if args.peak_of:
-        print(peak_bytes(args.peak_of, args.device))
+        print(peak_bytes(args.peak_of, args.device, wide=args.wide))
         return
     _print_speed(args.device, args.rounds, args.threads)
-    _print_memory(args.device)
+    _print_memory(args.device, wide=False)
+    _print_memory(args.device, wide=True)
 
 
 def _print_speed(device: str, rounds: int, threads: int) -> None:
     import torch  # here, so that --help does not wait for it
 
-    from benchmarks.jobs import EVALUATION_JOBS, N_CIRCUITS, SPEED_JOBS, TINY_JOBS
+    from benchmarks.jobs import (
+        EVALUATION_JOBS,
+        EXACT_JOBS,
+        N_CIRCUITS,
+        N_EXACT,
+        SPEED_JOBS,
+        TINY_JOBS,
+    )
     from benchmarks.subject import GPT2_SMALL, TINY, make
 
     if threads:
@@ -48,7 +57,7 @@ def _print_speed(device: str, rounds: int, threads: int) -> None:
     shape = f"{GPT2_SMALL.name}, {GPT2_SMALL.batch} x {GPT2_SMALL.pos} tokens"
     print(f"{shape}, {device}, {torch.get_num_threads()} threads, {rounds} rounds")
     jobs: dict[str, Callable[[], object]] = {"unit": subject.unit, "forward": subject.forward}
-    for name, job in {**SPEED_JOBS, **EVALUATION_JOBS}.items():
+    for name, job in {**SPEED_JOBS, **EVALUATION_JOBS, **EXACT_JOBS}.items():
         jobs[name] = lambda job=job: job(subject)
     times = _time(jobs, rounds, device)
     _row("unit: 2 forwards + 1 backward, plain", f"{statistics.median(times['unit']):.3f} s")
@@ -57,6 +66,9 @@ def _print_speed(device: str, rounds: int, threads: int) -> None:
     for name in EVALUATION_JOBS:
         ratio = _ratio(times[name], times["forward"]) / N_CIRCUITS
         _row(name, f"{ratio:.2f} forwards a circuit")
+    for name in EXACT_JOBS:
+        ratio = _ratio(times[name], times["forward"]) / N_EXACT
+        _row(name, f"{ratio:.2f} forwards an edge")
     tiny = make(TINY, device)
     print(f"\n{TINY.name}, {TINY.batch} x {TINY.pos} tokens")
     jobs = {name: lambda job=job: job(tiny) for name, job in TINY_JOBS.items()}
@@ -65,15 +77,21 @@ def _print_speed(device: str, rounds: int, threads: int) -> None:
         _row(name, f"{_ratio(times[name], times['unit']):.1f} units")
 
 
-def _print_memory(device: str) -> None:
-    from benchmarks.jobs import MEMORY_JOBS
+def _print_memory(device: str, *, wide: bool) -> None:
+    from benchmarks.jobs import MEMORY_JOBS, WIDE_MEMORY_JOBS
+    from benchmarks.subject import GPT2_SMALL, LLAMA_8B_WIDTHS
 
-    print("\nPeak memory above resting, fresh processes")
-    command = [sys.executable, "-m", "benchmarks", "--device", device, "--peak-of"]
-    peaks = {
-        name: int(subprocess.run([*command, name], check=True, capture_output=True).stdout)
-        for name in MEMORY_JOBS
-    }
+    shape = LLAMA_8B_WIDTHS if wide else GPT2_SMALL
+    print(f"\nPeak memory above resting, fresh processes: {shape.name}")
+    command = [sys.executable, "-m", "benchmarks", "--device", device]
+    command += ["--wide"] if wide else []
+    # Large blocks go back to the system when freed, so that the peak is of what is in use
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    peaks = {}
+    for name in WIDE_MEMORY_JOBS if wide else MEMORY_JOBS:
+        measure = [*command, "--peak-of", name]
+        done = subprocess.run(measure, check=True, capture_output=True, env=environment)
+        peaks[name] = int(done.stdout.split()[-1])
     reference = next(iter(peaks.values()))
     for name, peak in peaks.items():
         _row(name, f"{peak / 2**20:.0f} MB", f"{peak / reference:.2f} x")

@@ -10,11 +10,12 @@ from transformer_lens.tools.analysis.attribution_patching import (
 
 from benchmarks.subject import RIGHT, WRONG, Subject
 from circuits.evaluation import evaluate
-from circuits.scoring import eap, eap_ig
+from circuits.scoring import clean_corrupt, eap, eap_ig, exact, relp
 from circuits.select import random_circuit
 from patching.metrics import logit_diff
 
 N_CIRCUITS = 8
+N_EXACT = 64
 
 Job = Callable[[Subject], object]
 
@@ -27,6 +28,23 @@ def score_eap(subject: Subject) -> object:
 def score_eap_ig(subject: Subject) -> object:
     """EAP-IG with 5 steps over all edges."""
     return eap_ig(subject.model, subject.task, logit_diff, steps=5)
+
+
+def score_relp(subject: Subject) -> object:
+    """RelP over all edges."""
+    return relp(subject.model, subject.task, logit_diff)
+
+
+def score_clean_corrupt(subject: Subject) -> object:
+    """Gradients at both runs, over all edges."""
+    return clean_corrupt(subject.model, subject.task, logit_diff)
+
+
+def score_exact(subject: Subject) -> object:
+    """Exact patching of some edges spread over all of them."""
+    graph = subject.model.graph
+    chosen = random_circuit(graph, N_EXACT, seed=0).edges
+    return exact(subject.model, subject.task, logit_diff, edges=chosen)
 
 
 def evaluate_share(share: float) -> Job:
@@ -64,7 +82,10 @@ def plain_forward_backward(subject: Subject) -> object:
 SPEED_JOBS: dict[str, Job] = {
     "EAP": score_eap,
     "EAP-IG, 5 steps": score_eap_ig,
+    "RelP": score_relp,
+    "clean-corrupt": score_clean_corrupt,
 }
+EXACT_JOBS: dict[str, Job] = {f"exact, {N_EXACT} random edges": score_exact}
 EVALUATION_JOBS: dict[str, Job] = {
     f"{N_CIRCUITS} circuits of 50 % of the edges": evaluate_share(0.5),
     f"{N_CIRCUITS} circuits of 1 % of the edges": evaluate_share(0.01),
@@ -79,6 +100,7 @@ MEMORY_JOBS: dict[str, Job] = {
     "EAP-IG, 5 steps": score_eap_ig,
     **EVALUATION_JOBS,
 }
+WIDE_MEMORY_JOBS = ("plain forward + backward", "EAP", "EAP-IG, 5 steps")
 
 
 def synchronise(device: str) -> None:

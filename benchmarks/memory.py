@@ -6,15 +6,15 @@ from pathlib import Path
 _KILOBYTE = 1024
 
 
-def peak_bytes(name: str, device: str) -> int:
+def peak_bytes(name: str, device: str, *, wide: bool) -> int:
     """Run the job once to warm up, then once more while the peak is watched."""
     import torch  # here, so that the parent process stays small
 
     from benchmarks.jobs import MEMORY_JOBS
-    from benchmarks.subject import GPT2_SMALL, make
+    from benchmarks.subject import GPT2_SMALL, LLAMA_8B_WIDTHS, make
 
     torch.set_num_threads(1)
-    subject = make(GPT2_SMALL, device)
+    subject = make(LLAMA_8B_WIDTHS if wide else GPT2_SMALL, device)
     job = MEMORY_JOBS[name]
     if device.startswith("cuda"):
         job(subject)

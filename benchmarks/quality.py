@@ -34,8 +34,17 @@ def main() -> None:
     model = Model.load(args.model)
     for task in _tasks(args.tasks, model, args.n):
         print(f"\n{model.name}, {task.name}, {len(task)} prompts, {model.graph.n_edges} edges")
+        rows = {}
         for name, cells in table(model, task):
+            rows[name] = cells
             print("  " + name.ljust(36) + "  ".join(f"{cell:6.2f}" for cell in cells), flush=True)
+        print(f"  losing to EAP at {SIZES[1]} edges: {', '.join(losers(rows)) or 'none'}")
+
+
+def losers(rows: dict[str, list[float]]) -> list[str]:
+    """Which combinations keep less of the behaviour than EAP does, at the middle size."""
+    plain = rows["plain x clean"][1]
+    return [name for name, cells in rows.items() if name != "edges" and cells[1] < plain - 0.005]
 
 
 def table(model: "Model", task: "Task") -> "Iterator[tuple[str, list[float]]]":
@@ -63,7 +72,7 @@ def _tasks(files: list[str], model: "Model", n: int) -> "Iterator[Task]":
 
     if files:
         yield from (from_json(File(file), model.tokenizer) for file in files)
-    else:
+    elif model.tokenizer is not None:
         generators = {**GENERATORS, **TOY_GENERATORS}
         yield from (make(model.tokenizer, n, 0) for make in generators.values())
 

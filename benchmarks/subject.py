@@ -23,17 +23,32 @@ class Shape:
     vocab: int
     batch: int
     pos: int
+    n_kv_heads: int | None = None
+    d_mlp: int | None = None
 
 
 GPT2_SMALL = Shape("GPT-2 small", 12, 12, 768, 50257, batch=8, pos=16)
 TINY = Shape("2 layers x 4 heads", 2, 4, 64, 512, batch=2, pos=6)
 
 
+LLAMA_8B_WIDTHS = Shape(
+    "2 layers of Llama 8B's widths",
+    n_layers=2,
+    n_heads=32,
+    d_model=4096,
+    vocab=32000,
+    batch=4,
+    pos=32,
+    n_kv_heads=8,
+    d_mlp=14336,
+)
+
+
 @dataclass(frozen=True)
 class Subject:
     """The plain model, the same model wrapped, and the same prompts for both."""
 
-    plain: transformers.GPT2LMHeadModel
+    plain: transformers.PreTrainedModel
     model: Model
     task: Task
     clean: Tensor
@@ -46,7 +61,7 @@ class Subject:
 
     def forward_backward(self) -> None:
         """One forward and one backward of the plain model, down to its embeddings."""
-        embedding = self.plain.transformer.wte(self.clean).detach().requires_grad_()
+        embedding = self.plain.get_input_embeddings()(self.clean).detach().requires_grad_()
         logits = self.plain(inputs_embeds=embedding, use_cache=False).logits
         (logits[:, -1, RIGHT] - logits[:, -1, WRONG]).sum().backward()
 
@@ -65,8 +80,10 @@ def make(shape: Shape, device: str) -> Subject:
     )
     rows = zip(clean.tolist(), corrupt.tolist(), strict=True)
     prompts = tuple(Prompt(tuple(a), tuple(b), (RIGHT,), (WRONG,)) for a, b in rows)
+    plain = _plain(shape)
+    torch.nn.Module.to(plain, device)  # in place; the class's own `to` is not typed
     return Subject(
-        plain=_on(_plain(shape), device),
+        plain=plain,
         model=Model.load(_plain(shape), device=device),
         task=Task("random", prompts),
         clean=clean.to(device),
@@ -74,18 +91,28 @@ def make(shape: Shape, device: str) -> Subject:
     )
 
 
-def _on(model: transformers.GPT2LMHeadModel, device: str) -> transformers.GPT2LMHeadModel:
-    torch.nn.Module.to(model, device)  # in place; the class's own `to` is not typed
-    return model
-
-
-def _plain(shape: Shape) -> transformers.GPT2LMHeadModel:
+def _plain(shape: Shape) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
+    config = _gpt2(shape) if shape.n_kv_heads is None else _llama(shape)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
+def _gpt2(shape: Shape) -> transformers.GPT2Config:
+    return transformers.GPT2Config(
         vocab_size=shape.vocab,
         n_layer=shape.n_layers,
         n_head=shape.n_heads,
         n_embd=shape.d_model,
     )
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    return model.eval().requires_grad_(False)
+
+
+def _llama(shape: Shape) -> transformers.LlamaConfig:
+    return transformers.LlamaConfig(
+        vocab_size=shape.vocab,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_mlp or 4 * shape.d_model,
+    )

@@ -10,29 +10,43 @@ if TYPE_CHECKING:
     from circuits.circuit import Circuit as Circuit
     from circuits.circuit import from_networkx as from_networkx
     from circuits.circuit import load_circuit as load_circuit
+    from circuits.compare import compare_circuits as compare_circuits
+    from circuits.compare import compare_scores as compare_scores
+    from circuits.curves import plot_curves as plot_curves
     from circuits.evaluation import Evaluation as Evaluation
     from circuits.evaluation import evaluate as evaluate
     from circuits.export import save as save
+    from circuits.faithfulness import Sweep as Sweep
+    from circuits.faithfulness import curve as curve
     from circuits.plots import draw as draw
     from circuits.scores import Scores as Scores
     from circuits.scores import load_scores as load_scores
     from circuits.scores import merge as merge
     from circuits.scoring import eap as eap
     from circuits.scoring import eap_ig as eap_ig
+    from circuits.scoring import exact as exact
+    from circuits.scoring import relp as relp
     from circuits.select import greedy as greedy
     from circuits.select import prune as prune
     from circuits.select import random_circuit as random_circuit
     from circuits.select import threshold as threshold
     from circuits.select import top_n as top_n
+    from circuits.uncertainty import ensemble as ensemble
+    from circuits.verification import verify as verify
 
 _HOMES = {
     "circuits.circuit": ("Circuit", "from_networkx", "load_circuit"),
+    "circuits.compare": ("compare_circuits", "compare_scores"),
+    "circuits.curves": ("plot_curves",),
     "circuits.evaluation": ("Evaluation", "evaluate"),
     "circuits.export": ("save",),
+    "circuits.faithfulness": ("Sweep", "curve"),
     "circuits.plots": ("draw",),
     "circuits.scores": ("Scores", "load_scores", "merge"),
-    "circuits.scoring": ("eap", "eap_ig"),
+    "circuits.scoring": ("eap", "eap_ig", "exact", "relp"),
     "circuits.select": ("greedy", "prune", "random_circuit", "threshold", "top_n"),
+    "circuits.uncertainty": ("ensemble",),
+    "circuits.verification": ("verify",),
 }
 
 

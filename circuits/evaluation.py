@@ -12,6 +12,7 @@ from circuits.intervention import Pair, run_circuits, run_pair
 from circuits.progress import track
 from patching.ablations import Ablation, Prepared, resample
 from patching.graph import Graph
+from patching.memory import current
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.tasks.task import Batch, Task
@@ -110,8 +111,10 @@ def _chunks(
 
     A circuit takes one row of `like` per writer, and a few per reader of the layer at hand.
     """
+    memory = current()
+    limit = memory.bytes_on(like.device) if memory.limit else CHUNK_BYTES
     per_circuit = (len(graph.sources) + 4 * graph.n_heads) * like.numel() * like.element_size()
-    n = max(1, min(CHUNK_BYTES // max(1, per_circuit), MAX_ROWS // n_examples))
+    n = max(1, min(limit // max(1, per_circuit), MAX_ROWS // n_examples))
     order = sorted(range(len(circuits)), key=lambda i: len(circuits[i]))
     for start in range(0, len(order), n):
         yield order[start : start + n]

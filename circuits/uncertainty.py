@@ -100,6 +100,17 @@ def uncertainty(
     accelerator is slower than in batches. With 200 resamples a standard error is itself uncertain
     by 5 %.
 
+    >>> from circuits.scoring import eap_ig
+    >>> from patching.metrics import logit_diff
+    >>> from patching.model import Model
+    >>> from patching.models import induction
+    >>> model, task = Model.load("truth/induction"), induction(n=6).task
+    >>> result = uncertainty(
+    ...     task, lambda part: eap_ig(model, part, logit_diff), size=5, ranking="absolute"
+    ... )
+    >>> ("a1.h3", "logits") in result.stable(0.95)
+    True
+
     Args:
         task: two prompts or more.
         score: scores a task, as `lambda task: eap(model, task, logit_diff)`; the mean of its

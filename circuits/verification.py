@@ -24,7 +24,7 @@ from torch import Tensor
 
 from circuits.intervals import LEVEL, Estimate
 from circuits.scores import Scores, rank
-from circuits.scoring.exact import exact
+from circuits.scoring.single_edges import exact
 from patching.ablations import Ablation, Prepared, resample
 from patching.metrics import Metric
 from patching.model import Model
@@ -112,6 +112,14 @@ def verify(  # noqa: PLR0913 - the sample and the exact run have options of thei
     Costs two forwards of the task and k times the forward of the layers after an edge. The task
     may be another than the scores were made on. The correlations are NaN where one side is
     constant. Bootstrap: Efron 1979, Annals of Statistics 7.
+
+    >>> from circuits.scoring import eap_ig
+    >>> from patching.metrics import logit_diff
+    >>> from patching.models import induction
+    >>> model, task = Model.load("truth/induction"), induction(n=3).task
+    >>> found = verify(model, task, logit_diff, eap_ig(model, task, logit_diff), k=20)
+    >>> ("a1.h3", "logits") in found.edges, len(found.edges)
+    (True, 20)
 
     Raises:
         ValueError: if k is not 3 or more, the scores are of another graph, model, metric or

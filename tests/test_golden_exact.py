@@ -8,7 +8,7 @@ import pytest
 import test_golden
 import torch
 
-from circuits.scoring.exact import exact
+from circuits.scoring.single_edges import exact
 from patching.metrics import logit_diff
 
 pytestmark = test_golden.pytestmark

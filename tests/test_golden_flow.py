@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_golden import GOLDEN, Reference, our_reader
 
-from circuits.scoring.information_flow import information_flow
+from circuits.scoring.flow import information_flow
 from patching.capture import capture, expand_writes
 from patching.metrics import accuracy
 from patching.model import Model
@@ -101,7 +101,7 @@ def test_readers_of_one_stream_have_equal_scores(model):
 def test_flow_does_not_depend_on_batches_or_tiles(model, monkeypatch):
     task = ragged_task()
     whole = information_flow(model, task).matrix
-    monkeypatch.setattr(modules["circuits.scoring.information_flow"], "TILE_BYTES", 1)
+    monkeypatch.setattr(modules["circuits.scoring.flow"], "TILE_BYTES", 1)
     # padding moves sums in float32 norms of Llama-like families
     assert (information_flow(model, task, batch_size=1).matrix - whole).abs().max() < 2e-6
 

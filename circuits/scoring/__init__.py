@@ -8,6 +8,9 @@ Gradient methods are combinations of a backward rule (what gradient), a path (wh
 and an ablation (what a removed writer becomes): `score(model, task, metric, Recipe(...))`.
 """
 
+from circuits.scoring.dropping import atp_star, grad_drop
+from circuits.scoring.flow import information_flow
+from circuits.scoring.gather import Recipe
 from circuits.scoring.methods import METHODS, Method
 from circuits.scoring.named import (
     clean_corrupt,
@@ -28,8 +31,11 @@ from circuits.scoring.paths import (
     at_clean,
     at_corrupt,
 )
+from circuits.scoring.patterns import qk_fix
+from circuits.scoring.positions import PositionScores, position_scores
 from circuits.scoring.quadrature import QUADRATURES, Quadrature
-from circuits.scoring.score import Recipe, score
+from circuits.scoring.score import score
+from circuits.scoring.single_edges import exact
 
 __all__ = [
     "METHODS",
@@ -38,6 +44,7 @@ __all__ = [
     "QUADRATURES",
     "Method",
     "Path",
+    "PositionScores",
     "Quadrature",
     "Recipe",
     "along_activations",
@@ -45,11 +52,17 @@ __all__ = [
     "at_both",
     "at_clean",
     "at_corrupt",
+    "atp_star",
     "clean_corrupt",
     "eap",
     "eap_ig",
+    "exact",
     "gim",
+    "grad_drop",
     "ig_activations",
+    "information_flow",
+    "position_scores",
+    "qk_fix",
     "relp",
     "relp_ah",
     "score",

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.progress import track
-from patching.metrics import WITHOUT_GRADIENT, Metric
 from patching.model import Model
 from patching.tasks.task import Batch, Task
 
@@ -27,7 +26,6 @@ ScoreBatch = Callable[[Batch], BatchScores]
 def score_batches(
     model: Model,
     task: Task,
-    metric: Metric,
     score_batch: ScoreBatch,
     *,
     batch_size: int,
@@ -37,14 +35,8 @@ def score_batches(
     With them comes every example's completeness delta.
 
     Raises:
-        ValueError: if the metric has no gradient, the model cannot read the task, pairs do not
-            differ, the batch size is no number of examples, or scores come out as NaN.
+        ValueError: if the model cannot read the task, or the batch size is no number of examples.
     """
-    if metric in WITHOUT_GRADIENT:
-        raise ValueError(
-            f"{metric.__name__} has no gradient, so edges cannot be scored by it; "
-            "take logit_diff, prob_diff or kl"
-        )
     model.check(task)
     total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
     completeness = []

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from patching.capture import Writes, expand_writes
 from patching.gradients import AttentionGradients, ReaderGradients
+from patching.memory import in_tiles
 from patching.model import Model
-
-TILE_BYTES = 2**25
 
 
 @torch.no_grad()
@@ -23,17 +22,15 @@ def edge_scores(
     """Scores of all edges, summed over tokens, in float64 on the CPU; 0 on non-edges."""
     graph = model.graph
     total = torch.zeros(graph.exists.shape, dtype=torch.float64)
-    for tile in _tiles(model, difference):
-        total += _tile_scores(model, difference[tile], gradients, tile).double().cpu()
+    d_model, value = difference.embed.shape[1], difference.embed.element_size()
+    rows = len(graph.sources) + 3 * graph.n_heads  # writes of all, gradients of one layer
+
+    def add(tile: slice) -> None:
+        scores = _tile_scores(model, difference[tile], gradients, tile).double().cpu()
+        total.add_(scores)
+
+    in_tiles(len(difference), rows * d_model * value, difference.embed.device, add)
     return total.masked_fill(~graph.exists, 0.0)
-
-
-def _tiles(model: Model, difference: Writes) -> list[slice]:
-    """Spans of tokens whose expanded writes and gradients fit in `TILE_BYTES`."""
-    rows = len(model.graph.sources) + 3 * model.graph.n_heads
-    per_token = rows * difference.embed.shape[1] * difference.embed.element_size()
-    size = max(1, TILE_BYTES // per_token)
-    return [slice(start, start + size) for start in range(0, len(difference), size)]
 
 
 def _tile_scores(

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from circuits.scores import Scores
+from circuits.scoring.dropping import atp_star, grad_drop
+from circuits.scoring.flow import information_flow
 from circuits.scoring.named import (
     clean_corrupt,
     eap,
@@ -13,15 +15,18 @@ from circuits.scoring.named import (
     relp,
     relp_ah,
 )
+from circuits.scoring.patterns import qk_fix
+from circuits.scoring.single_edges import exact
 
 
 @dataclass(frozen=True)
 class Method:
     """A scorer as the shell offers it: F and B are one forward and one backward of a batch.
 
-    What it obeys: `additive`: edges out of a writer sum to its node score; `complete`: the
-    embedding's scores approach the clean-corrupt gap as steps grow; `exact_if_linear`: equals
-    exact patching on a linear model.
+    What it needs: `by_gradient`: a metric with a slope; `paired`: pairs that differ, and a metric;
+    `n_layers`: at least so many layers. What it obeys: `additive`: edges out of a writer sum to its
+    node score; `complete`: the embedding's scores approach the clean-corrupt gap as steps grow;
+    `exact_if_linear`: equals exact patching on a linear model.
     """
 
     function: Callable[..., Scores]
@@ -29,6 +34,9 @@ class Method:
     source: str
     takes_steps: bool = False
     takes_ablation: bool = True
+    by_gradient: bool = True
+    paired: bool = True
+    n_layers: int = 1
     additive: bool = True
     complete: bool = False
     exact_if_linear: bool = True
@@ -56,4 +64,41 @@ METHODS: dict[str, Method] = {
     "relp": Method(relp, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),
     "relp-ah": Method(relp_ah, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),
     "gim": Method(gim, "2F + 1B", "Edin et al. 2025, arXiv:2505.17630", exact_if_linear=False),
+    "qk-fix": Method(
+        qk_fix, "2F + 1B + patterns anew", "Kramár et al. 2024, arXiv:2403.00745", additive=False
+    ),
+    "grad-drop": Method(
+        grad_drop,
+        "layers (2F + 1B)",
+        "Kramár et al. 2024, arXiv:2403.00745",
+        takes_ablation=False,
+        n_layers=2,
+        additive=False,
+        exact_if_linear=False,
+    ),
+    "atp-star": Method(
+        atp_star,
+        "layers (2F + 1B + patterns anew)",
+        "Kramár et al. 2024, arXiv:2403.00745",
+        n_layers=2,
+        additive=False,
+        exact_if_linear=False,
+    ),
+    "information-flow": Method(
+        information_flow,
+        "1F",
+        "Ferrando & Voita 2024, arXiv:2403.00824",
+        takes_ablation=False,
+        by_gradient=False,
+        paired=False,
+        additive=False,
+        exact_if_linear=False,
+    ),
+    "exact": Method(
+        exact,
+        "2F + about 0.35 F an edge",
+        "Zhang & Nanda 2024, arXiv:2309.16042",
+        by_gradient=False,
+        additive=False,
+    ),
 }

@@ -1,9 +1,10 @@
 """The named methods: each is one backward rule on one path."""
 
 from circuits.scores import Scores
+from circuits.scoring.gather import Recipe
 from circuits.scoring.paths import along_activations, along_inputs, at_both, at_clean
 from circuits.scoring.quadrature import Quadrature, midpoint
-from circuits.scoring.score import Recipe, score
+from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
 from patching.metrics import Metric
 from patching.model import Model

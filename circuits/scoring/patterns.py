@@ -16,8 +16,9 @@ from torch import Tensor
 
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, score_batches
+from circuits.scoring.gather import Recipe
 from circuits.scoring.paths import at_clean
-from circuits.scoring.score import Recipe, score
+from circuits.scoring.score import score
 from patching.ablations import Ablation, Prepared, resample
 from patching.blocks import EMBEDDING, Block, widen
 from patching.capture import Recorder, Writes, capture, indices
@@ -62,7 +63,7 @@ def qk_fix(
         clean = _run_clean(model, batch, metric, rule, prepared)
         return BatchScores(_fixed_scores(model, batch, clean), None)
 
-    fixed = score_batches(model, task, metric, score_batch, batch_size=batch_size).matrix
+    fixed = score_batches(model, task, score_batch, batch_size=batch_size).matrix
     matrix = base.matrix.clone()
     for block in model.blocks:
         graph, i = model.graph, block.index

@@ -30,6 +30,12 @@ def model_options() -> Parser:
         help="type of the weights (float32)",
     )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (cpu)")
+    group.add_argument(
+        "--memory",
+        type=memory,
+        metavar="SIZE",
+        help="for the tiles of large products: 500MB, 2GB, or 0.5 of what is free (32MB; GPU 1GB)",
+    )
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
     group.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with a hub model"
@@ -179,6 +185,25 @@ def share(text: str) -> float:
         value = -1.0
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"a fraction from 0 to below 1 is needed, got {text!r}")
+    return value
+
+
+def memory(text: str) -> int | float:
+    """Bytes (`500MB`, `2GB`, `1048576`) or a fraction of what is free (`0.5`).
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    units = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "": 1}
+    number, unit = text.rstrip("BKMGbkmg"), text.upper().lstrip("0123456789.")
+    try:
+        value = float(number) if "." in number and not unit else int(number) * units[unit]
+    except (ValueError, KeyError):
+        value = 0
+    if value <= 0 or (isinstance(value, float) and value > 1):
+        raise argparse.ArgumentTypeError(
+            f"a memory size such as 500MB or 2GB, or a fraction up to 1.0, is needed, got {text!r}"
+        )
     return value
 
 

@@ -25,6 +25,7 @@ def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
         ValueError: if there is no such method, rule, path or quadrature, or options do not fit.
     """
     from circuits.scoring import METHODS
+    from patching.memory import budget
 
     free = args.rule is not None or args.path is not None
     if free and args.method is not None:
@@ -37,7 +38,8 @@ def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
         make = _open_named(name, args, choose("method", name, METHODS))
 
     def run(model: "Model", task: "Task", metric: "Metric") -> "Scores":
-        scores = make(model, task, metric)
+        with budget(args.memory):
+            scores = make(model, task, metric)
         return replace(scores, provenance={**scores.provenance, "seed": args.seed})
 
     return run

@@ -9,7 +9,7 @@ import toys
 from oracles import _writes, brute_force_eap
 
 from circuits.scoring import Recipe, along_inputs, eap, score
-from circuits.scoring.atp_star import atp_star, grad_drop, without_layer
+from circuits.scoring.dropping import atp_star, grad_drop, without_layer
 from circuits.scoring.patterns import qk_fix
 from patching.ablations import Prepared, Replacement, resample, zero
 from patching.metrics import accuracy, logit_diff

@@ -36,7 +36,8 @@ def test_steps_quadrature_dtype_and_limit_reach_the_scores(home, tmp_path):
     options = ["--steps", "3", "--quadrature", "left", "--dtype", "float64", "--limit", "5"]
     assert main(["score", *on(home), *options, "--out", str(out)]) == 0
     provenance = load_scores(out).provenance
-    assert provenance["options"] == {"steps": 3, "quadrature": "left"}
+    assert provenance["options"]["steps"] == 3
+    assert provenance["options"]["quadrature"] == "left"
     assert (provenance["dtype"], provenance["n_examples"]) == ("float64", 5)
 
 
@@ -77,7 +78,7 @@ def test_evaluate_as_text_is_a_table(home, capsys):
     assert main(["evaluate", *on(home), str(home / "circuit.json")]) == 0
     said = capsys.readouterr().out
     assert "clean run" in said
-    assert "corrupt run" in said
+    assert "no edge" in said
     assert "logit difference, mean over 12 prompts" in said
 
 
@@ -88,7 +89,7 @@ def test_kl_is_positive_for_people_and_as_it_is_in_json(home, capsys):
     assert main(["evaluate", *on(home), "--metric", "kl", circuit]) == 0
     said = capsys.readouterr().out
     assert "smaller is better" in said
-    assert float(said.split("corrupt run")[1].split()[0]) > 0
+    assert float(said.split("no edge")[1].split()[0]) > 0
 
 
 def test_export_writes_every_file_named(home, tmp_path, capsys):

@@ -6,6 +6,7 @@ import pytest
 from shells import on, write_task
 
 from circuits.cli import main
+from circuits.shell import options
 
 
 @pytest.fixture
@@ -174,3 +175,14 @@ def test_lack_of_memory_is_one_line_and_other_faults_keep_their_traceback(monkey
     message = "a fault of ours"
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["methods"])
+
+
+@pytest.mark.parametrize("size", ["lots", "0", "1.5", "2XB"])
+def test_a_memory_size_that_is_none_is_refused(home, fails, tmp_path, size):
+    arguments = ["score", *on(home), "--memory", size, "--out", str(tmp_path / "s.safetensors")]
+    assert "a memory size such as 500MB or 2GB" in fails(*arguments)
+
+
+def test_memory_sizes_are_read_with_units_and_as_fractions():
+    sizes = [options.memory(text) for text in ("500MB", "2gb", "4096", "0.5")]
+    assert sizes == [500 * 2**20, 2 * 2**30, 4096, 0.5]

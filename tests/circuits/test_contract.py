@@ -87,6 +87,28 @@ def test_every_method_works_under_constant_ablations(model, task, method, ablati
     assert ablation.replace("-", " ") in str(scores.provenance["ablation"])
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].exact_if_linear])
+def test_methods_that_say_so_are_exact_on_a_linear_model(method):
+    scores = METHODS[method].function(toys.linear_model(), toys.task(2), logit_diff)
+    for (source, dest), expected in toys.SCORES.items():
+        assert scores.of(source, dest) == pytest.approx(expected, abs=1e-9), (source, dest)
+    assert int((scores.matrix.abs() > 1e-9).sum()) == len(toys.SCORES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_the_contract_of_the_table(method):
+    """Independent of batch size; zero on non-edges; named in the provenance; nothing left."""
+    model, task = Model.load(families.module("gpt2", torch.float64)), families.task(3, 6)
+    function = METHODS[method].function
+    together, alone = (function(model, task, logit_diff, batch_size=n) for n in (8, 1))
+    size = together.matrix.abs().max()
+    assert float(size) > 0
+    assert (together.matrix - alone.matrix).abs().max() < 1e-10 * size
+    assert together.provenance["method"] == method
+    assert not any(p.fwd_hooks or p.bwd_hooks for p in model.bridge.hook_dict.values())
+    assert all(parameter.grad is None for parameter in model.bridge.parameters())
+
+
 def test_integration_over_inputs_completes_under_mean_ablation(model, task):
     """The embedding's scores add up to clean minus the run from the replaced embedding."""
     coarse, fine = (

@@ -11,8 +11,8 @@ from circuits import Circuit
 from circuits.evaluation import evaluate
 from circuits.scores import merge
 from circuits.scoring import eap
-from circuits.scoring import exact as module
-from circuits.scoring.exact import exact
+from circuits.scoring import single_edges as module
+from circuits.scoring.single_edges import exact
 from circuits.select import random_circuit
 from patching.ablations import mean, zero
 from patching.metrics import accuracy, kl, logit_diff

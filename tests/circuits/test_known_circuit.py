@@ -10,7 +10,7 @@ import torch
 from circuits import Circuit
 from circuits.recovery import recovery
 from circuits.scoring import eap, eap_ig
-from circuits.scoring.exact import exact
+from circuits.scoring.single_edges import exact
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.models import induction

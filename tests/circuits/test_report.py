@@ -112,7 +112,7 @@ def test_the_report_says_verdict_metrics_sizes_edges_settings_and_sign():
         "| random circuit 1 | 12 | -1.000 | 0.0% |",
         "helps the metric in the clean run",
         "| options | steps 5 |",
-        "Faithfulness = (circuit - corrupt) / (clean - corrupt)",
+        "Faithfulness = (circuit - empty) / (clean - empty)",
     ):
         assert text in report
     assert report.count("->") == 3
@@ -127,7 +127,7 @@ def test_the_report_of_a_task_that_cannot_be_done_says_so_first():
 def test_kl_is_explained_in_the_report():
     report = render(findings(metric_name="kl", clean=0.0, corrupt=-2.0), figure="circuit.svg")
     assert "KL from the clean run (nats, smaller is better)" in report
-    assert "| corrupt run (no edge) | 0 | 2.000 | 0.0% |" in report
+    assert "| no edge | 0 | 2.000 | 0.0% |" in report
 
 
 @pytest.mark.parametrize("cell", ["1,000", "+3.2", "80.0%", "undefined"])

@@ -13,6 +13,7 @@ from circuits.scoring.quadrature import midpoint
 from patching import tasks
 from patching.capture import capture
 from patching.gradients import GradientSum, Start
+from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff, prob_diff
 from patching.model import Model
 from patching.tasks import Prompt, Task
@@ -166,11 +167,12 @@ def test_scores_are_zero_when_clean_equals_corrupt(model, scorer, monkeypatch):
     assert float(scores.completeness.abs().max()) == 0
 
 
-def test_token_tiles_do_not_change_the_scores(model, monkeypatch):
-    whole = eap(model, families.task(), logit_diff).matrix
-    monkeypatch.setattr("circuits.scoring.contract.TILE_BYTES", 1)  # one token a tile
-    tiled = eap(model, families.task(), logit_diff).matrix
-    assert (tiled - whole).abs().max() < 1e-12 * whole.abs().max()
+def test_token_tiles_do_not_change_the_scores(model):
+    whole = eap(model, families.task(), logit_diff)
+    with budget(1):  # byte: one token a tile
+        tiled = eap(model, families.task(), logit_diff)
+    assert (tiled.matrix - whole.matrix).abs().max() < 1e-12 * whole.matrix.abs().max()
+    assert tiled.provenance["memory"] == {"limit": 1, "largest_tile": 1, "halved": 0}
 
 
 def test_bfloat16_models_are_scored_in_float32():
@@ -219,15 +221,22 @@ def test_provenance_says_what_was_done(gpt2):
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 class TestEveryMethod:
     def test_refuses_a_metric_without_gradient(self, method, gpt2):
+        if not method.by_gradient:
+            pytest.skip("takes no gradients")
         with pytest.raises(ValueError, match="accuracy has no gradient"):
             method.function(gpt2, families.task(), accuracy)
 
     def test_refuses_pairs_that_do_not_differ(self, method, gpt2):
+        if not method.paired:
+            pytest.skip("looks at clean runs alone")
         same = Task("same", (Prompt((5, 6), (5, 6), (7,), (8,)),))
         with pytest.raises(ValueError, match="corrupt prompt equal to the clean one in row 0"):
             method.function(gpt2, same, logit_diff)
 
     def test_refuses_a_metric_that_returns_a_mean(self, method, gpt2):
+        if not method.paired:
+            pytest.skip("uses no metric")
+
         def mean(logits, batch):
             return logit_diff(logits, batch).mean()
 

@@ -11,7 +11,7 @@ from scipy import stats
 from circuits import verification as module
 from circuits.scores import Scores
 from circuits.scoring import eap
-from circuits.scoring.exact import exact
+from circuits.scoring.single_edges import exact
 from circuits.verification import (
     plot_verification,
     sample,

@@ -42,7 +42,7 @@ def information_flow(
     def score_batch(batch: Batch) -> BatchScores:
         return BatchScores(_score(model, batch), None)
 
-    found = score_batches(model, task, logit_diff, score_batch, batch_size=batch_size)
+    found = score_batches(model, task, score_batch, batch_size=batch_size)
     provenance = describe(model, task, logit_diff, "information-flow", {})
     provenance |= {
         "metric": "none (clean runs alone)",

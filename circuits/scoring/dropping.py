@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 import torch
 
 from circuits.scores import Scores
+from circuits.scoring.gather import Recipe
 from circuits.scoring.paths import at_clean
 from circuits.scoring.patterns import qk_fix
-from circuits.scoring.score import Recipe, score
+from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
 from patching.metrics import Metric
 from patching.model import Model
