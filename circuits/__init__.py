@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuits.export import save as save
     from circuits.faithfulness import Sweep as Sweep
     from circuits.faithfulness import curve as curve
+    from circuits.inside import active as active
     from circuits.plots import draw as draw
     from circuits.scores import Scores as Scores
     from circuits.scores import load_scores as load_scores
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from circuits.verification import verify as verify
 
 _HOMES = {
+    "circuits.inside": ("active",),
     "circuits.circuit": ("Circuit", "from_networkx", "load_circuit"),
     "circuits.compare": ("compare_circuits", "compare_scores"),
     "circuits.curves": ("plot_curves",),

@@ -52,13 +52,11 @@ def to_mib_json(result: Scores | Circuit, path: str | Path, *, d_model: int) -> 
     """
     table = _table(result)
     in_graph = dict(zip(_nodes(table.graph), table.nodes.tolist(), strict=True)) | {"logits": True}
-    scores, mask, where = table.scores.tolist(), table.mask.tolist(), _edges(table.graph)
+    scores, mask, at = table.scores.tolist(), table.mask.tolist(), _edges(table.graph)
     content = {
         **_head(result, table.graph, d_model),
         "nodes": {name: {"in_graph": kept} for name, kept in in_graph.items()},
-        "edges": {
-            e: {"score": scores[s][d], "in_graph": mask[s][d]} for e, (s, d) in where.items()
-        },
+        "edges": {e: {"score": scores[s][d], "in_graph": mask[s][d]} for e, (s, d) in at.items()},
     }
     write_text(path, json.dumps(content))
 
@@ -112,9 +110,8 @@ def from_mib_json(path: str | Path, graph: Graph) -> Scores | Circuit:
         _check_row(path, name, row)
     scores, mask = wide.exists.double() * 0, torch.zeros_like(wide.exists)
     index = torch.tensor([where[name] for name in rows], dtype=torch.long).view(-1, 2).unbind(1)
-    values = [(row.get("score") or 0.0, row["in_graph"]) for row in rows.values()]
-    scores[index] = scores.new_tensor([score for score, _ in values])
-    mask[index] = mask.new_tensor([kept for _, kept in values])
+    scores[index] = scores.new_tensor([row.get("score") or 0.0 for row in rows.values()])
+    mask[index] = mask.new_tensor([row["in_graph"] for row in rows.values()])
     _check_about_edges(path, "neurons" in about, "score" in about and not scores.any())
     return _grouped(path, _Table(wide, scores, mask), graph, content)
 
@@ -194,8 +191,7 @@ class _Table:
 
 
 def _table(result: Scores | Circuit) -> _Table:
-    graph, wide = result.graph, ungrouped(result.graph)
-    shared = _shared_reader(graph)
+    graph, wide, shared = result.graph, ungrouped(result.graph), _shared_reader(result.graph)
     scores = result.matrix if isinstance(result, Scores) else result.scores
     scores = graph.exists.double() * 0 if scores is None else scores
     mask = torch.zeros_like(graph.exists) if isinstance(result, Scores) else result.mask
@@ -216,7 +212,8 @@ def _grouped(
     scores = zeros.index_add(1, shared, table.scores.where(exists, 0.0))
     n_kept = zeros.index_add(1, shared, (table.mask & exists).double())
     stated = content.get("provenance")
-    provenance = dict(stated if isinstance(stated, dict) else {"file": Path(path).name})
+    named = {"file": Path(path).name}
+    provenance = dict[str, object](stated if isinstance(stated, dict) else named)
     n_split = int(((n_kept > 0) & (n_kept < shared.bincount())).sum())
     if n_split:
         provenance["edges kept for some heads of a group"] = n_split
@@ -252,9 +249,8 @@ def _edges(graph: Graph) -> dict[str, tuple[int, int]]:
     return {f"{nodes[s]}->{readers[d]}": (s, d) for s, d in graph.exists.nonzero().tolist()}
 
 
-def _cfg(graph: Graph) -> dict[str, int | bool]:
-    whole = {"n_layers": graph.n_layers, "n_heads": graph.n_heads}
-    return {**whole, "parallel_attn_mlp": graph.parallel}
+def _cfg(g: Graph) -> dict[str, int | bool]:
+    return {"n_layers": g.n_layers, "n_heads": g.n_heads, "parallel_attn_mlp": g.parallel}
 
 
 def _head(result: Scores | Circuit, graph: Graph, d_model: int) -> dict[str, object]:

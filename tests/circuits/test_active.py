@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from circuits import Circuit, random_circuit
-from circuits.active import active
 from circuits.evaluation import evaluate
+from circuits.inside import active
 from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.graph import Graph
 from patching.model import Model
