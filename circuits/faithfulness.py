@@ -167,5 +167,7 @@ def _provenance(trial: Trial, scores: Scores, sweep: Sweep) -> dict[str, object]
         "n_bootstrap": sweep.n_bootstrap,
         "seed": sweep.seed,
     }
-    made = describe(trial.model, trial.task, trial.metric, "faithfulness curve", options)
-    return {**made, **asdict(conditions(trial)), "scores": dict(scores.provenance)}
+    said = asdict(conditions(trial))
+    method, ablation = "faithfulness curve", str(said["ablation"])
+    made = describe(trial.model, trial.task, trial.metric, method, options, ablation=ablation)
+    return {**made, **said, "scores": dict(scores.provenance)}

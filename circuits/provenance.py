@@ -11,7 +11,13 @@ _PACKAGES = ("circuit-workbench", "torch", "transformer-lens", "transformers")
 
 
 def describe(
-    model: Model, task: Task, metric: Metric, method: str, options: Mapping[str, object]
+    model: Model,
+    task: Task,
+    metric: Metric,
+    method: str,
+    options: Mapping[str, object],
+    *,
+    ablation: str,
 ) -> dict[str, object]:
     """Everything a reader needs to make the result again.
 
@@ -27,7 +33,7 @@ def describe(
         "metric": metric.__name__,
         "method": method,
         "options": dict(options),
-        "ablation": "resample (the paired corrupt prompt)",
+        "ablation": ablation,
         "positions": "summed over all tokens up to the answer",
         "direction": "clean - corrupt: positive helps the metric in the clean run",
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Ranking = Literal["absolute", "signed"]
 
-MUST_AGREE = ("weights", "metric", "method", "options", "dtype")
+MUST_AGREE = ("weights", "metric", "method", "options", "ablation", "dtype")
 """What two results must share, beside the graph, before they may be added."""
 
 _VERSION = "1"

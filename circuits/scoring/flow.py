@@ -43,10 +43,10 @@ def information_flow(
         return BatchScores(_score(model, batch), None)
 
     found = score_batches(model, task, score_batch, batch_size=batch_size)
-    provenance = describe(model, task, logit_diff, "information-flow", {})
+    nothing = "none (clean runs alone)"
+    provenance = describe(model, task, logit_diff, "information-flow", {}, ablation=nothing)
     provenance |= {
-        "metric": "none (clean runs alone)",
-        "ablation": "none (clean runs alone)",
+        "metric": nothing,
         "positions": "mean over real tokens",
         "direction": "shares of what a reader sees, never negative",
     }

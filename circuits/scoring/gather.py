@@ -80,8 +80,9 @@ class Job:
         rule, path = self.recipe.rule, self.recipe.path
         options: Mapping[str, object] = {**path.options, "rule": rule.name, "path": path.name}
         unruled = [str(part) for part in rule.start(self.model).unruled]
-        said = describe(self.model, task, self.metric, method or self.recipe.name, options)
-        return {**said, "ablation": self.prepared.name, "unruled": unruled}
+        name, ablation = method or self.recipe.name, self.prepared.name
+        said = describe(self.model, task, self.metric, name, options, ablation=ablation)
+        return {**said, "unruled": unruled}
 
     def gather(self, batch: Batch) -> Gathered:
         """Gradients at the plain runs, then at the steps between them."""

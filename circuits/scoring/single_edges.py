@@ -80,8 +80,7 @@ def exact(
         total[part.sources, part.dest] += part.lost
     which = "all" if edges is None else _digest(chosen)
     options = {"n_edges": int(chosen.sum()), "edges": which}
-    provenance = describe(model, task, metric, "exact", options)
-    provenance["ablation"] = prepared.name
+    provenance = describe(model, task, metric, "exact", options, ablation=prepared.name)
     provenance["scored_edges"] = "all" if edges is None else _names(model.graph, chosen)
     return Scores(total / len(task), model.graph, provenance)
 
