@@ -19,11 +19,16 @@ SIGN = (
     "A positive score means that the edge helps the metric in the clean run; a negative one, that "
     "it works against it. Scores are in units of the metric."
 )
-FAITHFULNESS = (
+_FAITHFULNESS = (
     "Faithfulness = (circuit - empty) / (clean - empty), of means over the prompts: 1 is the whole "
     "model, 0 the empty circuit, which under resampling is the corrupt run. Edges outside a "
     "circuit are ablated: {ablation}."
 )
+
+
+def explain_faithfulness(ablation: str) -> str:
+    """What the number means, under the ablation it was measured with."""
+    return _FAITHFULNESS.format(ablation=ablation)
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ def render(findings: Findings, *, figure: str, top: int = 20) -> str:
         "## How good it is",
         f"Measured on {findings.prompts}.",
         _runs(findings),
-        FAITHFULNESS.format(ablation=findings.settings.get("ablation", "resample")),
+        explain_faithfulness(str(findings.settings.get("ablation", "resample"))),
         f"![The circuit]({figure})",
         SIGN,
         "## Faithfulness by size",

@@ -166,7 +166,7 @@ def _rows(
 def _print_evaluation(
     args: Namespace, evaluation: "Evaluation", measured: "Sequence[Measured]"
 ) -> None:
-    from circuits.report import FAITHFULNESS, percent, readable, title
+    from circuits.report import explain_faithfulness, percent, readable, title
 
     clean, corrupt = float(evaluation.clean.mean()), float(evaluation.corrupt.mean())
     rows = [
@@ -177,7 +177,7 @@ def _print_evaluation(
     last = ("no edge", "", readable(args.metric, corrupt), "")
     print_columns(("circuit", "edges", args.metric, "faithfulness"), [first, *rows, last])
     print(f"\n{title(args.metric)}, mean over {len(evaluation.clean)} prompts.")
-    print(fill(FAITHFULNESS, 88))
+    print(fill(explain_faithfulness(args.ablation), 88))
 
 
 def _finite(value: float | None) -> float | None:

@@ -133,7 +133,7 @@ def _content(judged: Judged) -> dict[str, object]:
 
 
 def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
-    from circuits.report import FAITHFULNESS, title
+    from circuits.report import explain_faithfulness, title
 
     head = ("edges", "pruned to", metric_name, "faithful", "95 % interval", "random", "accuracy")
     for one in judged:
@@ -144,7 +144,7 @@ def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
             print(f"{name}: {area.value:.3f} ({area.low:.3f} to {area.high:.3f})")
         print(f"{title(metric_name)}, mean over {n} prompts.\n")
     ablation = judged[0].curve.conditions.ablation
-    print(fill(FAITHFULNESS.format(ablation=ablation), 88))
+    print(fill(explain_faithfulness(ablation), 88))
     print(fill("random: median and 97.5 % point of random circuits matched by layer.", 88))
 
 

@@ -78,6 +78,7 @@ def test_evaluate_as_text_is_a_table(home, capsys):
     assert main(["evaluate", *on(home), str(home / "circuit.json")]) == 0
     said = capsys.readouterr().out
     assert "clean run" in said
+    assert "circuit are ablated: resample." in " ".join(said.split())
     assert "no edge" in said
     assert "logit difference, mean over 12 prompts" in said
 
