@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if not _is_lack_of_memory(error):
+        from patching.memory import is_lack_of_memory  # torch is loaded by now
+
+        if not is_lack_of_memory(error):
             raise
         print(f"error: {_one_line(error)}; try a smaller --batch-size", file=sys.stderr)
         return 2
@@ -199,11 +201,6 @@ def _show_warning(
 ) -> None:
     """Print a warning as one line on stderr; the signature is that of `warnings.showwarning`."""
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _is_lack_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory, on a GPU or on the CPU."""
-    return "out of memory" in str(error) or "allocate memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ import toys
 
 from circuits.scoring import METHODS, PATHS, Recipe, score
 from patching.ablations import mean, positional_mean, resample, zero
+from patching.attribution import attribute
 from patching.capture import capture
 from patching.metrics import kl, logit_diff
 from patching.model import Model
@@ -93,6 +94,32 @@ def test_methods_that_say_so_are_exact_on_a_linear_model(method):
     for (source, dest), expected in toys.SCORES.items():
         assert scores.of(source, dest) == pytest.approx(expected, abs=1e-9), (source, dest)
     assert int((scores.matrix.abs() > 1e-9).sum()) == len(toys.SCORES)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].additive])
+def test_methods_that_say_so_add_up_to_node_scores(model, task, method):
+    """Out of the embedding: what its own gradient, taken apart from all readers, gives.
+
+    At the clean run, out of every writer: attribution patching at its write under the same rule.
+    """
+    scores = METHODS[method].function(model, task, logit_diff)
+    (batch,) = task.batches(len(task))
+    clean, corrupt = (
+        logit_diff(model.answer_logits(prompts, batch), batch).double().mean()
+        for prompts in (batch.clean, batch.corrupt)
+    )
+    found, size = scores.node_scores(), scores.matrix.abs().max()
+    assert abs(found[0] - (scores.completeness.mean() + clean - corrupt)) < 10 * ROUNDING * size
+    options = scores.provenance["options"]
+    if options["path"] == "clean":
+        nodes = attribute(model, task, logit_diff, rule=RULES[options["rule"]]).writers
+        assert (found - nodes).abs().max() < 10 * ROUNDING * size  # sums of up to ten edges
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].n_layers > 1])
+def test_methods_that_need_more_layers_refuse_a_model_of_one(method):
+    with pytest.raises(ValueError, match="has 1 layer"):
+        METHODS[method].function(toys.linear_model(), toys.task(), logit_diff)
 
 
 @pytest.mark.parametrize("method", METHODS)
