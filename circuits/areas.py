@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.faithfulness import MIB_SHARES
-from circuits.intervals import Estimate, interval, ratio_of_means
 from circuits.points import Curve
+from patching.intervals import Estimate, interval, ratio_of_means
 
 Axis = Callable[[np.ndarray], np.ndarray]
 """Where a share of all edges lies on the axis that is integrated over."""

@@ -12,14 +12,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from circuits.compare import Comparison
 from circuits.points import Curve
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Safe for colour-blind readers (Okabe and Ito 2008); more curves than these start over."""
+from patching.figures import COLOURS, LABEL, SMALL, TITLE
 
 CHANCE = "random, matched by layer"
 _GREY = "#888888"
 _MARKERS = "osD^vP"
-_SMALL, _LABEL, _TITLE = 6, 7, 8  # points
 
 
 def plot_curves(curves: Mapping[str, Curve], *, title: str | None = None) -> Figure:
@@ -44,7 +41,7 @@ def plot_curves(curves: Mapping[str, Curve], *, title: str | None = None) -> Fig
         _draw_curve(axes, name, curve, i)
     _finish(axes, list(curves.values()))
     if title:
-        axes.set_title(title, fontsize=_TITLE)
+        axes.set_title(title, fontsize=TITLE)
     return figure
 
 
@@ -60,14 +57,14 @@ def plot_comparison(comparison: Comparison, *, title: str | None = None) -> Figu
         dark = abs(value) > 0.6
         said = "–" if np.isnan(value) else f"{value:.2f}"
         colour = "white" if dark else "black"
-        axes.text(j, i, said, ha="center", va="center", fontsize=_SMALL, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=_SMALL)
-    axes.set_yticks(range(len(names)), names, fontsize=_SMALL)
+        axes.text(j, i, said, ha="center", va="center", fontsize=SMALL, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=SMALL)
+    axes.set_yticks(range(len(names)), names, fontsize=SMALL)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(comparison.measure, fontsize=_SMALL)
+    axes.set_xlabel(comparison.measure, fontsize=SMALL)
     if title:
-        axes.set_title(title, fontsize=_TITLE)
+        axes.set_title(title, fontsize=TITLE)
     return figure
 
 
@@ -100,8 +97,8 @@ def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
     for level in (0, 1):
         axes.axhline(level, color="#BBBBBB", linewidth=0.6, zorder=0)
     pruned = " (before pruning)" if all(curve.pruned for curve in curves) else ""
-    axes.set_xlabel(f"edges{pruned}", fontsize=_LABEL)
-    axes.set_ylabel(f"faithfulness ({curves[0].conditions.metric})", fontsize=_LABEL)
-    axes.tick_params(labelsize=_SMALL)
+    axes.set_xlabel(f"edges{pruned}", fontsize=LABEL)
+    axes.set_ylabel(f"faithfulness ({curves[0].conditions.metric})", fontsize=LABEL)
+    axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=_SMALL, loc="upper left", bbox_to_anchor=(0, 0.93))
+    axes.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(0, 0.93))

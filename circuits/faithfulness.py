@@ -14,7 +14,6 @@ from torch import Tensor
 from circuits.chance import layer_matched_circuits, uniform_circuits
 from circuits.circuit import Circuit
 from circuits.evaluation import Evaluation
-from circuits.intervals import check_draws, interval, ratio_of_means
 from circuits.points import Conditions, Curve
 from circuits.provenance import describe
 from circuits.scores import Ranking, Scores
@@ -22,6 +21,7 @@ from circuits.select import prune, top_n
 from circuits.trial import Trial, prepare, require_gap, run
 from patching.ablations import Ablation, resample
 from patching.graph import Graph
+from patching.intervals import check_draws, interval, ratio_of_means
 from patching.metrics import Metric, accuracy, kl
 from patching.model import Model
 from patching.tasks.task import Task

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.intervals import Estimate
 from circuits.scores import Ranking
+from patching.intervals import Estimate
 
 if TYPE_CHECKING:
     import pandas

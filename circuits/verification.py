@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from circuits.intervals import LEVEL, Estimate
 from circuits.scores import Scores, rank
 from circuits.scoring.single_edges import exact
 from patching.ablations import Ablation, Prepared, resample
+from patching.intervals import LEVEL, Estimate
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task

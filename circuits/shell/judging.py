@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from circuits.compare import CircuitComparison, ScoreComparison
     from circuits.faithfulness import Sweep
-    from circuits.intervals import Estimate
     from circuits.points import Curve, Point
+    from patching.intervals import Estimate
 
 FIGURES = (".svg", ".pdf", ".png")
 

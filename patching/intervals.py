@@ -52,6 +52,32 @@ def ratio_of_means(
         return (values.mean(axis) - base) / (clean.mean(axis) - base)
 
 
+def of_mean(
+    values: Float[Tensor, "example ..."], *, n: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of the 95 % interval of the mean over examples, from n draws.
+
+    Without draws (0), or with one example, every interval is NaN. Otherwise as `interval`.
+    """
+    numbers = values.double().cpu().numpy()
+    if n == 0 or len(numbers) < 2:
+        nothing = np.full(numbers.shape[1:], np.nan)
+        return nothing, nothing
+    result = stats.bootstrap(
+        (numbers,),
+        np.mean,
+        n_resamples=n,
+        batch=max(1, _MOST_NUMBERS // max(1, numbers.size)),
+        vectorized=True,
+        axis=0,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    ends = result.confidence_interval
+    return np.asarray(ends.low), np.asarray(ends.high)
+
+
 def interval(
     statistic: Statistic,
     values: Float[Tensor, "circuit example"],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.intervals import interval, ratio_of_means
+from patching.intervals import interval, ratio_of_means
 
 
 def simulate(rng: np.random.Generator, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -70,7 +70,7 @@ def test_draws_depend_on_the_seed_alone():
 def test_memory_is_bounded_without_a_change_of_the_numbers(monkeypatch):
     runs = simulate(np.random.default_rng(0), 20)
     whole = ends(*runs)
-    monkeypatch.setattr("circuits.intervals._MOST_NUMBERS", 100)
+    monkeypatch.setattr("patching.intervals._MOST_NUMBERS", 100)
     np.testing.assert_array_equal(ends(*runs), whole)
 
 
