@@ -31,7 +31,7 @@ check: $(STAMP)  ## lint, format, types, floors
 	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## time and memory, in units of a plain forward and backward pass
-	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks
 
 quality: $(STAMP)  ## circuits of every rule on every path, on the embedded model (some minutes)
 	$(BIN)/python -m benchmarks.quality

@@ -1,6 +1,7 @@
 """What is measured: each job is a function of a subject, by name."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from transformer_lens.tools.analysis.attribution_patching import (
@@ -9,9 +10,12 @@ from transformer_lens.tools.analysis.attribution_patching import (
 )
 
 from benchmarks.subject import RIGHT, WRONG, Subject
+from circuits.circuit import Circuit
 from circuits.evaluation import evaluate
+from circuits.scores import Scores
 from circuits.scoring import clean_corrupt, eap, eap_ig, exact, relp
-from circuits.select import random_circuit
+from circuits.select import greedy, random_circuit
+from patching.graph import Graph
 from patching.metrics import logit_diff
 
 N_CIRCUITS = 8
@@ -59,6 +63,26 @@ def evaluate_share(share: float) -> Job:
     return job
 
 
+def evaluate_connected(share: float) -> Job:
+    """The same, of circuits that `greedy` builds from the logits down by random scores."""
+
+    def job(subject: Subject) -> object:
+        circuits = _connected(subject.model.graph, share)
+        return evaluate(subject.model, subject.task, circuits, logit_diff)
+
+    return job
+
+
+@cache
+def _connected(graph: Graph, share: float) -> tuple[Circuit, ...]:
+    shape, n = graph.exists.shape, int(share * graph.n_edges)
+    draws = [
+        torch.rand(shape, generator=torch.Generator().manual_seed(i)) for i in range(N_CIRCUITS)
+    ]
+    scored = [Scores(draw.double() * graph.exists, graph, {}) for draw in draws]
+    return tuple(greedy(scores, n, ranking="absolute") for scores in scored)
+
+
 def transformer_lens_eap(subject: Subject) -> object:
     """TransformerLens' own attribution patching at edge granularity; it needs live parameters."""
     bridge = subject.model.bridge.requires_grad_(True)
@@ -87,8 +111,9 @@ SPEED_JOBS: dict[str, Job] = {
 }
 EXACT_JOBS: dict[str, Job] = {f"exact, {N_EXACT} random edges": score_exact}
 EVALUATION_JOBS: dict[str, Job] = {
-    f"{N_CIRCUITS} circuits of 50 % of the edges": evaluate_share(0.5),
-    f"{N_CIRCUITS} circuits of 1 % of the edges": evaluate_share(0.01),
+    f"{N_CIRCUITS} random circuits of 50 % of the edges": evaluate_share(0.5),
+    f"{N_CIRCUITS} connected circuits of 1 % of the edges": evaluate_connected(0.01),
+    f"{N_CIRCUITS} random circuits of 1 % of the edges": evaluate_share(0.01),
 }
 TINY_JOBS: dict[str, Job] = {
     "EAP": score_eap,

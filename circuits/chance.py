@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.nodes import inner_nodes, node_circuit
 from circuits.select import prune, random_circuit
 from patching.graph import Graph
 
@@ -49,6 +50,35 @@ def layer_matched(circuit: Circuit, seed: int) -> Circuit:
         n = int((wanted & (edge_layers(graph).flatten() == layer)).sum())
         mask.view(-1)[shuffled[layers == layer][:n]] = True
     return Circuit(mask, graph, None, {"selection": {"selector": "layer-matched", "seed": seed}})
+
+
+def uniform_nodes(circuit: Circuit, n: int, *, seed: int) -> list[Circuit]:
+    """Circuits of as many random heads and MLPs as `circuit` has, each set equally likely."""
+    return [_random_nodes(circuit, seed + i, by_layer=False) for i in range(n)]
+
+
+def layer_matched_nodes(circuit: Circuit, n: int, *, seed: int) -> list[Circuit]:
+    """Circuits of random heads and MLPs, as many of every layer and kind as `circuit` has."""
+    return [_random_nodes(circuit, seed + i, by_layer=True) for i in range(n)]
+
+
+def _random_nodes(circuit: Circuit, seed: int, *, by_layer: bool) -> Circuit:
+    graph, wanted = circuit.graph, inner_nodes(circuit)
+    names = [node.name for node in graph.sources[1:]]
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled = [names[i] for i in order]
+    if not by_layer:
+        return node_circuit(graph, shuffled[: len(wanted)])
+    chosen: list[str] = []
+    for group in dict.fromkeys(map(_layer_and_kind, names)):
+        n = sum(_layer_and_kind(name) == group for name in wanted)
+        chosen += [name for name in shuffled if _layer_and_kind(name) == group][:n]
+    return node_circuit(graph, chosen)
+
+
+def _layer_and_kind(name: str) -> str:
+    """`a3` of the head `a3.h1`, `m3` of the MLP `m3`."""
+    return name.split(".")[0]
 
 
 def edge_layers(graph: Graph) -> Int[Tensor, "source dest"]:

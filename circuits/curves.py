@@ -97,7 +97,8 @@ def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
     for level in (0, 1):
         axes.axhline(level, color="#BBBBBB", linewidth=0.6, zorder=0)
     pruned = " (before pruning)" if all(curve.pruned for curve in curves) else ""
-    axes.set_xlabel(f"edges{pruned}", fontsize=LABEL)
+    units = {curve.conditions.granularity.split()[0].rstrip(":") for curve in curves}
+    axes.set_xlabel(f"{' or '.join(sorted(units))}{pruned}", fontsize=LABEL)
     axes.set_ylabel(f"faithfulness ({curves[0].conditions.metric})", fontsize=LABEL)
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,24 +1,26 @@
 """Evaluation: what a model still does when everything outside a circuit is corrupted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.intervention import Pair, run_circuits, run_pair
+from circuits.intervention import run_circuits
+from circuits.pair import Pair, run_pair
 from circuits.progress import track
 from patching.ablations import Ablation, Prepared, resample
-from patching.graph import Graph
-from patching.memory import current
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.tasks.task import Batch, Task
 
-CHUNK_BYTES = 2**28
-MAX_ROWS = 1024
+Direction = Literal["noising", "denoising"]
+
+AT_ONCE = 64
+"""Circuits planned together; passes take as many of them as memory allows."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ class Evaluation:
         return torch.where(gap == 0, torch.full_like(kept, torch.nan), kept / gap)
 
 
-@torch.no_grad()
 def evaluate(
     model: Model,
     task: Task,
@@ -49,26 +50,67 @@ def evaluate(
     metric: Metric,
     *,
     ablation: Ablation = resample,
+    direction: Direction = "noising",
     batch_size: int = 16,
 ) -> Evaluation:
     """Run many circuits at once and measure each on every example.
 
-    Outside a circuit every edge carries what the ablation replaces its writer by (the write on the
-    paired corrupt prompt, unless told otherwise), writers inside being recomputed live: the full
-    circuit is the clean run and, under resampling, the empty one the corrupt run. Circuits and
-    examples share the batch axis, in passes that fit in `CHUNK_BYTES`. Miller et al. 2024,
+    `noising`: the clean prompt runs; every edge outside the circuit carries what the ablation
+    replaces its writer by (the write on the paired corrupt prompt, unless told otherwise), writers
+    inside are recomputed live. `denoising`: the corrupt prompt runs, and the circuit's edges carry
+    the clean run's writes. Either way the full circuit is the clean run and, under resampling, the
+    empty one the corrupt run. The complement `~circuit` ablates the circuit itself. Circuits and
+    examples share the batch axis, in passes that fit in memory. Miller et al. 2024,
     arXiv:2407.08734, on what this does and does not say.
 
     Raises:
         ValueError: if there is no circuit, a circuit is of another graph, the model cannot read
-            the task, or pairs do not differ.
+            the task, pairs do not differ, or a run is to be denoised without a paired one.
+    """
+    (found,) = evaluate_all(
+        model,
+        task,
+        circuits,
+        (metric,),
+        ablation=ablation,
+        direction=direction,
+        batch_size=batch_size,
+    )
+    return found
+
+
+@torch.no_grad()
+def evaluate_all(
+    model: Model,
+    task: Task,
+    circuits: Sequence[Circuit],
+    metrics: Sequence[Metric],
+    *,
+    ablation: Ablation = resample,
+    direction: Direction = "noising",
+    batch_size: int = 16,
+) -> list[Evaluation]:
+    """`evaluate` with several metrics of the same runs, one result for each.
+
+    Raises:
+        ValueError: as `evaluate` does.
     """
     _check(model, task, circuits)
     prepared = ablation(model)
+    if direction == "denoising" and not prepared.paired:
+        raise ValueError(
+            f"denoising restores the clean run in the paired corrupt one, and the ablation "
+            f"{prepared.name!r} has no corrupt run; resample would be right"
+        )
     parts = []
     batches = task.batches(batch_size, model.device)
     for batch in track(batches, "evaluating", task.n_batches(batch_size)):
-        parts.append(_evaluate_batch(model, batch, circuits, metric, prepared))
+        runs = _run(model, batch, prepared, direction)
+        parts.append(_measure(model, runs, circuits, metrics))
+    return [_joined(one) for one in zip(*parts, strict=True)]
+
+
+def _joined(parts: Sequence[Evaluation]) -> Evaluation:
     return Evaluation(
         torch.cat([part.values for part in parts], dim=1),
         torch.cat([part.clean for part in parts]),
@@ -76,48 +118,61 @@ def evaluate(
     )
 
 
-def _evaluate_batch(
-    model: Model, batch: Batch, circuits: Sequence[Circuit], metric: Metric, ablation: Prepared
-) -> Evaluation:
+@dataclass(frozen=True)
+class _Runs:
+    """What circuits are run on: `live` prompts, and for each edge outside what it is given.
+
+    `batch` is what metrics see. In the other direction, everything but the edges inside is live.
+    """
+
+    batch: Batch
+    live: Batch
+    pair: Pair
+    corrupt: Float[Tensor, "batch vocab"]
+    direction: Direction
+
+
+def _run(model: Model, batch: Batch, ablation: Prepared, direction: Direction) -> _Runs:
+    if direction == "denoising":
+        live = replace(batch, clean=batch.corrupt, corrupt=batch.clean)
+        pair = run_pair(model, live, ablation)
+        assert pair.corrupt is not None, "only paired ablations are denoised"
+        batch = replace(batch, clean_logits=pair.corrupt.logits)
+        return _Runs(batch, live, pair, pair.clean.logits, direction)
     pair = run_pair(model, batch, ablation)
     batch = replace(batch, clean_logits=pair.clean.logits)
-    empty = pair.corrupt.logits if pair.corrupt else _run_empty(model, batch, pair)
-    values = torch.empty(len(circuits), len(batch), dtype=torch.float64)
-    for chunk in _chunks(model.graph, pair.replaced.embed, len(batch), circuits):
-        kept = torch.stack([circuits[i].mask for i in chunk]).to(model.device)
-        removed = (model.graph.exists.to(model.device) & ~kept).to(empty.dtype)
-        for i, logits in zip(chunk, run_circuits(model, batch, pair, removed), strict=True):
-            values[i] = measure(metric, logits, batch).double().cpu()
-    return Evaluation(
-        values,
-        measure(metric, pair.clean.logits, batch).double().cpu(),
-        measure(metric, empty, batch).double().cpu(),
-    )
+    corrupt = pair.corrupt.logits if pair.corrupt else _run_empty(model, batch, pair)
+    return _Runs(batch, batch, pair, corrupt, direction)
+
+
+def _measure(
+    model: Model, runs: _Runs, circuits: Sequence[Circuit], metrics: Sequence[Metric]
+) -> list[Evaluation]:
+    batch, clean = runs.batch, runs.batch.clean_logits
+    assert clean is not None, "filled in by `_run`"
+    values = torch.empty(len(metrics), len(circuits), len(batch), dtype=torch.float64)
+    for start in range(0, len(circuits), AT_ONCE):
+        inside = torch.stack([circuit.mask for circuit in circuits[start : start + AT_ONCE]])
+        replaced = inside if runs.direction == "denoising" else model.graph.exists & ~inside
+        removed = replaced.to(runs.corrupt.dtype)
+        for chunk, some in run_circuits(model, runs.live, runs.pair, removed):
+            for i, logits in zip(chunk, some, strict=True):
+                for row, metric in zip(values, metrics, strict=True):
+                    row[start + i] = measure(metric, logits, batch).double().cpu()
+    return [
+        Evaluation(
+            row,
+            measure(metric, clean, batch).double().cpu(),
+            measure(metric, runs.corrupt, batch).double().cpu(),
+        )
+        for row, metric in zip(values, metrics, strict=True)
+    ]
 
 
 def _run_empty(model: Model, batch: Batch, pair: Pair) -> Float[Tensor, "batch vocab"]:
     """What is left when every edge is removed, where that is no run of the corrupt prompts."""
     everything = model.graph.exists.to(pair.replaced.embed)[None]
-    return run_circuits(model, batch, pair, everything)[0]
-
-
-def _chunks(
-    graph: Graph,
-    like: Float[Tensor, "token d_model"],
-    n_examples: int,
-    circuits: Sequence[Circuit],
-) -> Iterator[list[int]]:
-    """Circuits to be run together: of similar size, as many as memory and rows allow.
-
-    A circuit takes one row of `like` per writer, and a few per reader of the layer at hand.
-    """
-    memory = current()
-    limit = memory.bytes_on(like.device) if memory.limit else CHUNK_BYTES
-    per_circuit = (len(graph.sources) + 4 * graph.n_heads) * like.numel() * like.element_size()
-    n = max(1, min(limit // max(1, per_circuit), MAX_ROWS // n_examples))
-    order = sorted(range(len(circuits)), key=lambda i: len(circuits[i]))
-    for start in range(0, len(order), n):
-        yield order[start : start + n]
+    return next(run_circuits(model, batch, pair, everything))[1][0]
 
 
 def _check(model: Model, task: Task, circuits: Sequence[Circuit]) -> None:

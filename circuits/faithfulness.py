@@ -4,21 +4,28 @@ Runs all circuits of a curve, random ones included, in one call. What a curve ho
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.chance import layer_matched_circuits, uniform_circuits
+from circuits.chance import (
+    layer_matched_circuits,
+    layer_matched_nodes,
+    uniform_circuits,
+    uniform_nodes,
+)
 from circuits.circuit import Circuit
-from circuits.evaluation import Evaluation
+from circuits.evaluation import Direction, Evaluation
+from circuits.nodes import top_nodes
 from circuits.points import Conditions, Curve
 from circuits.provenance import describe
 from circuits.scores import Ranking, Scores
 from circuits.select import prune, top_n
-from circuits.trial import Trial, prepare, require_gap, run
+from circuits.trial import Trial, prepare, require_gap, run_all
 from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.intervals import check_draws, interval, ratio_of_means
@@ -39,6 +46,10 @@ class Sweep:
     mean ablation this changes what a circuit does. `n_random` is per size and kind (uniform,
     layer-matched). `n_bootstrap` draws of examples make the intervals; 0 leaves them out.
     `wrong_sign` accepts a task where corrupt prompts do better than clean ones.
+
+    With `granularity` nodes, sizes are numbers of heads and MLPs, chosen by the sum of their
+    edges' scores, and nothing is pruned. `ablated` inside takes the circuit itself out and leaves
+    the rest. For `direction`, see `evaluate`.
     """
 
     ranking: Ranking
@@ -49,6 +60,9 @@ class Sweep:
     seed: int = 0
     ablation: Ablation = resample
     wrong_sign: bool = False
+    granularity: Literal["edges", "nodes"] = "edges"
+    ablated: Literal["outside", "inside"] = "outside"
+    direction: Direction = "noising"
 
 
 def curve(
@@ -72,53 +86,82 @@ def curve(
     """
     _check(model, task, scores, sweep)
     shares, requested = _sizes(sweep, model.graph)
-    whole = [top_n(scores, n, ranking=sweep.ranking) for n in requested]
-    circuits = [prune(circuit) for circuit in whole] if sweep.prune else whole
+    whole = [_choose(scores, n, sweep) for n in requested]
+    prunes = sweep.prune and sweep.granularity == "edges"
+    circuits = [prune(circuit) for circuit in whole] if prunes else whole
     chance = list(_random_circuits(whole, sweep))
-    trial = prepare(model, task, metric, ablation=sweep.ablation, batch_size=batch_size)
-    found = run(trial, [*circuits, *chance])
+    trial = prepare(
+        model,
+        task,
+        metric,
+        ablation=sweep.ablation,
+        direction=sweep.direction,
+        batch_size=batch_size,
+    )
+    runs = [*circuits, *chance]
+    runs = [~circuit for circuit in runs] if sweep.ablated == "inside" else runs
+    found, by_kl, by_accuracy = run_all(trial, runs, (metric, kl, accuracy))
     require_gap(found, metric, wrong_sign=sweep.wrong_sign)
-    values = found.values[: len(circuits)]
-    kept = found.faithfulness[len(circuits) :].reshape(len(circuits), 2, sweep.n_random)
+    n = len(circuits)
+    kept = found.faithfulness[n:].reshape(n, 2, sweep.n_random)
     return Curve(
         circuits=tuple(circuits),
         shares=shares,
         requested=requested,
         ranking=sweep.ranking,
-        values=values,
+        values=found.values[:n],
         clean=found.clean,
         corrupt=found.corrupt,
-        kl=run(replace(trial, metric=kl), circuits).values,
-        accuracy=run(replace(trial, metric=accuracy), circuits).values,
-        intervals=_intervals(values, found, sweep),
+        kl=by_kl.values[:n],
+        accuracy=by_accuracy.values[:n],
+        intervals=_intervals(found.values[:n], found, sweep),
         uniform=kept[:, 0],
         layer_matched=kept[:, 1],
-        pruned=sweep.prune,
+        pruned=prunes,
         n_bootstrap=sweep.n_bootstrap,
         seed=sweep.seed,
-        conditions=conditions(trial),
+        conditions=conditions(trial, sweep),
         provenance=_provenance(trial, scores, sweep),
     )
 
 
-def conditions(trial: Trial) -> Conditions:
+def conditions(trial: Trial, sweep: Sweep) -> Conditions:
     """What a faithfulness number from this trial says."""
     graph = trial.model.graph
+    noising = "noising: the clean prompt runs, removed edges carry the ablation"
+    denoising = "denoising: the corrupt prompt runs, edges of the circuit carry the clean writes"
+    parts = {
+        "edges": "edges between writers and readers of the residual stream",
+        "nodes": "nodes: whole heads and MLPs",
+    }
+    sets = {
+        "outside": "every edge outside the circuit",
+        "inside": "every edge of the circuit (what is left is its complement)",
+    }
     return Conditions(
-        granularity="edges between writers and readers of the residual stream",
+        granularity=parts[sweep.granularity],
         components=f"embedding, heads (q, k, v apart), MLPs, logits: {graph.describe()}",
         ablation=trial.ablation.name,
         positions="all tokens",
-        direction="noising: the clean prompt runs, removed edges carry the ablation",
-        ablated_set="every edge outside the circuit",
+        direction=noising if trial.direction == "noising" else denoising,
+        ablated_set=sets[sweep.ablated],
         metric=trial.metric.__name__,
         averaging="ratio of means over examples (per-example ratios beside it)",
     )
 
 
+def _choose(scores: Scores, n: int, sweep: Sweep) -> Circuit:
+    choose = top_n if sweep.granularity == "edges" else top_nodes
+    return choose(scores, n, ranking=sweep.ranking)
+
+
 def _random_circuits(whole: Sequence[Circuit], sweep: Sweep) -> Iterator[Circuit]:
     """By size, then kind, then number."""
     for circuit in whole:
+        if sweep.granularity == "nodes":
+            for draw in (uniform_nodes, layer_matched_nodes):
+                yield from draw(circuit, sweep.n_random, seed=sweep.seed)
+            continue
         for draw in (uniform_circuits, layer_matched_circuits):
             yield from draw(circuit, sweep.n_random, seed=sweep.seed, pruned=sweep.prune)
 
@@ -132,10 +175,16 @@ def _intervals(
 
 
 def _sizes(sweep: Sweep, graph: Graph) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Shares and numbers of edges; MIB cuts fractions of an edge off."""
+    """Shares and numbers of edges or nodes; MIB cuts fractions of an edge off."""
+    total = _total(sweep, graph)
     if sweep.sizes is None:
-        return MIB_SHARES, tuple(int(share * graph.n_edges) for share in MIB_SHARES)
-    return tuple(n / graph.n_edges for n in sweep.sizes), tuple(sweep.sizes)
+        return MIB_SHARES, tuple(int(share * total) for share in MIB_SHARES)
+    return tuple(n / total for n in sweep.sizes), tuple(sweep.sizes)
+
+
+def _total(sweep: Sweep, graph: Graph) -> int:
+    """How many edges, or heads and MLPs, there are."""
+    return graph.n_edges if sweep.granularity == "edges" else len(graph.sources) - 1
 
 
 def _check(model: Model, task: Task, scores: Scores, sweep: Sweep) -> None:
@@ -149,25 +198,28 @@ def _check(model: Model, task: Task, scores: Scores, sweep: Sweep) -> None:
         raise ValueError(f"cannot draw {sweep.n_random} random circuits; 0 leaves them out")
     if sweep.sizes is None:
         return
-    sizes, n_edges = list(sweep.sizes), model.graph.n_edges
+    sizes, total = list(sweep.sizes), _total(sweep, model.graph)
     if not sizes:
         raise ValueError("a curve needs at least one size, got none")
     if sizes != sorted(sizes):
         raise ValueError(f"the sizes of a curve go from small to large, got {sizes}")
-    wrong = [n for n in sizes if not 0 <= n <= n_edges]
+    wrong = [n for n in sizes if not 0 <= n <= total]
     if wrong:
-        raise ValueError(f"no circuit can have {wrong[0]} edges; this graph has {n_edges}, 0 least")
+        raise ValueError(
+            f"no circuit can have {wrong[0]} {sweep.granularity}; this graph has {total}, 0 least"
+        )
 
 
 def _provenance(trial: Trial, scores: Scores, sweep: Sweep) -> dict[str, object]:
     options = {
         "ranking": sweep.ranking,
         "prune": sweep.prune,
+        "granularity": sweep.granularity,
         "n_random": sweep.n_random,
         "n_bootstrap": sweep.n_bootstrap,
         "seed": sweep.seed,
     }
-    said = asdict(conditions(trial))
+    said = asdict(conditions(trial, sweep))
     method, ablation = "faithfulness curve", str(said["ablation"])
     made = describe(trial.model, trial.task, trial.metric, method, options, ablation=ablation)
     return {**made, **said, "scores": dict(scores.provenance)}

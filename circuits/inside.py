@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from circuits.circuit import Circuit
-from circuits.plan import make_plan
+from circuits.plan import plan_everywhere
 from patching.ablations import Ablation, Constants
 from patching.blocks import EMBEDDING, FINAL_STREAM, POSITIONS, Block, widen
 from patching.capture import Writes
@@ -91,7 +91,7 @@ class _Run:
         graph = model.graph
         self._model, self._graph, self._constants = model, graph, constants.writes
         removed = (graph.exists & ~circuit.mask).double()
-        self._plan = make_plan(removed[None], graph, have_corrupt_run=False)
+        self._plan = plan_everywhere(removed, graph)
         self._running = False
         self._forget()
 
@@ -138,7 +138,7 @@ class _Run:
         for block in self._model.blocks:
             hooks += self._attention_hooks(block) + self._mlp_hooks(block)
             hooks += self._writer_hooks(block)
-        if not self._plan.untouched[-1]:
+        if bool(self._plan.computed[-1]):
             hooks.append((FINAL_STREAM, self._on_final))
         return hooks
 
@@ -200,7 +200,7 @@ class _Run:
 
     def _attention_hooks(self, block: Block) -> list[tuple[str, Hook]]:
         graph, i = self._graph, block.index
-        if bool(self._plan.untouched[graph.attention_readers(i)].all()):
+        if not bool(self._plan.computed[graph.attention_readers(i)].any()):
             return []
         hooks: list[tuple[str, Hook]] = [(block.stream_in, self._keep_stream(block.stream_in))]
         spans = (graph.q_readers(i), graph.k_readers(i), graph.v_readers(i))
@@ -211,7 +211,7 @@ class _Run:
 
     def _mlp_hooks(self, block: Block) -> list[tuple[str, Hook]]:
         reader = self._graph.mlp_reader(block.index)
-        if bool(self._plan.untouched[reader]):
+        if not bool(self._plan.computed[reader]):
             return []
 
         def on_mlp_in(live: Float[Tensor, "batch pos d_model"]) -> Tensor:
@@ -257,7 +257,7 @@ class _Run:
         x, known = widen(self._streams[name])[None], 0
         for which, missing in self._missing:
             known += int((which < n_sources).sum())
-            coefficient = self._plan.coefficient[0, which, readers]
+            coefficient = self._plan.coefficient[which, readers]
             if bool(coefficient.any()):
                 change = coefficient.T.to(missing) @ missing.flatten(1)
                 x = x + change.unflatten(1, missing.shape[1:])

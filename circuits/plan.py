@@ -1,14 +1,17 @@
-"""How to put together each reader's input in a pass over several circuits. Knows no model.
+"""How to put together each reader's input in a circuit. Knows no model.
 
 A reader's input is the stream with each removed edge's writer replaced:
 
     x_j = live stream + sum_s removed[s, j] * missing_s        missing_s = replacement_s - live_s
         = corrupt stream + sum_s (removed[s, j] - 1) * missing_s
 
-Where replacements come from a corrupt run, each circuit and reader starts from the end with fewer
-terms.
+Where replacements come from a corrupt run, each reader starts from the end with fewer terms. What
+cannot matter is left alone: readers of nodes from which no kept edge leads to the logits, and (if
+there is a corrupt run) of nodes to which none leads from the embedding, whose writes are then the
+corrupt run's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,67 +22,147 @@ from torch import Tensor
 from patching.graph import Graph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """Terms of every reader's input, for circuits run together.
+    """Terms of every reader's input in one circuit.
 
     `coefficient` multiplies `missing_s`; the sum starts from the corrupt stream where
-    `from_corrupt`, else from the live one. A reader is `untouched` where no circuit removes
-    anything, `replaced` where every circuit removes everything; all others are `computed`.
+    `from_corrupt`, else from the live one. A reader is `replaced` where everything is removed and
+    there is a corrupt run to take its value from, `computed` where its input is put together; all
+    others are left alone. Writers that are not `active` may write anything: it cancels.
     """
 
     graph: Graph
-    coefficient: Float[Tensor, "circuit source dest"]
-    from_corrupt: Bool[Tensor, "circuit dest"]
-    untouched: Bool[Tensor, " dest"]
+    coefficient: Float[Tensor, "source dest"]
+    from_corrupt: Bool[Tensor, " dest"]
     replaced: Bool[Tensor, " dest"]
-
-    @cached_property
-    def computed(self) -> Bool[Tensor, " dest"]:
-        """Readers whose input is put together."""
-        return ~self.untouched & ~self.replaced
+    computed: Bool[Tensor, " dest"]
+    active: Bool[Tensor, " source"]
 
     @cached_property
     def used(self) -> Int[Tensor, " used"]:
         """Writers that some reader's sum needs, ascending."""
-        needs_sum = self.coefficient[:, :, ~self.untouched]
-        return (needs_sum != 0).any(dim=2).any(dim=0).nonzero().squeeze(1)
+        return (self.coefficient[:, self.computed] != 0).any(dim=1).nonzero().squeeze(1)
 
     @cached_property
     def first_layer(self) -> int | None:
         """The layer of the first touched reader (all layers, if only the logits); None: no one."""
-        touched = (~self.untouched).nonzero()
+        touched = (self.replaced | self.computed).nonzero()
         return self.graph.destinations[int(touched[0])].layer if len(touched) else None
 
-    @cached_property
-    def n_shared(self) -> int:
-        """How many of the used writers write before the first layer, alike in all circuits."""
-        if self.first_layer is None:
-            return 0
-        last = self.first_layer == self.graph.n_layers
-        n = len(self.graph.sources) if last else self.graph.head_sources(self.first_layer).start
-        return int((self.used < n).sum())
+    @property
+    def is_corrupt(self) -> bool:
+        """Whether the logits are those of the corrupt run."""
+        return bool(self.replaced[-1])
+
+    def n_used(self, n_sources: int) -> int:
+        """How many used writers are among the graph's first ones."""
+        return int((self.used < n_sources).sum())
 
     def used_in(self, sources: slice) -> tuple[slice, Int[Tensor, " some"]]:
         """Where the used writers of a span stand among the used ones, and which they are."""
-        first, last = (int((self.used < end).sum()) for end in (sources.start, sources.stop))
+        first, last = self.n_used(sources.start), self.n_used(sources.stop)
         return slice(first, last), self.used[first:last] - sources.start
 
 
-def make_plan(
-    removed: Float[Tensor, "circuit source dest"], graph: Graph, *, have_corrupt_run: bool = True
+def make_plans(
+    removed: Float[Tensor, "circuit source dest"],
+    graph: Graph,
+    *,
+    paired: bool,
+    coupled: Sequence[bool],
+) -> list[Plan]:
+    """A plan for each circuit; `removed` is 1 for removed edges, 0 for kept ones and non-edges.
+
+    `paired` says that there is a corrupt run, `coupled` in which layers a norm over the sum of the
+    heads makes one head's write depend on all: these heads are never left alone.
+    """
+    kept = torch.where(graph.exists, 1 - removed, torch.zeros_like(removed))
+    active = _reached(kept != 0, graph, coupled) if paired else torch.ones_like(kept[:, :, 0]) > 0
+    active &= _reaching(kept != 0, graph, coupled)
+    needed = (active.float() @ graph.feeds.T.float()) > 0
+    needed[:, -1] = True
+    if paired:
+        kept = kept * active[:, :, None]
+    return [
+        _make_plan(*rows, graph=graph, paired=paired)
+        for rows in zip(kept, needed, active, strict=True)
+    ]
+
+
+def plan_everywhere(removed: Float[Tensor, "source dest"], graph: Graph) -> Plan:
+    """A plan that leaves no reader alone from which an edge is removed, without a corrupt run."""
+    kept = torch.where(graph.exists, 1 - removed, torch.zeros_like(removed))
+    every_reader = torch.ones(len(graph.destinations), dtype=torch.bool)
+    every_writer = torch.ones(len(graph.sources), dtype=torch.bool)
+    return _make_plan(kept, every_reader, every_writer, graph=graph, paired=False)
+
+
+def _make_plan(
+    kept: Float[Tensor, "source dest"],
+    needed: Bool[Tensor, " dest"],
+    active: Bool[Tensor, " source"],
+    *,
+    graph: Graph,
+    paired: bool,
 ) -> Plan:
-    """Choose for each circuit and reader where to start, and find what need not be computed."""
-    exists = graph.exists.to(removed.device)
-    kept = torch.where(exists, 1 - removed, torch.zeros_like(removed))
-    from_corrupt = (kept != 0).sum(dim=1) < (removed != 0).sum(dim=1)
-    replaced = (kept == 0).all(dim=1).all(dim=0)
-    if not have_corrupt_run:
-        from_corrupt, replaced = torch.zeros_like(from_corrupt), torch.zeros_like(replaced)
+    removed = graph.exists.to(kept) - kept
+    n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
+    from_corrupt = (n_kept < n_removed) & paired
+    touched = needed & (n_removed > 0)
+    replaced = touched & (n_kept == 0) & paired
     return Plan(
         graph=graph,
-        coefficient=torch.where(from_corrupt[:, None], -kept, removed),
+        coefficient=torch.where(from_corrupt, -kept, removed),
         from_corrupt=from_corrupt,
-        untouched=(removed == 0).all(dim=1).all(dim=0),
         replaced=replaced,
+        computed=touched & ~replaced,
+        active=active,
     )
+
+
+def _reached(
+    kept: Bool[Tensor, "circuit source dest"], graph: Graph, coupled: Sequence[bool]
+) -> Bool[Tensor, "circuit source"]:
+    """Writers to which kept edges lead from the embedding."""
+    reached = torch.zeros(kept.shape[:2], dtype=torch.bool)
+    reached[:, 0] = True
+    for layer in range(graph.n_layers):
+        heads, mlp = graph.head_sources(layer), graph.mlp_source(layer)
+        readers = graph.attention_readers(layer)
+        read = _read(kept, reached, slice(0, graph.sources_before_attention(layer)), readers)
+        found = (read.float() @ graph.feeds[readers, heads].float()) > 0
+        reached[:, heads] = found | coupled[layer]
+        readers = slice(graph.mlp_reader(layer), graph.mlp_reader(layer) + 1)
+        before = slice(0, graph.sources_before_mlp(layer))
+        reached[:, mlp] = _read(kept, reached, before, readers)[:, 0]
+    return reached
+
+
+def _read(
+    kept: Bool[Tensor, "circuit source dest"],
+    reached: Bool[Tensor, "circuit source"],
+    sources: slice,
+    readers: slice,
+) -> Bool[Tensor, "circuit some"]:
+    return (kept[:, sources, readers] & reached[:, sources, None]).any(dim=1)
+
+
+def _reaching(
+    kept: Bool[Tensor, "circuit source dest"], graph: Graph, coupled: Sequence[bool]
+) -> Bool[Tensor, "circuit source"]:
+    """Writers from which kept edges lead to the logits."""
+    needed = torch.zeros(len(kept), kept.shape[2], dtype=torch.bool)
+    needed[:, -1] = True
+    reaching = torch.zeros(kept.shape[:2], dtype=torch.bool)
+    for layer in reversed(range(graph.n_layers)):
+        heads, mlp = graph.head_sources(layer), graph.mlp_source(layer)
+        reaching[:, mlp] = (kept[:, mlp] & needed).any(dim=1)
+        needed[:, graph.mlp_reader(layer)] = reaching[:, mlp]
+        found = (kept[:, heads] & needed[:, None]).any(dim=2)
+        reaching[:, heads] = found | coupled[layer]
+        readers = graph.attention_readers(layer)
+        feeds = graph.feeds[readers, heads].float()
+        needed[:, readers] = (reaching[:, heads].float() @ feeds.T) > 0
+    reaching[:, 0] = (kept[:, 0] & needed).any(dim=1)
+    return reaching

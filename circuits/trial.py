@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evaluation import Evaluation, evaluate
+from circuits.evaluation import Direction, Evaluation, evaluate_all
 from patching.ablations import Ablation, Prepared, resample
 from patching.metrics import Metric
 from patching.model import Model
@@ -25,6 +25,7 @@ class Trial:
     task: Task
     metric: Metric
     ablation: Prepared
+    direction: Direction
     batch_size: int
 
 
@@ -34,10 +35,11 @@ def prepare(
     metric: Metric,
     *,
     ablation: Ablation = resample,
+    direction: Direction = "noising",
     batch_size: int = 16,
 ) -> Trial:
     """A trial whose ablation (the means of mean ablation, say) is worked out once for all runs."""
-    return Trial(model, task, metric, ablation(model), batch_size)
+    return Trial(model, task, metric, ablation(model), direction, batch_size)
 
 
 def run(trial: Trial, circuits: Sequence[Circuit]) -> Evaluation:
@@ -46,17 +48,29 @@ def run(trial: Trial, circuits: Sequence[Circuit]) -> Evaluation:
     Raises:
         ValueError: as `evaluate` does.
     """
+    return run_all(trial, circuits, (trial.metric,))[0]
+
+
+def run_all(
+    trial: Trial, circuits: Sequence[Circuit], metrics: Sequence[Metric]
+) -> list[Evaluation]:
+    """`run` with other metrics, all of the same runs.
+
+    Raises:
+        ValueError: as `evaluate` does.
+    """
     distinct = {circuit: i for i, circuit in enumerate(dict.fromkeys(circuits))}
-    found = evaluate(
+    found = evaluate_all(
         trial.model,
         trial.task,
         list(distinct),
-        trial.metric,
+        metrics,
         ablation=lambda model: trial.ablation,
+        direction=trial.direction,
         batch_size=trial.batch_size,
     )
-    rows = [distinct[circuit] for circuit in circuits]
-    return Evaluation(found.values[torch.tensor(rows)], found.clean, found.corrupt)
+    rows = torch.tensor([distinct[circuit] for circuit in circuits])
+    return [Evaluation(one.values[rows], one.clean, one.corrupt) for one in found]
 
 
 def require_gap(found: Evaluation, metric: Metric, *, wrong_sign: bool = False) -> None:

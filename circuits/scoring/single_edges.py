@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.intervention import Pair, run_circuits, run_pair
+from circuits.intervention import run_circuits
+from circuits.pair import Pair, run_pair
 from circuits.progress import track
 from circuits.provenance import describe
 from circuits.scores import Scores
@@ -22,8 +23,8 @@ from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.tasks.task import Batch, Task
 
-CHUNK_BYTES = 2**28
-MAX_ROWS = 1024
+AT_ONCE = 256
+"""Edges planned together; passes take as many of them as memory allows."""
 
 Edge = tuple[str, str]
 
@@ -100,34 +101,24 @@ def _effects(
     """The chosen edges of one batch, reader by reader."""
     batch = replace(batch, clean_logits=pair.clean.logits)
     clean = measure(metric, pair.clean.logits, batch).double().sum().cpu()
-    size = _chunk_size(model.graph, pair.replaced.embed, len(batch))
     for dest in chosen.any(dim=0).nonzero().flatten().tolist():
         sources = chosen[:, dest].nonzero().flatten()
-        kept = []
-        for chunk in sources.split(size):
-            removed = _one_hot(model, chunk, dest).to(pair.replaced.embed)
-            for logits in run_circuits(model, batch, pair, removed):
-                kept.append(measure(metric, logits, batch).double().sum())
-        yield _Lost(sources, dest, clean - torch.stack(kept).cpu())
+        kept = torch.empty(len(sources), dtype=clean.dtype)
+        for block in range(0, len(sources), AT_ONCE):
+            removed = _one_hot(model, sources[block : block + AT_ONCE], dest)
+            for chunk, some in run_circuits(model, batch, pair, removed):
+                for i, logits in zip(chunk, some, strict=True):
+                    kept[block + i] = measure(metric, logits, batch).double().sum().cpu()
+        yield _Lost(sources, dest, clean - kept)
 
 
 def _one_hot(
     model: Model, sources: Int[Tensor, " edge"], dest: int
 ) -> Float[Tensor, "edge source dest"]:
     """One circuit per edge, from which that edge alone is removed."""
-    removed = torch.zeros(len(sources), *model.graph.exists.shape, device=model.device)
+    removed = torch.zeros(len(sources), *model.graph.exists.shape)
     removed[torch.arange(len(sources)), sources, dest] = 1
     return removed
-
-
-def _chunk_size(graph: Graph, like: Float[Tensor, "token d_model"], n_examples: int) -> int:
-    """How many edges into one reader run together, in `CHUNK_BYTES` and `MAX_ROWS`.
-
-    Writers before the reader's layer are kept once for all; an edge takes a row of `like` for
-    each head of that layer, and some for its reader and for the MLP's hidden layer.
-    """
-    per_edge = (graph.n_heads + 12) * like.numel() * like.element_size()
-    return max(1, min(CHUNK_BYTES // max(1, per_edge), MAX_ROWS // n_examples))
 
 
 def _chosen(graph: Graph, edges: Sequence[Edge] | None) -> Bool[Tensor, "source dest"]:

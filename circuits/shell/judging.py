@@ -93,6 +93,9 @@ def _judge(args: Namespace) -> list[Judged]:
         n_bootstrap=args.bootstrap if len(task) > 1 else 0,
         seed=args.seed,
         ablation=open_ablation(args, model, task),
+        granularity=args.granularity,
+        ablated=args.ablated,
+        direction=args.direction,
     )
     sweeps = [sweep] if args.sizes is not None else [sweep, _other(sweep)]
     judged = []
@@ -135,7 +138,16 @@ def _content(judged: Judged) -> dict[str, object]:
 def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
     from circuits.report import explain_faithfulness, title
 
-    head = ("edges", "pruned to", metric_name, "faithful", "95 % interval", "random", "accuracy")
+    by_node = judged[0].curve.conditions.granularity.startswith("nodes")
+    head = (
+        "nodes" if by_node else "edges",
+        "edges run" if by_node else "pruned to",
+        metric_name,
+        "faithful",
+        "95 % interval",
+        "random",
+        "accuracy",
+    )
     for one in judged:
         ranking, n = one.curve.ranking, len(one.curve.clean)
         print(f"{one.path}, by {ranking} score{', in-sample' if one.in_sample else ''}:")
@@ -143,8 +155,9 @@ def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
         for name, area in one.areas.items():
             print(f"{name}: {area.value:.3f} ({area.low:.3f} to {area.high:.3f})")
         print(f"{title(metric_name)}, mean over {n} prompts.\n")
-    ablation = judged[0].curve.conditions.ablation
-    print(fill(explain_faithfulness(ablation), 88))
+    said = judged[0].curve.conditions
+    print(fill(explain_faithfulness(said.ablation), 88))
+    print(fill(f"{said.direction}; ablated: {said.ablated_set}.", 88))
     print(fill("random: median and 97.5 % point of random circuits matched by layer.", 88))
 
 

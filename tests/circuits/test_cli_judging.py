@@ -137,3 +137,31 @@ def test_what_compare_cannot_do_is_one_line(home, tmp_path, capsys):
     assert "needs at least two, got 1" in refused(capsys, "compare", circuit)
     said = refused(capsys, "compare", scores, copy, "--difference", tmp_path / "d.json")
     assert "--difference writes a circuit, and these are files of scores" in said
+
+
+def test_circuits_can_be_ablated_themselves_or_restored(home, tmp_path, capsys):
+    circuit = str(home / "circuit.json")
+
+    def metric(*options: str) -> dict[str, object]:
+        assert main(["evaluate", *on(home), circuit, "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)[0]
+
+    outside, inside = metric(), metric("--ablated", "inside")
+    restored = metric("--direction", "denoising", "--csv", str(tmp_path / "values.csv"))
+    assert (inside["ablated"], restored["direction"]) == ("inside", "denoising")
+    assert len({outside["metric"], inside["metric"], restored["metric"]}) == 3
+    rows = (tmp_path / "values.csv").read_text().splitlines()
+    assert rows[0] == "circuit,prompt,logit-diff,clean,corrupt"
+    values = [float(row.split(",")[2]) for row in rows[1:]]
+    assert sum(values) / len(values) == pytest.approx(restored["metric"], rel=1e-6)
+
+
+def test_a_curve_over_nodes_says_so(home, tmp_path, capsys):
+    picture = str(tmp_path / "nodes.svg")
+    arguments = ["--granularity", "nodes", "--sizes", "0,2,6", "--random", "2", "--plot", picture]
+    scores = str(home / "scores.safetensors")
+    assert main(["curve", *on(home), scores, *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1].split()[0] == "nodes"
+    assert "edges run" in shown
+    assert ">nodes<" in (tmp_path / "nodes.svg").read_text()

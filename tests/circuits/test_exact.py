@@ -11,7 +11,6 @@ from circuits import Circuit
 from circuits.evaluation import evaluate
 from circuits.scores import merge
 from circuits.scoring import eap
-from circuits.scoring import single_edges as module
 from circuits.scoring.single_edges import exact
 from circuits.select import random_circuit
 from patching.ablations import mean, zero
@@ -82,7 +81,7 @@ def test_scores_do_not_depend_on_the_batch_size_or_on_how_edges_are_put_together
     task = Task("ragged", tuple(prompt for part in parts for prompt in part))
     edges = some_edges(model, 60)
     together = exact(model, task, logit_diff, edges=edges).matrix
-    monkeypatch.setattr(module, "CHUNK_BYTES", 1)  # one edge at a time
+    monkeypatch.setattr("circuits.intervention.CHUNK_BYTES", 1)  # one edge at a time
     alone = exact(model, task, logit_diff, edges=edges, batch_size=3).matrix
     assert (alone - together).abs().max() < ROUNDING * together.abs().max()
 

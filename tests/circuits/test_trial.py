@@ -3,7 +3,7 @@ import torch
 import toys
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.evaluation import evaluate_all
 from circuits.trial import prepare, run
 from patching.ablations import resample
 from patching.metrics import logit_diff
@@ -21,9 +21,9 @@ def test_equal_circuits_are_run_once_and_told_as_often_as_given(linear, monkeypa
 
     def counted(model: Model, task: object, circuits: list[Circuit], *rest: object, **options):
         sizes.append(len(circuits))
-        return evaluate(model, task, circuits, *rest, **options)
+        return evaluate_all(model, task, circuits, *rest, **options)
 
-    monkeypatch.setattr("circuits.trial.evaluate", counted)
+    monkeypatch.setattr("circuits.trial.evaluate_all", counted)
     trial = prepare(linear, toys.task(2), logit_diff)
     found = run(trial, [full, empty, full, full, empty])
     assert sizes == [2]
