@@ -87,9 +87,8 @@ def curve(
     _check(model, task, scores, sweep)
     shares, requested = _sizes(sweep, model.graph)
     whole = [_choose(scores, n, sweep) for n in requested]
-    prunes = sweep.prune and sweep.granularity == "edges"
-    circuits = [prune(circuit) for circuit in whole] if prunes else whole
-    chance = list(_random_circuits(whole, sweep))
+    circuits = [prune(circuit) for circuit in whole] if _prunes(sweep) else whole
+    runs = [*circuits, *_random_circuits(whole, sweep)]
     trial = prepare(
         model,
         task,
@@ -98,11 +97,27 @@ def curve(
         direction=sweep.direction,
         batch_size=batch_size,
     )
-    runs = [*circuits, *chance]
     runs = [~circuit for circuit in runs] if sweep.ablated == "inside" else runs
-    found, by_kl, by_accuracy = run_all(trial, runs, (metric, kl, accuracy))
-    require_gap(found, metric, wrong_sign=sweep.wrong_sign)
-    n = len(circuits)
+    found = run_all(trial, runs, (metric, kl, accuracy))
+    require_gap(found[0], metric, wrong_sign=sweep.wrong_sign)
+    return _curve(trial, scores, sweep, circuits, found, shares, requested)
+
+
+def _prunes(sweep: Sweep) -> bool:
+    return sweep.prune and sweep.granularity == "edges"
+
+
+def _curve(
+    trial: Trial,
+    scores: Scores,
+    sweep: Sweep,
+    circuits: Sequence[Circuit],
+    runs: Sequence[Evaluation],
+    shares: tuple[float, ...],
+    requested: tuple[int, ...],
+) -> Curve:
+    """Put together from runs of the circuits, then of the random ones, by each metric."""
+    n, (found, by_kl, by_accuracy) = len(circuits), runs
     kept = found.faithfulness[n:].reshape(n, 2, sweep.n_random)
     return Curve(
         circuits=tuple(circuits),
@@ -117,7 +132,7 @@ def curve(
         intervals=_intervals(found.values[:n], found, sweep),
         uniform=kept[:, 0],
         layer_matched=kept[:, 1],
-        pruned=prunes,
+        pruned=_prunes(sweep),
         n_bootstrap=sweep.n_bootstrap,
         seed=sweep.seed,
         conditions=conditions(trial, sweep),
