@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from circuits.curves import plot_curves as plot_curves
     from circuits.evaluation import Evaluation as Evaluation
     from circuits.evaluation import evaluate as evaluate
+    from circuits.explorer import explore as explore
+    from circuits.export import load as load
     from circuits.export import save as save
     from circuits.faithfulness import Sweep as Sweep
     from circuits.faithfulness import curve as curve
     from circuits.inside import active as active
+    from circuits.pictures import picture as picture
+    from circuits.pictures import picture_difference as picture_difference
     from circuits.plots import draw as draw
+    from circuits.plots import draw_difference as draw_difference
+    from circuits.plots import draw_roles as draw_roles
+    from circuits.role_pictures import picture_roles as picture_roles
+    from circuits.roles import Roles as Roles
     from circuits.scores import Scores as Scores
     from circuits.scores import load_scores as load_scores
     from circuits.scores import merge as merge
@@ -32,6 +40,9 @@ if TYPE_CHECKING:
     from circuits.select import random_circuit as random_circuit
     from circuits.select import threshold as threshold
     from circuits.select import top_n as top_n
+    from circuits.shapley import Shapley as Shapley
+    from circuits.shapley import shapley_cost as shapley_cost
+    from circuits.shapley import shapley_values as shapley_values
     from circuits.uncertainty import ensemble as ensemble
     from circuits.verification import verify as verify
 
@@ -41,12 +52,17 @@ _HOMES = {
     "circuits.compare": ("compare_circuits", "compare_scores"),
     "circuits.curves": ("plot_curves",),
     "circuits.evaluation": ("Evaluation", "evaluate"),
-    "circuits.export": ("save",),
+    "circuits.explorer": ("explore",),
+    "circuits.export": ("load", "save"),
     "circuits.faithfulness": ("Sweep", "curve"),
-    "circuits.plots": ("draw",),
+    "circuits.pictures": ("picture", "picture_difference"),
+    "circuits.plots": ("draw", "draw_difference", "draw_roles"),
+    "circuits.role_pictures": ("picture_roles",),
+    "circuits.roles": ("Roles",),
     "circuits.scores": ("Scores", "load_scores", "merge"),
     "circuits.scoring": ("eap", "eap_ig", "exact", "relp"),
     "circuits.select": ("greedy", "prune", "random_circuit", "threshold", "top_n"),
+    "circuits.shapley": ("Shapley", "shapley_cost", "shapley_values"),
     "circuits.uncertainty": ("ensemble",),
     "circuits.verification": ("verify",),
 }

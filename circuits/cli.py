@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from circuits.shell import commands, discovery, judging, options
+from circuits.shell import (
+    commands,
+    discovery,
+    drawing,
+    judging,
+    lens,
+    neurons,
+    options,
+    patching_command,
+    view,
+)
 
 EPILOG = """examples:
   circuits discover --model toy --task ioi --out runs/ioi
@@ -19,6 +29,12 @@ EPILOG = """examples:
   circuits curve --model gpt2 --task ioi scores.safetensors --plot curve.pdf
   circuits compare a.json b.json
   circuits export circuit.json --out circuit.svg --out circuit.pdf
+  circuits lens --model toy --prompt "The capital of France is"
+  circuits neurons --model toy --task conflict --method ircan --top 16 --out runs/neurons
+  circuits neurons --apply runs/neurons/neurons.json --beta 4 --prompt "The capital of France is"
+  circuits patch --model gpt2 --task ioi --what head --method relp --out runs/heads
+  circuits report runs/ioi
+  circuits view circuit.json --scores scores.safetensors --open
 """
 
 Command = Callable[[argparse.Namespace], None]
@@ -80,12 +96,18 @@ def make_parser() -> options.Parser:
     _add_discover(add(discovery.discover, DISCOVER, *scoring, selection))
     _add_score(add(commands.score, "score all edges", *scoring))
     _add_select(add(commands.select, "choose a circuit from scores", ranking, selection))
-    _add_evaluate(add(commands.evaluate, "run circuits on a task", model, task, ablation))
-    _add_curve(
-        add(judging.curve, "judge scores at all sizes", model, task, ablation, ranking, result)
-    )
+    runs = (model, task, ablation, options.intervention_options())
+    _add_evaluate(add(commands.evaluate, "run circuits on a task", *runs))
+    _add_curve(add(judging.curve, "judge scores at all sizes", *runs, ranking, result))
     _add_compare(add(judging.compare, "say what circuits or scores share", ranking, result))
-    _add_export(add(commands.export, "write a circuit in other forms, by suffix"))
+    _add_export(add(drawing.export, "write a circuit in other forms, by suffix"))
+    options.add_report(add(drawing.report, "write figures, tables and text for a paper"))
+    _add_view(add(view.view, "write a page to explore a circuit with, and open it"))
+    lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
+    maybe = options.model_options(required=False)
+    neurons.add_options(add(neurons.neurons, "find neurons that use context, reweight them", maybe))
+    patch = add(patching_command.patch, "patch activations: what each is worth", model, task)
+    patching_command.add_options(patch)
     _add_show(add(commands.show, "print what a file holds", ranking))
     add(commands.methods, "list the scoring methods")
     return parser
@@ -117,6 +139,7 @@ def _add_select(parser: options.Parser) -> None:
 def _add_evaluate(parser: options.Parser) -> None:
     parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.add_argument("--csv", metavar="FILE", help="write one row per circuit and prompt")
 
 
 def _add_curve(parser: options.Parser) -> None:
@@ -126,6 +149,12 @@ def _add_curve(parser: options.Parser) -> None:
         type=options.numbers,
         metavar="N,N,...",
         help="numbers of edges before pruning (0.1 %% to 100 %% of all, as in MIB)",
+    )
+    parser.add_argument(
+        "--granularity",
+        choices=("edges", "nodes"),
+        default="edges",
+        help="circuits of the best edges, or of the best heads and MLPs (edges)",
     )
     parser.add_argument(
         "--random",
@@ -159,6 +188,20 @@ def _add_export(parser: options.Parser) -> None:
         required=True,
         help="to write, say circuit.svg; may be given several times",
     )
+    options.add_looks(parser)
+
+
+def _add_view(parser: options.Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a circuit, or .safetensors scores")
+    parser.add_argument("--scores", metavar="FILE", help="all edges, to go beyond the circuit")
+    parser.add_argument(
+        "--curve", metavar="FILE", help="what `circuits curve --json` printed for these scores"
+    )
+    parser.add_argument("--compare", metavar="FILE", help="a second circuit, shown in colours")
+    parser.add_argument("--size", type=options.positive, metavar="N", help="edges at first")
+    parser.add_argument("--title", help="of the page")
+    parser.add_argument("--out", metavar="FILE", help="page to write (FILE with .html)")
+    parser.add_argument("--open", action="store_true", help="open it in the default browser")
 
 
 def _add_show(parser: options.Parser) -> None:

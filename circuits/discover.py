@@ -10,6 +10,7 @@ import torch
 from circuits.circuit import Circuit
 from circuits.evaluation import Evaluation, evaluate
 from circuits.export import save
+from circuits.measurements import Kind, Measurements
 from circuits.report import Findings, Measured, Verdict, render, usable
 from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
@@ -20,7 +21,10 @@ from patching.model import Model
 from patching.tasks import Task
 
 N_RANDOM = 3
-FILES = ("scores.safetensors", "circuit.json", "circuit.svg", "circuit.pdf", "report.md")
+FILES = (
+    *("scores.safetensors", "circuit.json", "circuit.svg", "circuit.pdf"),
+    *("report.md", "measurements.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ def discover(
     scores = search.score(model, found, search.metric)
     scores = replace(scores, provenance={**scores.provenance, "verdict": verdict.sentence})
     circuit = search.select(scores, search.size)
-    findings = _judge(model, tasks, search, verdict, scores, circuit)
+    findings, measurements = _judge(model, tasks, search, verdict, scores, circuit)
     out.mkdir(parents=True, exist_ok=True)
     scores.save(out / "scores.safetensors")
     for name in ("circuit.json", "circuit.svg", "circuit.pdf"):
         save(circuit, out / name)
     write_text(out / "report.md", render(findings, figure="circuit.svg"))
+    measurements.save(out / "measurements.json")
     return findings
 
 
@@ -118,7 +123,7 @@ def _judge(
     verdict: Verdict,
     scores: Scores,
     circuit: Circuit,
-) -> Findings:
+) -> tuple[Findings, Measurements]:
     """Run the circuit, others of its kind and random ones on the last of the tasks."""
     judged = tasks[-1]
     sizes = sizes_around(search.size, model.graph.n_edges)
@@ -134,7 +139,7 @@ def _judge(
         batch_size=search.batch_size,
     )
     measured = measure(evaluation, circuits)
-    return Findings(
+    findings = Findings(
         circuit=circuit,
         ranking=search.ranking,
         metric_name=search.metric_name,
@@ -146,6 +151,31 @@ def _judge(
         sizes=measured[: len(nested)],
         random=measured[len(nested) :],
         settings=_settings(circuit, scores, judged),
+    )
+    return findings, _record(findings, evaluation, circuits)
+
+
+def _record(
+    findings: Findings, evaluation: Evaluation, circuits: Sequence[Circuit]
+) -> Measurements:
+    """What every circuit reached on every prompt, for reports that are made later."""
+    n_nested = len(findings.sizes)
+    nested: list[Kind] = [
+        "circuit" if circuit is findings.circuit else "size" for circuit in circuits[:n_nested]
+    ]
+    chance: list[Kind] = ["random"] * (len(circuits) - n_nested)
+    return Measurements(
+        metric=findings.metric_name,
+        ranking=findings.ranking,
+        n_edges=findings.circuit.graph.n_edges,
+        prompts=findings.prompts,
+        verdict=findings.verdict.sentence,
+        judged_on=str(findings.settings["judged_on"]),
+        kinds=(*nested, *chance),
+        edges=tuple(circuit.size for circuit in circuits),
+        values=evaluation.values.double().cpu(),
+        clean=evaluation.clean.double().cpu(),
+        corrupt=evaluation.corrupt.double().cpu(),
     )
 
 

@@ -1,68 +1,96 @@
-"""Pictures of circuits, as matplotlib figures. Nothing is shown and no global state is changed."""
+"""Pictures of circuits as matplotlib figures. Nothing is shown, no global state is changed."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Curve
 
+from circuits.canvas import Box, Key, Picture, Point, Stroke, Width, is_dark
 from circuits.circuit import Circuit
-from circuits.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Layout, Placed, Point, lay_out
+from circuits.pictures import picture, picture_difference
+from circuits.role_pictures import picture_roles
+from circuits.roles import Roles
 
-MOST_EDGES = 100
-"""More edges than this are not readable; the strongest are drawn, and the caption says so."""
-
-POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#666666"  # safe for colour-blind readers
-FILLS = {
-    "embed": "#ECECEC",
-    "logits": "#ECECEC",
-    "head": "#E3EDF7",
-    "group": "#F4F4F4",
-    "mlp": "#FBEFD9",
-}
-
-_UNIT = 0.42  # inches per box width
-_MARGIN = 0.15  # box widths
-_FOOT = 0.42  # inches for legend and caption
-_LEAST_WIDTH = 3.3  # inches: one column of a paper
+_HEAD = 0.055  # inches: an arrow's head
 
 
-def draw(circuit: Circuit, *, title: str | None = None, most_edges: int = MOST_EDGES) -> Figure:
-    """The circuit from `embed` at the bottom to `logits` at the top.
+def draw(
+    circuit: Circuit,
+    *,
+    title: str | None = None,
+    most_edges: int | None = None,
+    width: Width = None,
+    labels: Mapping[str, str] | None = None,
+    roles: Roles | None = None,
+) -> Figure:
+    """The circuit from `embed` at the bottom to `logits` at the top, as `picture` describes.
 
-    Blue edges help the metric in the clean run, vermillion ones hurt it; the width is |score|
-    relative to the strongest edge. Letters mark query, key and value inputs.
+    Blue edges help the metric in the clean run, vermillion dashed ones hurt it; the width is
+    |score| relative to the strongest edge. Letters mark query, key and value inputs.
 
     Raises:
-        ValueError: if `most_edges` is less than 1.
+        ValueError: as `picture`.
     """
-    if most_edges < 1:
-        raise ValueError(f"cannot draw at most {most_edges} edges; 1 is the least")
-    shown = _strongest(circuit, most_edges)
-    layout = lay_out(shown)
-    left, right, bottom, top = layout.bounds()
-    head = 0.26 if title else 0.05
-    width = max((right - left + 2 * _MARGIN) * _UNIT, _LEAST_WIDTH)
-    drawing = (top - bottom + 2 * _MARGIN) * _UNIT
-    height = drawing + head + _FOOT
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0, _FOOT / height, 1, drawing / height))
+    options = {"title": title, "labels": labels, "roles": roles}
+    return paint(picture(circuit, most_edges=most_edges, width=width, **options))
+
+
+def draw_difference(
+    a: Circuit,
+    b: Circuit,
+    names: tuple[str, str] = ("A", "B"),
+    *,
+    title: str | None = None,
+    most_edges: int | None = None,
+    width: Width = None,
+) -> Figure:
+    """Edges only in the first circuit, only in the second and in both, in three looks.
+
+    Raises:
+        ValueError: as `picture_difference`.
+    """
+    return paint(picture_difference(a, b, names, title=title, most_edges=most_edges, width=width))
+
+
+def draw_roles(
+    circuit: Circuit, roles: Roles, *, title: str | None = None, width: Width = None
+) -> Figure:
+    """The circuit with each role as one box, and the edges between two roles as one arrow.
+
+    Raises:
+        ValueError: as `picture_roles`.
+    """
+    return paint(picture_roles(circuit, roles, title=title, width=width))
+
+
+def paint(picture: Picture) -> Figure:
+    """A picture as a figure of its size."""
+    figure = Figure(figsize=(picture.width, picture.height))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    middle, reach = (left + right) / 2, width / _UNIT / 2
-    axes.set_xlim(middle - reach, middle + reach)
-    axes.set_ylim(bottom - _MARGIN, top + _MARGIN)
-    _draw_arcs(axes, layout)
-    for node in layout.nodes:
-        _draw_node(axes, node)
-    _draw_letters(axes, layout)
-    if title:
-        figure.suptitle(title, fontsize=8, y=1 - 0.08 / height, va="top")
-    _draw_legend(figure, shown, _caption(circuit, shown))
+    axes.set_xlim(0, picture.width)
+    axes.set_ylim(0, picture.height)
+    for stroke in picture.strokes:
+        _paint_stroke(axes, stroke)
+    for box in picture.boxes:
+        _paint_box(axes, box)
+    for mark in picture.marks:
+        look = {"fontsize": mark.size, "color": "#444444", "ha": "center", "va": "bottom"}
+        axes.text(mark.x, mark.y, mark.text, zorder=4, parse_math=False, **look)
+    for key in picture.legend:
+        _paint_key(figure, key)
+    if picture.title:
+        top = 1 - 0.08 / picture.height
+        size = picture.title_size
+        figure.suptitle(picture.title, fontsize=size, y=top, va="top", parse_math=False)
+    foot = 0.07 / picture.height
+    look = {"fontsize": picture.caption_size, "ha": "center", "va": "bottom"}
+    figure.text(0.5, foot, picture.caption, parse_math=False, **look)
     return figure
 
 
@@ -81,91 +109,77 @@ def render(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _strongest(circuit: Circuit, n: int) -> Circuit:
-    """The n edges with the largest |score|; without scores, the first n."""
-    if circuit.size <= n:
-        return circuit
-    size = circuit.mask.double() if circuit.scores is None else circuit.scores.abs()
-    size = size.where(circuit.mask, -1.0).flatten()
-    mask = torch.zeros_like(circuit.mask)
-    mask.view(-1)[size.sort(descending=True, stable=True).indices[:n]] = True
-    return Circuit(mask, circuit.graph, circuit.scores, circuit.provenance)
-
-
-def _caption(circuit: Circuit, shown: Circuit) -> str:
-    if circuit.size == shown.size:
-        return f"{circuit.size} edges" if circuit.size != 1 else "1 edge"
-    which = "first" if circuit.scores is None else "strongest"
-    return f"{shown.size} of {circuit.size} edges shown (the {which})"
-
-
-def _draw_arcs(axes: Axes, layout: Layout) -> None:
-    for link in layout.links:
-        path = PathPatch(_curve(link.points), fill=False, edgecolor="#999999", linewidth=0.5)
-        path.set_linestyle((0, (2, 2)))
-        axes.add_patch(path)
-    largest = max((abs(arc.score or 0.0) for arc in layout.arcs), default=0.0)
-    for arc in sorted(layout.arcs, key=lambda arc: abs(arc.score or 0.0)):
-        share = abs(arc.score) / largest if arc.score is not None and largest else 0.3
-        axes.add_patch(
-            PathPatch(
-                _curve(arc.points),
-                fill=False,
-                edgecolor=_colour(arc.score),
-                linewidth=0.4 + 2.0 * share,
-                alpha=0.55 + 0.45 * share,
-                capstyle="butt",
-            )
-        )
-
-
-def _draw_letters(axes: Axes, layout: Layout) -> None:
-    """Mark the query, key and value inputs that are used."""
-    nodes = {node.name: node for node in layout.nodes}
-    readers = {arc.reader: nodes[arc.dest_node] for arc in layout.arcs}
-    for reader, node in readers.items():
-        if reader != node.name:
-            x, y = node.x + PORTS[reader[-1]], node.y - BOX_HEIGHT / 2 + 0.02
-            letter = axes.text(x, y, reader[-1], fontsize=4.5, color="#444444", zorder=4)
-            letter.set(horizontalalignment="center", verticalalignment="bottom")
-
-
-def _draw_node(axes: Axes, node: Placed) -> None:
-    box = FancyBboxPatch(
-        (node.x - BOX_WIDTH / 2, node.y - BOX_HEIGHT / 2),
-        BOX_WIDTH,
-        BOX_HEIGHT,
-        boxstyle="round,pad=0,rounding_size=0.12",
-        facecolor=FILLS[node.kind],
-        edgecolor="#555555",
-        linewidth=0.6,
-        zorder=3,
+def _paint_stroke(axes: Axes, stroke: Stroke) -> None:
+    points, corners = _with_head(stroke)
+    path = PathPatch(
+        _curve(points),
+        fill=False,
+        edgecolor=stroke.colour,
+        linewidth=stroke.width,
+        alpha=stroke.opacity,
+        capstyle="butt",
     )
-    axes.add_patch(box)
-    lift = 0.06 if node.kind in ("head", "group") else 0.0
-    axes.text(node.x, node.y + lift, node.label, fontsize=6.5, ha="center", va="center", zorder=4)
+    if stroke.faint:
+        path.set_linestyle((0, (2, 2)))
+    elif stroke.dashed:
+        path.set_linestyle((0, (4.5 / max(stroke.width, 0.8), 2 / max(stroke.width, 0.8))))
+    axes.add_patch(path)
+    if corners:
+        axes.add_patch(Polygon(corners, facecolor=stroke.colour, linewidth=0, zorder=2.5))
 
 
-def _draw_legend(figure: Figure, shown: Circuit, caption: str) -> None:
-    if shown.scores is not None:
-        handles = [
-            Line2D([], [], color=POSITIVE, linewidth=1.8),
-            Line2D([], [], color=NEGATIVE, linewidth=1.8),
-        ]
-        labels = ["positive: helps the metric in the clean run", "negative: hurts it"]
-        figure.legend(
-            handles,
-            labels,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 0.17 / figure.get_figheight()),
-            ncols=2,
-            frameon=False,
-            fontsize=6,
-            handlelength=1.5,
-            columnspacing=1.2,
+def _with_head(stroke: Stroke) -> tuple[Sequence[Point], Sequence[Point]]:
+    """The points of a line that ends inside its arrow's head, and the head's corners."""
+    if not stroke.arrow:
+        return stroke.points, ()
+    at_end = stroke.arrow == "end"
+    tip = stroke.points[-1 if at_end else 0]
+    long = _HEAD + 1.2 * stroke.width / 72
+    base = tip[1] - long if at_end else tip[1] + long
+    inside = tip[0], (tip[1] + 3 * base) / 4
+    points = (*stroke.points[:-1], inside) if at_end else (inside, *stroke.points[1:])
+    return points, (tip, (tip[0] - 0.55 * long, base), (tip[0] + 0.55 * long, base))
+
+
+def _paint_box(axes: Axes, box: Box) -> None:
+    axes.add_patch(
+        FancyBboxPatch(
+            (box.x - box.width / 2, box.y - box.height / 2),
+            box.width,
+            box.height,
+            boxstyle=f"round,pad=0,rounding_size={0.24 * min(box.height, 0.21)}",
+            facecolor=box.fill,
+            edgecolor="#555555",
+            linewidth=0.6,
+            zorder=3,
         )
-        caption += "; width: |score|"
-    figure.text(0.5, 0.07 / figure.get_figheight(), caption, fontsize=6, ha="center", va="bottom")
+    )
+    ink = "white" if is_dark(box.fill) else "black"
+    text = {"ha": "center", "va": "center", "zorder": 4, "color": ink, "parse_math": False}
+    axes.text(box.x, box.y + box.lift, box.label, fontsize=box.size, **text)
+    for y, line in box.lines():
+        axes.text(box.x, y, line, fontsize=0.85 * box.pitch, **text)
+
+
+def _paint_key(figure: Figure, key: Key) -> None:
+    wide, high = figure.get_size_inches()
+    y = (key.y + 0.045) / high
+    if key.square:
+        corner = key.x / wide, (key.y + 0.005) / high
+        size = 0.16 / wide, 0.08 / high
+        square = Rectangle(corner, *size, facecolor=key.colour, edgecolor="#555555", linewidth=0.5)
+        square.set(transform=figure.transFigure, figure=figure)
+        figure.patches.append(square)
+    else:
+        line = Line2D(
+            [key.x / wide, (key.x + 0.18) / wide], [y, y], color=key.colour, linewidth=1.8
+        )
+        if key.dashed:
+            line.set_linestyle((0, (2.5, 1.1)))
+        line.set(transform=figure.transFigure, figure=figure)
+        figure.lines.append(line)
+    look = {"fontsize": 6, "ha": "left", "va": "center_baseline", "parse_math": False}
+    figure.text((key.x + 0.22) / wide, y, key.label, **look)
 
 
 def _curve(points: Sequence[Point]) -> Curve:
@@ -179,9 +193,3 @@ def _curve(points: Sequence[Point]) -> Curve:
         vertices += [(x0, middle), (x1, middle), (x1, y1)]
         codes += [Curve.CURVE4] * 3
     return Curve(vertices, codes)
-
-
-def _colour(score: float | None) -> str:
-    if not score:
-        return NEUTRAL
-    return POSITIVE if score > 0 else NEGATIVE

@@ -1,13 +1,11 @@
-"""Provenance: what a result was made from and how, in plain values that fit into JSON."""
+"""Provenance of what is known of edges: what it was made from and how."""
 
 from collections.abc import Mapping
-from importlib import metadata
 
+from patching import provenance
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
-
-_PACKAGES = ("circuit-workbench", "torch", "transformer-lens", "transformers")
 
 
 def describe(
@@ -19,31 +17,10 @@ def describe(
     *,
     ablation: str,
 ) -> dict[str, object]:
-    """Everything a reader needs to make the result again.
-
-    `task` names the prompts, `tokens` is the hash of their ids; `weights` that of the weights.
-    """
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "weights": model.weights,
-        "task": task.name,
-        "tokens": task.hash,
-        "n_examples": len(task),
-        "metric": metric.__name__,
-        "method": method,
-        "options": dict(options),
+    """Everything a reader needs to make the result again: `patching.provenance`, for edges."""
+    facts = {
         "ablation": ablation,
         "positions": "summed over all tokens up to the answer",
         "direction": "clean - corrupt: positive helps the metric in the clean run",
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "versions": {name: _version(name) for name in _PACKAGES},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
-        return "unknown"
+    return provenance.describe(model, task, metric, method, options, facts=facts)

@@ -7,7 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from patching.activation import activation_patching as activation_patching
+    from patching.activation import as_share as as_share
+    from patching.activation import neuron_patching as neuron_patching
+    from patching.activation import span_patching as span_patching
+    from patching.attention import compress as compress
+    from patching.attention import copying_scores as copying_scores
+    from patching.attention import head_scores as head_scores
+    from patching.attention import ov_circuit as ov_circuit
+    from patching.attention import patterns as patterns
+    from patching.attention import qk_circuit as qk_circuit
+    from patching.attention import repeated_tokens as repeated_tokens
+    from patching.attribution import atp_star as atp_star
+    from patching.attribution import attribution_patching as attribution_patching
+    from patching.comparing import agreement_table as agreement_table
+    from patching.comparing import compare as compare
     from patching.graph import Graph as Graph
+    from patching.intervene import intervening as intervening
+    from patching.lens import direct_logit_attribution as direct_logit_attribution
+    from patching.lens import load_tuned_lens as load_tuned_lens
+    from patching.lens import logit_lens as logit_lens
+    from patching.lens import plot_contributions as plot_contributions
+    from patching.lens import semantic_flow as semantic_flow
+    from patching.lens import train_tuned_lens as train_tuned_lens
     from patching.metrics import accuracy as accuracy
     from patching.metrics import kl as kl
     from patching.metrics import logit_diff as logit_diff
@@ -15,12 +37,42 @@ if TYPE_CHECKING:
     from patching.model import Model as Model
     from patching.tasks import Prompt as Prompt
     from patching.tasks import Task as Task
+    from patching.token_attribution import agreement as agreement
+    from patching.token_attribution import attribute_tokens as attribute_tokens
+    from patching.token_attribution import draw_tokens as draw_tokens
+    from patching.tracing import causal_tracing as causal_tracing
+    from patching.views import attention_view as attention_view
+    from patching.views import lens_view as lens_view
 
 _HOMES = {
+    "patching.activation": ("activation_patching", "as_share", "neuron_patching", "span_patching"),
+    "patching.attention": (
+        "compress",
+        "copying_scores",
+        "head_scores",
+        "ov_circuit",
+        "patterns",
+        "qk_circuit",
+        "repeated_tokens",
+    ),
+    "patching.attribution": ("atp_star", "attribution_patching"),
+    "patching.comparing": ("agreement_table", "compare"),
     "patching.graph": ("Graph",),
+    "patching.intervene": ("intervening",),
+    "patching.lens": (
+        "direct_logit_attribution",
+        "load_tuned_lens",
+        "logit_lens",
+        "plot_contributions",
+        "semantic_flow",
+        "train_tuned_lens",
+    ),
     "patching.metrics": ("accuracy", "kl", "logit_diff", "prob_diff"),
     "patching.model": ("Model",),
     "patching.tasks": ("Prompt", "Task"),
+    "patching.token_attribution": ("agreement", "attribute_tokens", "draw_tokens"),
+    "patching.tracing": ("causal_tracing",),
+    "patching.views": ("attention_view", "lens_view"),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Safe for colour-blind readers (Okabe and Ito 2008); more series than these start over."""
@@ -19,6 +20,7 @@ SMALL, LABEL, TITLE = 6, 7, 8  # points
 
 _MOST_TICKS = 40
 _CELL = 0.17  # inches
+_CHARACTER = 0.055  # inches, of the smallest text
 _LEAST, _MOST = 2.2, 11.0  # inches
 
 
@@ -48,7 +50,7 @@ def heat_map(
             f"a map of {len(rows)} rows ({row_name}) and {len(columns)} columns ({column_name}) "
             f"needs values of that shape, got {values.shape}"
         )
-    width = np.clip(_CELL * len(columns) * (2.2 if cells is not None else 1), _LEAST, _MOST)
+    width = np.clip(_cell_width(cells) * len(columns), _LEAST, _MOST if cells is None else None)
     height = np.clip(_CELL * len(rows), _LEAST * 0.6, _MOST)
     figure = Figure(figsize=(width + 1.2, height + 0.8), layout="constrained")
     plot = figure.add_subplot()
@@ -89,13 +91,33 @@ def blank(
 def token_labels(tokens: Sequence[str]) -> tuple[str, ...]:
     r"""Tokens as tick labels: numbered, so that equal ones differ, with white space made visible.
 
-    Dollar signs are escaped, for matplotlib reads them as mathematics.
+    Dollar signs are escaped, for matplotlib reads them as mathematics (see `visible`).
 
     >>> token_labels([" the", "a\n"])
     ('0 ·the', '1 a↵')
     """
-    shown = (t.replace(" ", "·").replace("\n", "↵").replace("$", r"\$") for t in tokens)
-    return tuple(f"{i} {token}" for i, token in enumerate(shown))
+    return tuple(f"{i} {visible(token)}" for i, token in enumerate(tokens))
+
+
+def visible(text: str) -> str:
+    r"""A text as it can be drawn: white space shown, dollars escaped, missing signs as codes.
+
+    What the figures' font has no sign for would be an empty box: it is written as its number.
+
+    >>> visible(" $5\n"), visible("\u4e2d")
+    ('·\\$5↵', 'U+4E2D')
+    """
+    known = get_font(findfont(FontProperties())).get_charmap()
+    shown = text.replace(" ", "·").replace("\n", "↵")
+    drawn = (sign if ord(sign) in known else f"U+{ord(sign):04X}" for sign in shown)
+    return "".join(drawn).replace("$", r"\$")
+
+
+def _cell_width(cells: np.ndarray | None) -> float:
+    """Inches: a square, or what the longest text takes."""
+    if cells is None:
+        return _CELL
+    return max(_CELL, 0.06 + _CHARACTER * max((len(text) for text in cells.flat), default=0))
 
 
 def _map_for(values: np.ndarray) -> str:

@@ -1,21 +1,23 @@
 """Model: a language model with its graph and its blocks, proven to fit each other."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
 from patching.graph import Graph
+from patching.kept import Activations, Keeper
 from patching.loading import Opened, Source, Wishes, open_source
+from patching.places import find
 from patching.proof import prove
 from patching.stack import returns_tuples
 from patching.tasks.task import Batch, Task
-from patching.tasks.tokens import Tokenizer
+from patching.tasks.tokens import Tokenizer, encode_prompt
 
 Hook = Callable[[Tensor], Tensor | None]
 
@@ -119,6 +121,62 @@ class Model:
                 f"at most {longest}"
             )
 
+    @torch.no_grad()
+    def run(
+        self,
+        prompts: Int[Tensor, "batch pos"] | Sequence[int] | str,
+        cache: Sequence[str] = (),
+        *,
+        is_token: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Activations:
+        """Run prompts once: logits at all positions, and the activations named in `cache`.
+
+        `prompts` are token ids or one text, which gets a BOS where the tokenizer uses one. Names
+        are those of `patching.places`; only what is named is kept. `is_token` marks real tokens
+        (`Batch.is_token`) and is needed only where rows are padded on the left.
+
+        >>> seen = Model.load("truth/induction").run([0, 5, 6, 5], cache=["a1.h0.pattern", "m0"])
+        >>> seen["a1.h0.pattern"].shape, seen.logits.shape[:2]
+        (torch.Size([1, 4, 4]), torch.Size([1, 4]))
+
+        Raises:
+            ValueError: if there is no such place, no tokenizer for a text, or an id outside the
+                vocabulary.
+        """
+        places = {name: find(self, name) for name in cache}
+        keeper = Keeper(places)
+        tokens = self._tokens(prompts)
+        mask = None if is_token is None else is_token.long()
+        try:
+            with self.bridge.hooks(
+                fwd_hooks=[(name, library_hook(hook)) for name, hook in keeper.hooks]
+            ):
+                logits = self.bridge(tokens, attention_mask=mask)
+        finally:
+            for block in self.blocks:
+                block.forget_pattern()
+        return Activations(tokens, logits, places, {name: keeper.values[name] for name in places})
+
+    def _tokens(
+        self, prompts: Int[Tensor, "batch pos"] | Sequence[int] | str
+    ) -> Int[Tensor, "batch pos"]:
+        if isinstance(prompts, str):
+            if self.tokenizer is None:
+                raise ValueError(f"{self.name} has no tokenizer: give token ids, not text")
+            prompts = encode_prompt(self.tokenizer, prompts)
+        tokens = (
+            prompts
+            if isinstance(prompts, Tensor)
+            else torch.tensor([list(prompts)], dtype=torch.long)
+        )
+        vocab = int(self.bridge.cfg.d_vocab)
+        if not tokens.numel() or int(tokens.min()) < 0 or int(tokens.max()) >= vocab:
+            raise ValueError(
+                f"prompts hold at least one token id, each from 0 to {vocab - 1} in {self.name}; "
+                f"got {list(tokens.shape)} ids" + _range(tokens)
+            )
+        return tokens.to(self.device)
+
     def answer_logits(
         self, tokens: Int[Tensor, "batch pos"], batch: Batch, hooks: Iterable[tuple[str, Hook]] = ()
     ) -> Float[Tensor, "batch vocab"]:
@@ -138,7 +196,7 @@ class Model:
         def at_answer(normed: Tensor, hook: object) -> Tensor:
             return normed[rows.to(normed.device), answer_pos.to(normed.device)][:, None]
 
-        plain = [(name, _plain(hook)) for name, hook in hooks] + [(UNEMBED_IN, at_answer)]
+        plain = [(name, library_hook(hook)) for name, hook in hooks] + [(UNEMBED_IN, at_answer)]
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
         try:
             with self.bridge.hooks(fwd_hooks=plain):
@@ -154,8 +212,13 @@ class Model:
         return widen(logits[:, 0])
 
 
-def _plain(change: Hook) -> Callable[..., Tensor | None]:
+def library_hook(change: Hook) -> Callable[..., Tensor | None]:
+    """A hook as the model library calls them: with the hook point as a second argument."""
     return lambda tensor, hook: change(tensor)
+
+
+def _range(tokens: Int[Tensor, "..."]) -> str:
+    return f" from {int(tokens.min())} to {int(tokens.max())}" if tokens.numel() else ""
 
 
 def _graph(name: str, blocks: tuple[Block, ...]) -> Graph:

@@ -13,11 +13,11 @@ import torch
 from circuits import Circuit
 from circuits.evaluation import evaluate
 from circuits.scoring import clean_corrupt, eap, eap_ig, ig_activations
-from circuits.scoring.quadrature import left, right
 from patching.ablations import mean, positional_mean, zero
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model
+from patching.quadrature import left, right
 from patching.tasks import Prompt, Task
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"

@@ -1,28 +1,15 @@
-"""Circuits as text for other tools: GraphML, GEXF, Graphviz DOT, CSV."""
+"""Circuits as text for other tools: Graphviz DOT, and CSV both ways."""
 
 import csv
 import io
-import re
+from pathlib import Path
 
-import networkx as nx
+import torch
 
 from circuits.circuit import Circuit, kind_of, node_of
+from patching.graph import Graph
 
 _SHAPES = {"embed": "box", "logits": "box", "head": "ellipse", "group": "ellipse", "mlp": "box"}
-
-
-def to_graphml(circuit: Circuit) -> bytes:
-    """GraphML, which keeps graph and provenance: `from_networkx(nx.read_graphml(path))`."""
-    buffer = io.BytesIO()
-    nx.write_graphml(circuit.to_networkx(), buffer)
-    return buffer.getvalue()
-
-
-def to_gexf(circuit: Circuit) -> bytes:
-    """GEXF for Gephi, without the day it was written; it has no place for graph and provenance."""
-    buffer = io.BytesIO()
-    nx.write_gexf(circuit.to_networkx(), buffer)
-    return re.sub(rb' lastmodifieddate="[^"]*"', b"", buffer.getvalue())
 
 
 def to_dot(circuit: Circuit) -> bytes:
@@ -48,6 +35,39 @@ def to_csv(circuit: Circuit) -> bytes:
         for source, dest, score in circuit.scored_edges()
     )
     return buffer.getvalue().encode()
+
+
+def from_csv(path: str | Path, graph: Graph | None) -> Circuit:
+    """Read a table with the columns source, dest and, perhaps, score; others are ignored.
+
+    Raises:
+        ValueError: if no graph is given, a column or a value is missing, or a row names an edge
+            that the graph does not have, or that was there before.
+    """
+    if graph is None:
+        raise ValueError(
+            "a table of edges does not say which model's graph they are from; pass "
+            "graph=model.graph"
+        )
+    rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"))))
+    if rows and not {"source", "dest"} <= set(rows[0]):
+        raise ValueError(
+            f"the columns are {', '.join(rows[0])}; source, dest and score would be right"
+        )
+    mask, scores = torch.zeros_like(graph.exists), graph.exists.double() * 0
+    given = [row.get("score") or "" for row in rows]
+    if len({score == "" for score in given}) > 1:
+        raise ValueError(f"row {given.index('') + 1} has no score, and others have one")
+    for number, (row, score) in enumerate(zip(rows, given, strict=True), 1):
+        try:
+            edge = graph.edge_index(row["source"] or "", row["dest"] or "")
+            scores[edge] = float(score or 0.0)
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from None
+        if mask[edge]:
+            raise ValueError(f"row {number}: {row['source']}->{row['dest']} was there before")
+        mask[edge] = True
+    return Circuit(mask, graph, scores if any(given) else None)
 
 
 def _quoted(text: str) -> str:

@@ -21,7 +21,11 @@ from circuits.scoring.named import (
     relp,
     relp_ah,
 )
-from circuits.scoring.paths import (
+from circuits.scoring.patterns import qk_fix
+from circuits.scoring.positions import PositionScores, position_scores
+from circuits.scoring.score import score
+from circuits.scoring.single_edges import exact
+from patching.paths import (
     PATHS,
     PATHS_WITH_STEPS,
     Path,
@@ -31,11 +35,7 @@ from circuits.scoring.paths import (
     at_clean,
     at_corrupt,
 )
-from circuits.scoring.patterns import qk_fix
-from circuits.scoring.positions import PositionScores, position_scores
-from circuits.scoring.quadrature import QUADRATURES, Quadrature
-from circuits.scoring.score import score
-from circuits.scoring.single_edges import exact
+from patching.quadrature import QUADRATURES, Quadrature
 
 __all__ = [
     "METHODS",

@@ -12,12 +12,12 @@ import torch
 
 from circuits.scores import Scores
 from circuits.scoring.gather import Recipe
-from circuits.scoring.paths import at_clean
 from circuits.scoring.patterns import qk_fix
 from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
 from patching.metrics import Metric
 from patching.model import Model
+from patching.paths import at_clean
 from patching.rules import Rule, plain
 from patching.rules.sites import Part, Site, Unruled
 from patching.tasks.task import Task

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.provenance import describe
-from circuits.scoring.paths import Ends, Path, Step, at_clean
 from patching.ablations import Ablation, Prepared, Replacement, resample
 from patching.blocks import EMBEDDING
 from patching.capture import Recorder, Run, Writes, capture
 from patching.gradients import GradientSum, ReaderGradients, Start
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
 from patching.model import Model
+from patching.paths import Ends, Path, Step, at_clean
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch, Task
 

@@ -2,12 +2,12 @@
 
 from circuits.scores import Scores
 from circuits.scoring.gather import Recipe
-from circuits.scoring.paths import along_activations, along_inputs, at_both, at_clean
-from circuits.scoring.quadrature import Quadrature, midpoint
 from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
 from patching.metrics import Metric
 from patching.model import Model
+from patching.paths import along_activations, along_inputs, at_both, at_clean
+from patching.quadrature import Quadrature, midpoint
 from patching.rules import gim as gim_rule
 from patching.rules import relp as relp_rule
 from patching.rules import relp_ah as relp_ah_rule

@@ -17,15 +17,15 @@ from torch import Tensor
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, score_batches
 from circuits.scoring.gather import Recipe
-from circuits.scoring.paths import at_clean
 from circuits.scoring.score import score
 from patching.ablations import Ablation, Prepared, resample
+from patching.attribution.patterns import points_of, require_patterns
 from patching.blocks import EMBEDDING, Block, widen
 from patching.capture import Recorder, Writes, capture, indices
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
+from patching.paths import at_clean
 from patching.rules import Rule, plain
-from patching.rules.sites import head_norms, softmax
 from patching.stack import skipping
 from patching.tasks.task import Batch, Task
 
@@ -54,7 +54,7 @@ def qk_fix(
         ValueError: if hooks do not reach the softmax of the family's attention, or its norm of
             queries and keys mixes heads, and as `score`.
     """
-    _require_patterns(model)
+    require_patterns(model, instead="eap, or grad_drop")
     prepared = ablation(model)
     recipe = Recipe(at_clean, rule, ablation)
     base = score(model, task, metric, recipe, batch_size=batch_size)
@@ -223,23 +223,4 @@ def _tiles(
 
 
 def _pattern(block: Block) -> str:
-    points = softmax(block)
-    assert points is not None, "patterns were asked for before"
-    return points.pattern
-
-
-def _require_patterns(model: Model) -> None:
-    hidden = [f"a{block.index}" for block in model.blocks if softmax(block) is None]
-    if hidden:
-        raise ValueError(
-            f"the QK fix recomputes attention patterns, and no hook reaches those of {model.name} "
-            f"({', '.join(hidden)}): its attention runs as Hugging Face wrote it (OPT, GPT-J, "
-            "GPT-Neo) or has sinks (GPT-OSS); take eap, or grad_drop"
-        )
-    d_head = model.blocks[0].w_qkv[0].shape[2]
-    gammas = [points.norm.gamma for points in head_norms(model)]
-    if any(gamma is not None and gamma.shape[-1] > d_head for gamma in gammas):
-        raise ValueError(
-            f"the QK fix patches one head's query or key, and in {model.name} one norm spans the "
-            "queries (and one the keys) of all heads (OLMo 2, OLMoE); take eap, or grad_drop"
-        )
+    return points_of(block).pattern

@@ -81,28 +81,22 @@ def evaluate(args: Namespace) -> None:
                 f"{model.name} ({model.graph.describe()})"
             )
     task = open_task(args.task, model, args, seed=args.seed)
-    ablation = open_ablation(args, model, task)
-    evaluation = run(model, task, circuits, metric, ablation=ablation, batch_size=args.batch_size)
+    evaluation = run(
+        model,
+        task,
+        [~circuit for circuit in circuits] if args.ablated == "inside" else circuits,
+        metric,
+        ablation=open_ablation(args, model, task),
+        direction=args.direction,
+        batch_size=args.batch_size,
+    )
     measured = measure(evaluation, circuits)
+    if args.csv is not None:
+        _write_values(args, evaluation)
     if args.json:
         print(json.dumps(_rows(args, evaluation, measured), indent=2))
     else:
         _print_evaluation(args, evaluation, measured)
-
-
-def export(args: Namespace) -> None:
-    """Write a circuit in other forms, by suffix.
-
-    Raises:
-        ValueError: if the file is no circuit, or a suffix is unknown.
-    """
-    from circuits.circuit import load_circuit
-    from circuits.export import save
-
-    circuit = load_circuit(args.file)
-    for path in args.out:
-        save(circuit, path)
-        print(f"{circuit.size:,} edges written to {path}")
 
 
 def show(args: Namespace) -> None:
@@ -143,6 +137,27 @@ def methods(args: Namespace) -> None:
     print(f"ablations (--ablation):     {', '.join(ABLATIONS)}")
 
 
+def _write_values(args: Namespace, evaluation: "Evaluation") -> None:
+    """One row per circuit and prompt: a tidy table."""
+    import pandas
+
+    from patching.files import write_text
+
+    frames = [
+        pandas.DataFrame(
+            {
+                "circuit": path,
+                "prompt": range(len(values)),
+                args.metric: values,
+                "clean": evaluation.clean,
+                "corrupt": evaluation.corrupt,
+            }
+        )
+        for path, values in zip(args.files, evaluation.values, strict=True)
+    ]
+    write_text(args.csv, pandas.concat(frames).to_csv(index=False))
+
+
 def _rows(
     args: Namespace, evaluation: "Evaluation", measured: "Sequence[Measured]"
 ) -> list[dict[str, object]]:
@@ -157,6 +172,8 @@ def _rows(
             "metric": _finite(m.metric),
             "faithfulness": _finite(m.faithfulness),
             "metric_name": args.metric,
+            "ablated": args.ablated,
+            "direction": args.direction,
             "n_examples": len(evaluation.clean),
         }
         for path, m in zip(args.files, measured, strict=True)

@@ -16,12 +16,15 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
-def model_options() -> Parser:
+def model_options(*, required: bool = True) -> Parser:
     """Which model, and how it is loaded."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", required=True, metavar="NAME", help="hub name, local folder, or toy (embedded)"
+        "--model",
+        required=required,
+        metavar="NAME",
+        help="hub name, local folder, or toy (embedded)",
     )
     group.add_argument(
         "--dtype",
@@ -104,6 +107,25 @@ def ablation_options() -> Parser:
     return parser
 
 
+def intervention_options() -> Parser:
+    """Which edges are touched, and in which run."""
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("intervention")
+    group.add_argument(
+        "--ablated",
+        choices=("outside", "inside"),
+        default="outside",
+        help="ablate what is outside the circuit, or the circuit itself (outside)",
+    )
+    group.add_argument(
+        "--direction",
+        choices=("noising", "denoising"),
+        default="noising",
+        help="corrupt the clean run, or restore the circuit in the corrupt run (noising)",
+    )
+    return parser
+
+
 def ranking_options() -> Parser:
     """What makes an edge better than another."""
     parser = Parser(add_help=False)
@@ -144,6 +166,34 @@ def result_options() -> Parser:
     group.add_argument("--csv", metavar="FILE", help="write a tidy table")
     group.add_argument("--plot", metavar="FILE", help="draw a .svg, .pdf or .png")
     return parser
+
+
+def add_looks(parser: argparse.ArgumentParser) -> None:
+    """How a circuit is drawn, where the file is a picture."""
+    group = parser.add_argument_group("pictures (.svg, .pdf, .png, .tikz, .tex)")
+    _add_width_and_roles(group)
+    group.add_argument("--by-role", action="store_true", help="draw each role as one box")
+    group.add_argument("--against", metavar="CIRCUIT", help="draw what differs from this circuit")
+    group.add_argument("--title", metavar="TEXT", help="above the drawing")
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """What goes into a bundle for a paper, and where."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="what `circuits discover` wrote")
+    parser.add_argument("--out", metavar="DIR", help="folder to write to (RUN_DIR/paper)")
+    parser.add_argument(
+        "--top", type=positive, default=20, metavar="N", help="edges in the LaTeX table (20)"
+    )
+    _add_width_and_roles(parser)
+
+
+def _add_width_and_roles(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--width", metavar="WIDTH", help="column (3.25 in), page (6.75 in) or inches"
+    )
+    group.add_argument(
+        "--roles", metavar="FILE", help='JSON of names and their nodes: {"movers": ["a9.h9"]}'
+    )
 
 
 def positive(text: str) -> int:

@@ -1,14 +1,17 @@
 """Where backward rules act: hook points inside a model's norms, attentions and MLPs.
 
-The hook names that only rules need are spelled here, all others in `patching.blocks`.
+The hook names that only rules need are spelled here, all others in `patching.blocks` and
+`patching.insides`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
-
-from patching.blocks import Block, Norm, find_norm
+from patching.blocks import Norm, find_norm
+from patching.insides import AttentionPoints as AttentionPoints
+from patching.insides import NeuronPoints as NeuronPoints
+from patching.insides import neurons as neurons
+from patching.insides import softmax as softmax
 from patching.model import Hook, Model
 
 LOGITS_BEFORE_SOFTCAP = "unembed.hook_out"
@@ -54,26 +57,6 @@ class NormPoints:
     after: str
 
 
-@dataclass(frozen=True)
-class NeuronPoints:
-    """Hook points of an MLP's neurons: before and after the activation (and gate).
-
-    `linear` is the other factor of a gated product; None where there is no gate.
-    """
-
-    pre: str
-    linear: str | None
-    post: str
-
-
-@dataclass(frozen=True)
-class AttentionPoints:
-    """Hook points of one layer's attention scores (masked, capped) and of their softmax."""
-
-    scores: str
-    pattern: str
-
-
 def stream_norms(model: Model) -> Iterator[NormPoints]:
     """Every norm over the residual stream or over a write to it, the final one included."""
     for block in model.blocks:
@@ -87,32 +70,6 @@ def head_norms(model: Model) -> Iterator[NormPoints]:
         yield from _norms(
             getattr(block.bridge, "attn", None), f"blocks.{block.index}.attn", _HEAD_NORMS
         )
-
-
-def neurons(block: Block) -> NeuronPoints | None:
-    """The layer's neurons; None where no hook point shows them (mixtures of experts)."""
-    mlp = getattr(block.bridge, "mlp", None)
-    if not hasattr(mlp, "in") or not hasattr(mlp, "out"):
-        return None
-    linear, gate, out = (f"blocks.{block.index}.mlp.{x}" for x in ("in", "gate", "out"))
-    if hasattr(mlp, "gate"):
-        return NeuronPoints(f"{gate}.hook_out", f"{linear}.hook_out", f"{out}.hook_in")
-    return NeuronPoints(f"{linear}.hook_out", None, f"{out}.hook_in")
-
-
-def softmax(block: Block) -> AttentionPoints | None:
-    """The layer's softmax; None where hooks do not reach it, or it sees more than the scores.
-
-    Some attentions (OPT, GPT-J, GPT-Neo) run as Hugging Face wrote them, and their hook points
-    fire only afterwards; sinks (GPT-OSS) join the softmax behind the hook point.
-    """
-    attention = getattr(block.bridge, "attn", None)
-    inside = getattr(attention, "original_component", None)
-    delegated = getattr(type(attention), "forward", None) is AttentionBridge.forward
-    if delegated or getattr(inside, "sinks", None) is not None:
-        return None
-    prefix = f"blocks.{block.index}.attn"
-    return AttentionPoints(f"{prefix}.hook_attn_scores", f"{prefix}.hook_pattern")
 
 
 def softcap(model: Model) -> float | None:

@@ -6,8 +6,9 @@ Knows no model and no tokenizer: see `tokens` for text, `files` for reading and 
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -54,6 +55,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def at(self, rows: Int[Tensor, " row"]) -> "Batch":
+        """The given rows in the given order, with repetition: for runs of many variants."""
+        tensors = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{k: t[rows] for k, t in tensors.items() if t is not None})
 
     @property
     def left_padded(self) -> bool:
@@ -127,6 +133,19 @@ class Task:
         if n < 1:
             raise ValueError(f"take at least one prompt, got {n}")
         return replace(self, prompts=self.prompts[:n])
+
+    def of_length(self, length: int | None = None) -> "Task":
+        """The prompts of one length in tokens: by default the commonest, of equals the first seen.
+
+        Raises:
+            ValueError: if there are none of this length.
+        """
+        counts = Counter(len(p.clean) for p in self.prompts)
+        n = counts.most_common(1)[0][0] if length is None else length
+        if n not in counts:
+            shown = ", ".join(map(str, sorted(counts)))
+            raise ValueError(f"task {self.name!r} has no prompts of {n} tokens, but of {shown}")
+        return replace(self, prompts=tuple(p for p in self.prompts if len(p.clean) == n))
 
     def split(self, fraction: float = 0.7, seed: int = 0) -> tuple["Task", "Task"]:
         """Two disjoint tasks, the first with about `fraction` of the prompts, at random by `seed`.

@@ -17,7 +17,10 @@ from patching.metrics import METRICS, logit_diff
 from patching.model import Model
 from patching.tasks import from_json
 
-WRITTEN = {"scores.safetensors", "circuit.json", "circuit.svg", "circuit.pdf", "report.md"}
+WRITTEN = {
+    *("scores.safetensors", "circuit.json", "circuit.svg", "circuit.pdf"),
+    *("report.md", "measurements.json"),
+}
 
 
 def test_score_writes_what_the_library_reads_and_names_the_ranking(home, tmp_path, capsys):
@@ -120,7 +123,7 @@ def test_methods_lists_cost_and_source(capsys):
     assert "arXiv:2403.17806" in said
 
 
-def test_discover_leaves_five_files_and_a_verdict(home, tmp_path, capsys):
+def test_discover_leaves_its_files_and_a_verdict(home, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["discover", *on(home), "--steps", "2", "--size", "12", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == WRITTEN

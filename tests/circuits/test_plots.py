@@ -6,9 +6,11 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.text import Text
 
 from circuits.circuit import Circuit
-from circuits.plots import NEGATIVE, NEUTRAL, POSITIVE, draw, render
+from circuits.pictures import NEGATIVE, NEUTRAL, POSITIVE
+from circuits.plots import draw, render
 from circuits.select import random_circuit
 from patching.graph import Graph
 
@@ -74,11 +76,14 @@ def test_only_the_strongest_edges_are_drawn_and_the_caption_says_so():
     assert circuit.scores is not None
     figure = draw(circuit)
     assert len(edges(figure)) == 100
-    assert "100 of 300 edges shown (the strongest); width: |score|" in words(figure)
+    assert (
+        "100 of 300 edges shown (the strongest; the explorer shows all); width: |score|"
+        in words(figure)
+    )
     widest = max(line.get_linewidth() for line in edges(figure))
     assert widest == pytest.approx(2.4)
     few = draw(random_circuit(circuit.graph, 300, seed=0), most_edges=7)
-    assert "7 of 300 edges shown (the first)" in words(few)
+    assert "7 of 300 edges shown (the first; the explorer shows all)" in words(few)
 
 
 def test_drawing_no_edges_at_most_is_refused():
@@ -123,6 +128,18 @@ def test_text_stays_text_in_svg():
 
 def test_pdf_embeds_fonts_that_printers_accept():
     assert b"/Type3" not in render(draw(scored(SMALL, 8)), "pdf")
+
+
+def test_dollars_and_long_titles_are_text_that_fits():
+    title = "the price of $x_1$ and of $y$ " * 4
+    figure = draw(scored(SMALL, 8), title=title, labels={"logits": "$x_1$"})
+    figure.draw_without_rendering()
+    texts = [text for text in figure.axes[0].texts if "x" in text.get_text()]
+    (suptitle,) = [t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text() == title]
+    assert texts
+    assert all(not text.get_parse_math() for text in (*texts, suptitle))
+    extent = suptitle.get_window_extent()
+    assert figure.bbox.x0 <= extent.x0 and extent.x1 <= figure.bbox.x1
 
 
 def test_drawing_changes_no_settings():

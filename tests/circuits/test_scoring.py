@@ -9,13 +9,13 @@ import toys
 
 from circuits.scoring import METHODS, QUADRATURES, eap, eap_ig
 from circuits.scoring.contract import edge_scores
-from circuits.scoring.quadrature import midpoint
 from patching import tasks
 from patching.capture import capture
 from patching.gradients import GradientSum, Start
 from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff, prob_diff
 from patching.model import Model
+from patching.quadrature import midpoint
 from patching.tasks import Prompt, Task
 
 FAMILIES = ["gpt2", "llama", "gemma2", "olmo2", "neox"]

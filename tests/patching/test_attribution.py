@@ -8,9 +8,8 @@ import torch
 import toys
 
 from circuits.scoring import Recipe, score
-from patching import attribution
 from patching.ablations import positional_mean, resample, zero
-from patching.attribution import attribute, attribute_neurons, over_spans
+from patching.attribution import attribute, attribute_neurons, over_spans, writers
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.rules import RULES, plain, relp
@@ -108,7 +107,7 @@ def test_a_layers_neurons_sum_to_its_mlp_where_no_norm_follows(family, rule):
 def test_scores_do_not_depend_on_batches_or_tiles(model, monkeypatch):
     task = ragged_task()
     whole = attribute(model, task, logit_diff)
-    monkeypatch.setattr(attribution, "TILE_BYTES", 1)
+    monkeypatch.setattr(writers, "TILE_BYTES", 1)
     tiled = attribute(model, task, logit_diff, batch_size=1)
     assert_close(tiled.positions, whole.positions)
     assert_close(tiled.dimensions, whole.dimensions)

@@ -439,3 +439,12 @@ def test_columns_kept_from_a_csv_are_written_to_json(tmp_path):
 def test_a_malformed_csv_is_refused(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         from_csv(csv_file(tmp_path, text), tokenizer())
+
+
+def test_prompts_of_one_length_are_those_of_the_commonest_or_the_one_asked_for():
+    prompts = [Prompt((1,) * n, (2,) * n, (3,)) for n in (4, 2, 3, 2, 3)]
+    task = Task("ragged", tuple(prompts))
+    assert [len(p.clean) for p in task.of_length().prompts] == [2, 2]  # seen before 3
+    assert len(task.of_length(4)) == 1
+    with pytest.raises(ValueError, match="'ragged' has no prompts of 5 tokens, but of 2, 3, 4"):
+        task.of_length(5)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.scoring.quadrature import Quadrature, midpoint, name_of
 from patching.ablations import Replacement
 from patching.capture import Run, Writes
 from patching.model import Hook, Model
+from patching.quadrature import Quadrature, midpoint, name_of
 from patching.tasks.task import Batch
 
 
@@ -38,7 +38,7 @@ class Ends:
 class Step:
     """One run on the way, from another embedding or with hooks that change activations.
 
-    Its gradients score the edges out of the writers in `sources`, or of all.
+    Its gradients score the writers in `sources`, or all.
     """
 
     weight: float

@@ -16,11 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.ablations import Ablation, Prepared, resample
+from patching.attribution.live import Live, differentiate
 from patching.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
+from patching.gradients import Start
 from patching.graph import Graph
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
-from patching.model import Hook, Model
+from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric
+from patching.model import Model
 from patching.rules import Rule, plain
 from patching.rules.sites import neurons
 from patching.tasks.task import Batch, Task
@@ -110,9 +112,9 @@ def attribute_neurons(
     _check(model, task, metric, needs_pairs=True)
     total: list[Tensor] = []
     for batch in task.batches(batch_size, model.device):
-        clean = _Live(names)
-        _, gradients = _differentiate(model, batch, metric, rule, clean)
-        corrupt = _Live(names)
+        clean, corrupt = Live(names), Live(names)
+        start = Start(1.0, batch.clean)
+        gradients = differentiate(model, batch, metric, rule, clean, start).gradients
         with torch.no_grad():
             model.answer_logits(batch.corrupt, batch, corrupt.hooks())
         chosen = indices(batch.can_differ)
@@ -150,56 +152,6 @@ def over_spans(
     return torch.stack([positions[..., list(span)].sum(dim=-1) for span in spans.values()], dim=-1)
 
 
-class _Live:
-    """Hooks that keep the tensors at some hook points, and root the graph at the embedding.
-
-    A hook hands on a view, so that its gradient is that of what reads it.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self._names = names
-
-    def hooks(self) -> list[tuple[str, Hook]]:
-        """To be in place during the run, after those of a rule."""
-        return [(EMBEDDING, self._root), *((name, self._keep(name)) for name in self._names)]
-
-    def _root(self, embedding: Tensor) -> Tensor:
-        self.tensors[EMBEDDING] = embedding.detach().requires_grad_(torch.is_grad_enabled())
-        return self.tensors[EMBEDDING]
-
-    def _keep(self, name: str) -> Hook:
-        def hook(tensor: Tensor) -> Tensor:
-            self.tensors[name] = tensor.view_as(tensor)
-            return self.tensors[name]
-
-        return hook
-
-
-def _differentiate(
-    model: Model,
-    batch: Batch,
-    metric: Metric,
-    rule: Rule,
-    live: _Live,
-    hooks: tuple[tuple[str, Hook], ...] = (),
-) -> tuple[Float[Tensor, "batch vocab"], dict[str, Tensor]]:
-    """The clean run's logits, and the gradients of the metric's sum at all that `live` keeps."""
-    ruled = rule.start(model)
-    with torch.enable_grad():
-        # a write is what a rule leaves of it: a ruled post-norm's output is where it enters
-        all_hooks = [*ruled.hooks, *live.hooks(), *hooks]
-        logits = model.answer_logits(batch.clean, batch, all_hooks)
-        found = torch.autograd.grad(
-            measure(metric, logits, batch).sum(),
-            list(live.tensors.values()),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    ruled.check()
-    return logits, dict(zip(live.tensors, found, strict=True))
-
-
 def _writes_and_gradients(
     model: Model, batch: Batch, metric: Metric, rule: Rule, prepared: Prepared
 ) -> tuple[Writes, list[Float[Tensor, "token d_model"]]]:
@@ -210,12 +162,11 @@ def _writes_and_gradients(
     tokens = prepared.tokens(batch)
     recorder = Recorder(model, tokens)
     names = [name for block in model.blocks for name in (block.attention_out, block.mlp_out)]
-    live = _Live(names)
-    hooks = tuple(recorder.hooks)
-    logits, found = _differentiate(model, batch, metric, rule, live, hooks)
+    start = Start(1.0, batch.clean, hooks=tuple(recorder.hooks))
+    found = differentiate(model, batch, metric, rule, Live(names), start)
     chosen = indices(tokens)
-    gradients = [widen(found[name][chosen]) for name in (EMBEDDING, *names)]
-    clean = recorder.finish(logits)
+    gradients = [widen(found.gradients[name][chosen]) for name in (EMBEDDING, *names)]
+    clean = recorder.finish(found.logits)
     corrupt = capture(model, batch.corrupt, batch, at=tokens) if prepared.paired else None
     replaced = prepared.replace(batch, clean, corrupt)
     return clean.writes - replaced.writes, gradients

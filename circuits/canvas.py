@@ -1,0 +1,223 @@
+"""Canvas: what a drawing consists of, whatever draws it: boxes, strokes, marks, a legend.
+
+All lengths are inches from the lower left corner, sizes of type and widths of lines are points,
+colours are `#RRGGBB`. Knows no circuit, no matplotlib and no LaTeX.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Point = tuple[float, float]
+Width = float | int | str | None
+"""Of a drawing: inches, a name of `WIDTHS`, or None for what it needs."""
+
+WIDTHS = {"column": 3.25, "page": 6.75}
+"""Inches: one column, and the whole width of a two-column page."""
+
+TYPE = 6.5
+"""Points: the names of nodes, where there is room."""
+
+LEAST_TYPE = 5.0
+"""Points: smaller names are not readable on paper."""
+
+# Widths of letters in heights, of DejaVu Sans, the widest of the fonts used, rounded up.
+_NARROW = {letter: 0.32 for letter in " ijl.,:;|'!"} | {letter: 0.4 for letter in "tfr-()[]/"}
+_WIDE = {"m": 0.98, "M": 0.87, "w": 0.82, "W": 0.99, "%": 0.95, "@": 1.0}
+_KEY, _GAP = 0.22, 0.1  # inches: the sample of a legend's entry, the space after its text
+_ROW = 0.125  # inches
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box with its middle at (x, y).
+
+    `details` are smaller lines below the label, which is `lift` above the middle; `pitch` is how
+    far apart they are, in points.
+    """
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str
+    size: float
+    lift: float = 0.0
+    details: tuple[str, ...] = ()
+    pitch: float = TYPE
+
+    def lines(self) -> list[tuple[float, str]]:
+        """The details with the heights of their middles."""
+        first = self.y + self.lift - (self.size + self.pitch) / 2 / 72
+        return [(first - i * self.pitch / 72, line) for i, line in enumerate(self.details)]
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A line through points in pairs: S-shaped within a pair, straight up between pairs.
+
+    `faint` is a dotted link that is no edge. `arrow` is the end that has a head, if one has.
+    """
+
+    points: tuple[Point, ...]
+    colour: str
+    width: float
+    dashed: bool = False
+    opacity: float = 1.0
+    faint: bool = False
+    arrow: Literal["", "start", "end"] = ""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A short text with its foot at (x, y)."""
+
+    text: str
+    x: float
+    y: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of the legend: a sample line, or a filled square, at (x, y) and its text."""
+
+    label: str
+    colour: str
+    dashed: bool = False
+    square: bool = False
+    x: float = 0.0
+    y: float = 0.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A whole drawing, ready for any renderer."""
+
+    width: float
+    height: float
+    boxes: tuple[Box, ...]
+    strokes: tuple[Stroke, ...]
+    marks: tuple[Mark, ...]
+    legend: tuple[Key, ...]
+    caption: str
+    title: str | None = None
+
+    @property
+    def caption_size(self) -> float:
+        """Points: 6, or less where the caption would be wider than the page."""
+        return self._fitting(self.caption, 6.0)
+
+    @property
+    def title_size(self) -> float:
+        """Points: 8, or less where the title would be wider than the page."""
+        return self._fitting(self.title or "", 8.0)
+
+    def _fitting(self, text: str, size: float) -> float:
+        return min(size, (self.width - 0.1) * 72 / max(_extent(text), 1.0))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a drawing lies on the paper: its units in inches, its corner, the paper's size."""
+
+    unit: Point
+    corner: Point
+    origin: Point
+    width: float
+    height: float
+    scale: float
+
+    def at(self, point: Point) -> Point:
+        """A point of the drawing, in inches on the paper."""
+        return (
+            self.corner[0] + (point[0] - self.origin[0]) * self.unit[0],
+            self.corner[1] + (point[1] - self.origin[1]) * self.unit[1],
+        )
+
+
+def inches(width: Width) -> float | None:
+    """A width in inches: "column", "page" or a number; None leaves it to the drawing.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if width is None:
+        return None
+    value = WIDTHS.get(width, 0.0) if isinstance(width, str) else float(width)
+    if not 1 <= value <= 100:
+        raise ValueError(
+            f"a width is 'column' ({WIDTHS['column']} in), 'page' ({WIDTHS['page']} in) or a "
+            f"number of inches from 1 to 100; got {width!r}"
+        )
+    return value
+
+
+def frame(
+    bounds: tuple[float, float, float, float],
+    unit: Point,
+    legend: Sequence[Key],
+    *,
+    width: float | None,
+    has_title: bool,
+) -> Frame:
+    """Room for a drawing with these bounds (left, right, bottom, top, in its own units).
+
+    A given width shrinks the drawing to fit, never enlarges it; the legend and one line of caption
+    are below, the title above.
+    """
+    left, right, bottom, top = bounds
+    margin = 0.06
+    natural = (right - left) * unit[0] + 2 * margin
+    whole = width or max(natural, WIDTHS["column"])
+    scale = min(1.0, whole / natural)
+    shrunk = unit[0] * scale, unit[1] * scale
+    foot = 0.24 + _ROW * len(_rows(legend, whole)) if legend else 0.24
+    height = foot + (top - bottom) * shrunk[1] + 2 * margin + (0.26 if has_title else 0.05)
+    middle = (whole - (right - left) * shrunk[0]) / 2
+    return Frame(shrunk, (middle, foot + margin), (left, bottom), whole, height, scale)
+
+
+def arranged(legend: Sequence[Key], width: float) -> tuple[Key, ...]:
+    """The entries in centred rows above the caption, as many a row as fit."""
+    result: list[Key] = []
+    rows = _rows(legend, width)
+    for number, row in enumerate(rows):
+        x = (width - sum(_room(key) for key in row) + _GAP) / 2
+        y = 0.24 + _ROW * (len(rows) - 1 - number)
+        for key in row:
+            result.append(Key(key.label, key.colour, key.dashed, key.square, x, y))
+            x += _room(key)
+    return tuple(result)
+
+
+def fitted(text: str, room: float, size: float) -> float:
+    """The size of type, `size` at most, at which a text fits into `room`, in inches."""
+    return min(size, room * 72 / max(_extent(text), 0.1))
+
+
+def is_dark(colour: str) -> bool:
+    """Whether text on a colour should be white (relative luminance, ITU-R BT.709)."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
+
+
+def _room(key: Key) -> float:
+    return _KEY + 6 * _extent(key.label) / 72 + _GAP
+
+
+def _extent(text: str) -> float:
+    """The width of a running text in heights."""
+    widths = _NARROW | _WIDE
+    return sum(widths.get(letter, 0.76 if letter.isupper() else 0.635) for letter in text)
+
+
+def _rows(legend: Sequence[Key], width: float) -> list[list[Key]]:
+    rows: list[list[Key]] = []
+    for key in legend:
+        if rows and sum(_room(k) for k in rows[-1]) + _room(key) - _GAP <= width:
+            rows[-1].append(key)
+        else:
+            rows.append([key])
+    return rows

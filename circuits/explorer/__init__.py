@@ -1,0 +1,9 @@
+"""The explorer of circuits: one HTML file with a slider over size, search, paths and comparison.
+
+Positions come from `circuits.layout`; the page's scripts choose, route and draw the edges.
+"""
+
+from circuits.explorer.exploring import explore
+from circuits.explorer.levels import Level, load_levels
+
+__all__ = ["Level", "explore", "load_levels"]

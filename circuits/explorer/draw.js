@@ -1,0 +1,223 @@
+// The drawing: boxes, edges, zoom. Elements are kept from one size to the next and only moved.
+
+function openDrawing(stage) {
+  const layers = { links: shape("g"), edges: shape("g"), grips: shape("g"), nodes: shape("g") };
+  const svg = shape("svg", { role: "group", "aria-label": "circuit", xmlns: SVG }, ...Object.values(layers));
+  stage.append(svg);
+  return { svg, layers, edges: new Map(), grips: new Map(), nodes: new Map(), view: null, fitted: true };
+}
+
+// Where every node stands: in the first drawing for so many edges that has them all, else the grid.
+function placesFor(drawing, data, edges, size) {
+  const needed = new Set(edges.flatMap((edge) => [edge.source, edge.dest]));
+  const names = [...needed].map((index) => data.graph.nodes[index].name);
+  const fitting = data.drawings.find(([most, at]) => most >= size && names.every((name) => at[name]));
+  const at = fitting ? fitting[1] : data.grid;
+  const column = columnFor(drawing, names.map((name) => at[name]));
+  return new Map([...needed].map((index) => {
+    const [x, y] = at[data.graph.nodes[index].name];
+    return [index, { x: x * column, y: -y * BOX.row }];
+  }));
+}
+
+// Columns as wide as the window has room for: wider gaps between boxes make edges easier to follow.
+function columnFor(drawing, places) {
+  if (places.length === 0) return BOX.column;
+  const span = (values) => Math.max(...values) - Math.min(...values) || 1;
+  const room = drawing.svg.getBoundingClientRect();
+  const height = span(places.map((place) => place[1])) * BOX.row + 56;
+  const width = (height * room.width) / (room.height - 80) - 2 * BOX.width;
+  const fitting = width / span(places.map((place) => place[0]));
+  return Math.min(Math.max(BOX.column, fitting || 0), 2 * BOX.column);
+}
+
+// Bring one layer up to date: elements that are no longer wanted go, new ones are made.
+function keep(layer, held, wanted, create) {
+  for (const [key, element] of held)
+    if (!wanted.has(key)) {
+      element.remove();
+      held.delete(key);
+    }
+  for (const [key, item] of wanted)
+    if (!held.has(key)) {
+      held.set(key, create(item));
+      layer.append(held.get(key));
+    }
+}
+
+function drawAll(drawing, data, found, on) {
+  const { edges } = found;
+  const places = placesFor(drawing, data, edges, found.size);
+  const routes = new Map(route(edges, places).map((one) => [one.edge.key, one]));
+  const largest = largestScore(data);
+  keep(drawing.layers.edges, drawing.edges, routes, () => shape("path"));
+  keep(drawing.layers.grips, drawing.grips, routes, ({ edge }) => gripFor(edge, on));
+  for (const [key, { edge, points }] of routes) {
+    const text = pathOf(points);
+    styleEdge(drawing.edges.get(key), edge, data, largest).setAttribute("d", text);
+    drawing.grips.get(key).setAttribute("d", text);
+  }
+  const boxes = new Map([...places.keys()].sort(byPlace(places)).map((index) => [index, data.graph.nodes[index]]));
+  keep(drawing.layers.nodes, drawing.nodes, boxes, (node) => boxFor(node, on));
+  for (const index of boxes.keys()) styleNode(drawing, data, places, index, edges);
+  drawLinks(drawing, data, places);
+  drawing.box = boundsOf(places, routes.values());
+  if (drawing.fitted) fit(drawing);
+}
+
+function byPlace(places) {
+  return (a, b) => places.get(b).y - places.get(a).y || places.get(a).x - places.get(b).x;
+}
+
+function largestScore(data) {
+  return Math.max(...data.lists.map((list) => (list.score ? list.score.reduce((most, s) => Math.max(most, Math.abs(s)), 0) : 0)));
+}
+
+function styleEdge(path, edge, data, largest) {
+  const share = largest > 0 && data.lists.some((list) => list.score) ? sizeOf(edge) / largest : 0.3;
+  path.setAttribute("class", `edge ${sideOf(data, edge)}`);
+  const [thin, faint] = data.lists.length > 1 ? [1.2, 0.7] : [0.9, 0.6];
+  path.setAttribute("stroke-width", round(thin + 3.3 * share));
+  path.setAttribute("opacity", Math.round((faint + (1 - faint) * share) * 100) / 100);
+  return path;
+}
+
+// What colours an edge: its sign, or its part in a comparison.
+function sideOf(data, edge) {
+  if (data.lists.length > 1) return edge.part;
+  return edge.scores[0] > 0 ? "helps" : edge.scores[0] < 0 ? "hurts" : "";
+}
+
+// An unseen wide path over an edge, to hover over.
+function gripFor(edge, on) {
+  const grip = shape("path", { class: "grip" });
+  grip.addEventListener("pointerenter", (event) => on.edge(edge.key, event));
+  grip.addEventListener("pointermove", (event) => putCard(find("card"), event));
+  grip.addEventListener("pointerleave", on.leave);
+  return grip;
+}
+
+function boxFor(node, on) {
+  const { width, height } = BOX;
+  const box = shape("g", { tabindex: 0, role: "button", "data-node": node.name },
+    shape("rect", { x: -width / 2, y: -height / 2, width, height, rx: 6 }),
+    shape("text", { y: node.kind === "head" || node.kind === "group" ? -2 : 0 }, node.name),
+    ...["q", "k", "v"].map((letter) => shape("text", { class: `port ${letter}`, x: PORT[letter] * width, y: height / 2 - 4.5 }, letter)),
+  );
+  box.addEventListener("pointerenter", (event) => on.node(node.index, event));
+  box.addEventListener("pointerleave", on.leave);
+  box.addEventListener("focus", (event) => on.node(node.index, event));
+  box.addEventListener("blur", on.leave);
+  box.addEventListener("click", () => on.choose(node.index));
+  box.addEventListener("keydown", (event) => on.key(node.index, event));
+  return box;
+}
+
+function styleNode(drawing, data, places, index, edges) {
+  const [box, node, { x, y }] = [drawing.nodes.get(index), data.graph.nodes[index], places.get(index)];
+  box.style.transform = `translate(${round(x)}px, ${round(y)}px)`;
+  box.setAttribute("transform", `translate(${round(x)} ${round(y)})`);
+  const own = edges.filter((edge) => edge.source === index || edge.dest === index);
+  const parts = new Set(own.map((edge) => edge.part));
+  const only = parts.size === 1 && !parts.has("a") && !parts.has("both") ? [...parts][0] : "";
+  box.setAttribute("class", `node ${node.kind} ${only}`);
+  box.setAttribute("aria-label", `${node.name}, ${own.length} edges`);
+  const read = new Set(own.filter((edge) => edge.dest === index).map((edge) => edge.reader.letter));
+  for (const letter of ["q", "k", "v"])
+    box.querySelector(`.port.${letter}`).setAttribute("visibility", read.has(letter) ? "visible" : "hidden");
+}
+
+function drawLinks(drawing, data, places) {
+  const shown = data.graph.links.filter(([group, head]) => places.has(group) && places.has(head));
+  drawing.layers.links.replaceChildren(...shown.map(([group, head]) => {
+    const [low, high] = [places.get(group), places.get(head)];
+    const points = [{ x: low.x, y: low.y - BOX.height / 2 }, { x: high.x, y: high.y + BOX.height / 2 }];
+    return shape("path", { class: "link", d: pathOf(points) });
+  }));
+}
+
+// Light up some edges and nodes and fade the rest; null lights everything.
+function light(drawing, lit) {
+  for (const [key, path] of drawing.edges) {
+    path.classList.toggle("faded", lit !== null && !lit.keys.has(key));
+    path.classList.toggle("lit", lit !== null && lit.keys.has(key));
+  }
+  for (const [index, box] of drawing.nodes) box.classList.toggle("faded", lit !== null && !lit.nodes.has(index));
+}
+
+function mark(drawing, name, indices) {
+  for (const [index, box] of drawing.nodes) box.classList.toggle(name, indices.has(index));
+}
+
+// Zoom: the view is the part of the drawing that is seen, as [x, y, width, height].
+
+function boundsOf(places, routes) {
+  if (places.size === 0) return [0, 0, 100, 100];
+  const xs = [...places.values()].map((place) => place.x);
+  const ys = [...places.values()].map((place) => place.y);
+  for (const { points } of routes) for (const point of points) xs.push(point.x);
+  const [left, right] = [Math.min(...xs), Math.max(...xs)];
+  const [top, bottom] = [Math.min(...ys), Math.max(...ys)];
+  const side = BOX.width / 2 + 14;
+  return [left - side, top - 28, right - left + 2 * side, bottom - top + 56];
+}
+
+// The whole drawing, above the legend.
+function fit(drawing) {
+  const [x, y, width, height] = drawing.box;
+  const room = drawing.svg.getBoundingClientRect();
+  const legend = find("legend").offsetHeight + 8;
+  const scale = Math.min(1.35, room.width / width, (room.height - legend) / height);
+  if (!(scale > 0)) return;
+  const seen = [room.width / scale, room.height / scale];
+  drawing.fitted = true;
+  look(drawing, [x + (width - seen[0]) / 2, y + (height - seen[1] + legend / scale) / 2, ...seen]);
+}
+
+function look(drawing, view) {
+  drawing.view = view;
+  drawing.svg.setAttribute("viewBox", view.map(round).join(" "));
+}
+
+// Zoom around a point given as shares of the view.
+function zoom(drawing, factor, at = [0.5, 0.5]) {
+  const [x, y, width, height] = drawing.view;
+  drawing.fitted = false;
+  look(drawing, [x + at[0] * width * (1 - 1 / factor), y + at[1] * height * (1 - 1 / factor), width / factor, height / factor]);
+}
+
+function centre(drawing, index) {
+  const box = drawing.nodes.get(index);
+  if (drawing.fitted || !box) return;
+  const [x, y] = box.getAttribute("transform").match(/-?[\d.]+/g).map(Number);
+  const [, , width, height] = drawing.view;
+  look(drawing, [x - width / 2, y - height / 2, width, height]);
+}
+
+function letDrag(drawing) {
+  const { svg } = drawing;
+  let last = null;
+  svg.addEventListener("pointerdown", (event) => (last = event.target === svg ? event : null));
+  window.addEventListener("pointermove", (event) => {
+    if (last === null) return;
+    const [x, y, width, height] = drawing.view;
+    const scale = width / svg.getBoundingClientRect().width;
+    drawing.fitted = false;
+    svg.classList.add("dragged");
+    look(drawing, [x - (event.clientX - last.clientX) * scale, y - (event.clientY - last.clientY) * scale, width, height]);
+    last = event;
+  });
+  window.addEventListener("pointerup", () => {
+    last = null;
+    svg.classList.remove("dragged");
+  });
+  svg.addEventListener("wheel", (event) => wheel(drawing, event), { passive: false });
+}
+
+function wheel(drawing, event) {
+  if (!event.ctrlKey && !event.metaKey) return; // the page around a frame must scroll
+  event.preventDefault();
+  const room = drawing.svg.getBoundingClientRect();
+  const at = [(event.clientX - room.left) / room.width, (event.clientY - room.top) / room.height];
+  zoom(drawing, Math.exp(-event.deltaY / 300), at);
+}

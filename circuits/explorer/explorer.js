@@ -1,0 +1,282 @@
+// The page: what the user has set, and what happens when that changes.
+
+const MOST = [100, 300, 600, 1500];
+
+function start() {
+  const data = openData();
+  const state = { size: data.start, most: 300, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null };
+  const page = { data, state, drawing: openDrawing(find("stage")), stops: bySize(data), found: null, moveMark: () => {} };
+  page.on = handlers(page);
+  writeOnce(page);
+  listen(page);
+  followTheme(find("theme"));
+  refresh(page);
+}
+
+// Sizes that the slider stops at: every one while there are few, then 3 % more each time.
+function bySize(data) {
+  const stops = [];
+  for (let n = 1; n <= data.longest; n = Math.max(n + 1, Math.round(n * (n < 150 ? 1 : 1.03)))) stops.push(n);
+  return stops.at(-1) === data.longest ? stops : [...stops, data.longest];
+}
+
+// The same for even steps of log |score|; in the signed ranking, for even steps down to the least.
+function byScore(data) {
+  const list = data.lists[0];
+  const [most, least] = [merit(data, list, 0), merit(data, list, list.length - 1)];
+  const nonzero = data.ranking === "absolute" ? list.score.findLast((score) => score !== 0) : undefined;
+  const low = nonzero === undefined ? least : Math.abs(nonzero);
+  const at = (share) => (low > 0 ? most * (low / most) ** share : most + share * (low - most));
+  const sizes = Array.from({ length: 301 }, (_, i) => Math.max(1, sizeAt(data, at(i / 300))));
+  return [...new Set([...sizes, data.longest])].sort((a, b) => a - b);
+}
+
+// Everything that follows from the state is drawn again, at most once per frame.
+function refresh(page) {
+  const { data, state } = page;
+  page.found = choose(data, state);
+  drawAll(page.drawing, data, page.found, page.on);
+  if (state.chosen !== null && !page.drawing.nodes.has(state.chosen)) state.chosen = null;
+  showSize(page);
+  showCount(data, state, page.found);
+  if (data.curve !== null) {
+    showFaithfulness(data.curve, state.size);
+    page.moveMark(state.size);
+  }
+  relight(page);
+}
+
+function later(page) {
+  if (page.waiting) return;
+  page.waiting = true;
+  requestAnimationFrame(() => {
+    page.waiting = false;
+    refresh(page);
+  });
+}
+
+// The lit paths, the marked node and the list beside them.
+function relight(page) {
+  const { data, state, drawing, found } = page;
+  const paths = state.chosen === null ? null : pathsThrough(data.graph, found.edges, state.chosen);
+  light(drawing, paths);
+  mark(drawing, "chosen", new Set(state.chosen === null ? [] : [state.chosen]));
+  showDetails(data, found.edges, state.chosen, paths, page.on);
+  page.lit = paths;
+  showMatches(page);
+}
+
+function showSize(page) {
+  const { data, state, stops } = page;
+  const list = data.lists[0];
+  const after = stops.findIndex((stop) => stop >= state.size);
+  const slider = find("slider");
+  slider.max = stops.length - 1;
+  slider.value = after < 0 ? stops.length - 1 : after;
+  slider.setAttribute("aria-valuetext", `${whole(state.size)} edges`);
+  find("size").value = state.size;
+  if (list.score && list.length > 0) find("threshold").value = roundedDown(merit(data, list, Math.min(state.size, list.length) - 1));
+}
+
+// Four digits, never more than the value: every edge that is shown is at or above it.
+function roundedDown(value) {
+  if (value === 0) return 0;
+  const unit = 10 ** (Math.floor(Math.log10(Math.abs(value))) - 3);
+  return Number((Math.floor(value / unit) * unit).toPrecision(4));
+}
+
+function setSize(page, size) {
+  if (!Number.isFinite(size)) return;
+  page.state.size = Math.min(page.data.longest, Math.max(1, Math.round(size)));
+  later(page);
+}
+
+// What the drawing and the lists call back.
+function handlers(page) {
+  const { state, drawing } = page;
+  const edgeBy = (key) => page.found.edges.find((edge) => edge.key === key);
+  return {
+    edge(key, event) {
+      const edge = edgeBy(key);
+      if (!edge) return;
+      showCard(edge.name, edgeRows(page.data, edge), event);
+      light(drawing, { keys: new Set([key]), nodes: new Set([edge.source, edge.dest]) });
+    },
+    node(index, event) {
+      showCard(page.data.graph.nodes[index].name, nodeRows(page.data, page.found.edges, index), event);
+      if (state.chosen === null) light(drawing, around(page.found.edges, index));
+    },
+    leave() {
+      hideCard();
+      light(drawing, page.lit);
+    },
+    choose(index) {
+      state.chosen = state.chosen === index ? null : index;
+      hideCard();
+      relight(page);
+    },
+    clear: () => clear(page),
+    key: (index, event) => nodeKey(page, index, event),
+  };
+}
+
+function clear(page) {
+  page.state.chosen = null;
+  find("search").value = "";
+  hideCard();
+  relight(page);
+}
+
+function nodeKey(page, index, event) {
+  if (event.key === "Enter" || event.key === " ") page.on.choose(index);
+  else if (event.key === "ArrowUp" || event.key === "ArrowDown") {
+    const edge = strongest(page.found.edges, index, event.key === "ArrowUp");
+    if (edge) page.drawing.nodes.get(event.key === "ArrowUp" ? edge.dest : edge.source).focus();
+  } else return;
+  event.preventDefault();
+}
+
+// Finding nodes by name.
+
+function matches(page) {
+  const text = find("search").value.trim().toLowerCase();
+  return text === "" ? [] : page.data.graph.nodes.filter((node) => node.name.toLowerCase().includes(text));
+}
+
+function showMatches(page) {
+  const found = matches(page);
+  const shown = found.filter((node) => page.drawing.nodes.has(node.index));
+  mark(page.drawing, "matched", new Set(shown.map((node) => node.index)));
+  const absent = found.length > 0 && shown.length === 0;
+  const words = absent ? absentWords(page, found[0]) : found.length > 0 ? `${shown.length} shown of ${found.length} named so` : "no node is named so";
+  find("found").textContent = find("search").value.trim() === "" ? "" : words;
+}
+
+function absentWords(page, node) {
+  const first = firstSize(page.data, node.index);
+  return first === null ? `${node.name} has no edge here` : `${node.name} comes in at ${whole(first)} edges; Enter goes there`;
+}
+
+// The least size at which a node has an edge.
+function firstSize(data, index) {
+  const { graph } = data;
+  const sizes = data.lists.flatMap((list) => {
+    const at = list.keys.findIndex((_, i) => graph.sources[list.source[i]] === index || graph.readers[list.reader[i]].node === index);
+    return at < 0 ? [] : [at + 1];
+  });
+  return sizes.length > 0 ? Math.min(...sizes) : null;
+}
+
+function goToMatch(page) {
+  const found = matches(page);
+  if (found.length === 0) return;
+  const exact = found.find((node) => node.name === find("search").value.trim().toLowerCase());
+  const shown = found.find((node) => page.drawing.nodes.has(node.index));
+  const node = exact ?? shown ?? found[0];
+  if (!page.drawing.nodes.has(node.index)) {
+    const first = firstSize(page.data, node.index);
+    if (first === null) return;
+    page.state.size = Math.max(page.state.size, first);
+    refresh(page);
+  }
+  page.state.chosen = page.drawing.nodes.has(node.index) ? node.index : null;
+  relight(page);
+  centre(page.drawing, node.index);
+}
+
+// What never changes is written once; then every control is given its work.
+
+function writeOnce(page) {
+  const { data, state } = page;
+  find("title").textContent = data.title;
+  find("subtitle").textContent = data.subtitle;
+  find("provenance").replaceChildren(describe(data.facts));
+  find("known").replaceChildren(...data.graph.nodes.map((node) => make("option", { value: node.name })));
+  find("merit").textContent = data.ranking === "absolute" ? "|score|" : "score";
+  find("by-score").textContent = find("merit").textContent;
+  find("size").max = data.longest;
+  find("prune").checked = state.prune;
+  find("most").replaceChildren(...MOST.map((n) => make("option", n === state.most ? { selected: "" } : {}, n)));
+  if (!data.lists[0].score || data.lists[0].length === 0) for (const id of ["threshold-label", "modes"]) find(id).hidden = true;
+  if (data.curve !== null) {
+    find("faithfulness").hidden = false;
+    page.moveMark = drawChart(data.curve);
+  }
+  showLegend(data);
+  writeTicks(page);
+}
+
+function writeTicks(page) {
+  const { graph, lists } = page.data;
+  const kinds = new Set(graph.nodes.map((node) => node.kind));
+  const short = { embed: "embed", head: "heads", group: "key-value heads", mlp: "MLPs", logits: "logits" };
+  find("reader-kinds").append("inputs: ", ...["q", "k", "v"].map((letter) => tick(page, letter, letter)));
+  find("node-kinds").append(...Object.keys(short).filter((kind) => kinds.has(kind)).map((kind) => tick(page, kind, short[kind])));
+  if (lists.length > 1) {
+    find("parts").hidden = false;
+    find("parts").append(...Object.entries(PARTS).map(([part, said]) => tick(page, part, said)));
+  }
+}
+
+function tick(page, name, said) {
+  const box = make("input", { type: "checkbox", checked: "", "data-kind": name });
+  box.addEventListener("change", () => {
+    if (box.checked) page.state.hidden.delete(name);
+    else page.state.hidden.add(name);
+    later(page);
+  });
+  return make("label", { class: "tick" }, box, said);
+}
+
+function listen(page) {
+  const { drawing, state } = page;
+  find("slider").addEventListener("input", (event) => setSize(page, page.stops[Number(event.target.value)]));
+  find("size").addEventListener("change", (event) => setSize(page, Number(event.target.value)));
+  find("threshold").addEventListener("change", (event) => setSize(page, sizeAt(page.data, Number(event.target.value))));
+  find("by-size").addEventListener("click", () => slideOver(page, "by-size", bySize(page.data)));
+  find("by-score").addEventListener("click", () => slideOver(page, "by-score", byScore(page.data)));
+  find("prune").addEventListener("change", (event) => { state.prune = event.target.checked; later(page); });
+  find("most").addEventListener("change", (event) => { state.most = Number(event.target.value); later(page); });
+  find("search").addEventListener("input", () => showMatches(page));
+  find("search").addEventListener("keydown", (event) => { if (event.key === "Enter") goToMatch(page); });
+  find("save").addEventListener("click", () => save(page));
+  find("zoom-in").addEventListener("click", () => zoom(drawing, 1.3));
+  find("zoom-out").addEventListener("click", () => zoom(drawing, 1 / 1.3));
+  find("zoom-fit").addEventListener("click", () => fit(drawing));
+  drawing.svg.addEventListener("click", (event) => { if (event.target === drawing.svg && state.chosen !== null && drawing.fitted) clear(page); });
+  document.addEventListener("keydown", (event) => pageKey(page, event));
+  new ResizeObserver(() => { if (drawing.fitted) fit(drawing); }).observe(find("stage"));
+  letDrag(drawing);
+}
+
+// The drawing as it is seen, with its legend and without what only serves to hover over.
+function save(page) {
+  const { svg, layers, view } = page.drawing;
+  const legend = legendShape(page.data, view);
+  layers.grips.remove();
+  svg.append(legend);
+  download(svg, "circuit.svg");
+  legend.remove();
+  svg.insertBefore(layers.grips, layers.nodes);
+}
+
+function slideOver(page, chosen, stops) {
+  page.stops = stops;
+  for (const id of ["by-size", "by-score"]) find(id).setAttribute("aria-pressed", id === chosen);
+  showSize(page);
+}
+
+function pageKey(page, event) {
+  const writing = ["INPUT", "SELECT"].includes(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox";
+  if (event.key === "Escape") return clear(page);
+  if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const work = {
+    "+": () => zoom(page.drawing, 1.3),
+    "-": () => zoom(page.drawing, 1 / 1.3),
+    0: () => fit(page.drawing),
+    "/": () => { event.preventDefault(); find("search").focus(); },
+  }[event.key];
+  if (work) work();
+}
+
+start();

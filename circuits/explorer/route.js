@@ -1,0 +1,145 @@
+// Where edges run: straight where they can, through the gaps between boxes where they must.
+// Positions are in pixels of the drawing, upwards is negative. Knows nothing of the page.
+
+const BOX = { width: 62, height: 26, column: 70, row: 56, margin: 6, lane: 5 };
+const PORT = { q: -0.3, k: 0, v: 0.3, "": 0 };
+
+// A cubic curve that leaves and arrives upright: how far aside it is (0 to 1) at each height.
+const RISE = Array.from({ length: 65 }, (_, i) => asideAt(i / 64));
+
+function asideAt(height) {
+  let [low, high] = [0, 1];
+  for (let step = 0; step < 30; step += 1) {
+    const middle = (low + high) / 2;
+    if (1.5 * middle * (1 - middle) + middle ** 3 < height) low = middle;
+    else high = middle;
+  }
+  return 3 * low ** 2 - 2 * low ** 3;
+}
+
+function xAt(from, to, y) {
+  const share = Math.min(1, Math.max(0, (y - from.y) / (to.y - from.y)));
+  return from.x + (to.x - from.x) * RISE[Math.round(share * 64)];
+}
+
+// The rows of boxes, each with its gaps as [left, right]; the outermost gaps are open.
+function rowsOf(places) {
+  const rows = new Map();
+  for (const place of places.values()) {
+    if (!rows.has(place.y)) rows.set(place.y, []);
+    rows.get(place.y).push(place.x);
+  }
+  return [...rows].map(([y, xs]) => ({ y, xs, gaps: gapsBetween(xs.sort((a, b) => a - b), y) }));
+}
+
+function gapsBetween(xs, y) {
+  const reach = BOX.width / 2 + BOX.margin;
+  const ends = [-Infinity, ...xs.flatMap((middle) => [middle - reach, middle + reach]), Infinity];
+  const gaps = ends.flatMap((left, i) => (i % 2 === 0 ? [{ left, right: ends[i + 1], id: `${y}:${i}` }] : []));
+  return gaps.filter((gap) => gap.left <= gap.right);
+}
+
+function gapAt(row, x) {
+  const away = (gap) => Math.max(gap.left - x, x - gap.right, 0);
+  return row.gaps.reduce((best, gap) => (away(gap) < away(best) ? gap : best));
+}
+
+// Points on the way: where the curve would meet a box, the worst first, it goes up through a gap.
+// A gap gives two points, below and above the row, that share one x.
+function pointsBetween(rows, from, to) {
+  const worst = worstMeeting(rows, from, to);
+  if (worst === null) return [];
+  const { gap, row, x } = worst;
+  const [below, above] = [1, -1].map((side) => ({ x, y: row.y + (side * BOX.height) / 2, gap }));
+  return [...pointsBetween(rows, from, below), below, above, ...pointsBetween(rows, above, to)];
+}
+
+// The row between two points where the curve must go furthest aside to miss the boxes, or null.
+function worstMeeting(rows, from, to) {
+  let worst = null;
+  for (const row of rows) {
+    const [bottom, top] = [row.y + BOX.height / 2, row.y - BOX.height / 2];
+    if (bottom >= from.y - 1 || top <= to.y + 1) continue;
+    const [enters, leaves] = [xAt(from, to, bottom), xAt(from, to, top)];
+    if (!row.xs.some((middle) => meets(middle, enters, leaves))) continue;
+    const wish = xAt(from, to, row.y);
+    const gap = gapAt(row, wish);
+    const x = Math.min(Math.max(wish, gap.left), gap.right);
+    if (worst === null || Math.abs(x - wish) > worst.aside) worst = { row, gap, x, aside: Math.abs(x - wish) };
+  }
+  return worst;
+}
+
+function meets(middle, enters, leaves) {
+  const reach = BOX.width / 2 + 2;
+  return Math.min(enters, leaves) < middle + reach && Math.max(enters, leaves) > middle - reach;
+}
+
+// Edges that share a gap stand side by side in it, in the order in which they came.
+function spread(routes) {
+  const shared = new Map();
+  for (const route of routes)
+    for (let i = 1; i < route.points.length - 1; i += 2) {
+      const [below, above] = route.points.slice(i, i + 2);
+      if (!shared.has(below.gap.id)) shared.set(below.gap.id, []);
+      shared.get(below.gap.id).push({ below, above, towards: route.points[0].x + route.points.at(-1).x });
+    }
+  for (const crowd of shared.values()) standBeside(crowd);
+}
+
+function standBeside(crowd) {
+  crowd.sort((a, b) => a.below.x - b.below.x || a.towards - b.towards);
+  const { left, right } = crowd[0].below.gap;
+  const step = Math.min(BOX.lane, (right - left) / Math.max(1, crowd.length - 1));
+  const xs = crowd.map(({ below }) => below.x);
+  for (let i = 1; i < xs.length; i += 1) xs[i] = Math.max(xs[i], xs[i - 1] + step);
+  for (let i = xs.length - 1; i >= 0; i -= 1) xs[i] = Math.min(xs[i], right - (xs.length - 1 - i) * step);
+  crowd.forEach(({ below, above }, i) => (below.x = above.x = xs[i]));
+}
+
+// How far aside, from -1 to 1, each edge leaves or reaches the place it shares with others.
+function fan(edges, placeOf, towards) {
+  const groups = new Map();
+  for (const edge of [...edges].sort((a, b) => towards(a) - towards(b))) {
+    const place = placeOf(edge);
+    groups.set(place, [...(groups.get(place) ?? []), edge.key]);
+  }
+  const aside = new Map();
+  for (const group of groups.values()) {
+    const width = Math.min(1, (group.length - 1) / 6);
+    group.forEach((key, i) => aside.set(key, group.length > 1 ? width * ((2 * i) / (group.length - 1) - 1) : 0));
+  }
+  return aside;
+}
+
+// All edges with their points, from the top of one box to the bottom of another.
+function route(edges, places) {
+  const rows = rowsOf(places);
+  const starts = fan(edges, (edge) => edge.source, (edge) => places.get(edge.dest).x);
+  const ends = fan(edges, (edge) => edge.reader.name, (edge) => places.get(edge.source).x);
+  const routes = edges.map((edge) => {
+    const [low, high] = [places.get(edge.source), places.get(edge.dest)];
+    const room = edge.reader.letter ? 0.1 : 0.4;
+    const aside = PORT[edge.reader.letter] + room * ends.get(edge.key);
+    const from = { x: low.x + 0.4 * BOX.width * starts.get(edge.key), y: low.y - BOX.height / 2 };
+    const to = { x: high.x + aside * BOX.width, y: high.y + BOX.height / 2 };
+    return { edge, points: [from, ...pointsBetween(rows, from, to), to] };
+  });
+  spread(routes);
+  return routes;
+}
+
+function pathOf(points) {
+  const [first, ...rest] = points;
+  let [text, last] = [`M${round(first.x)} ${round(first.y)}`, first];
+  for (const point of rest) {
+    const middle = round((last.y + point.y) / 2);
+    text += `C${round(last.x)} ${middle} ${round(point.x)} ${middle} ${round(point.x)} ${round(point.y)}`;
+    last = point;
+  }
+  return text;
+}
+
+function round(value) {
+  return Math.round(value * 10) / 10;
+}

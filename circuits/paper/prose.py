@@ -1,0 +1,180 @@
+"""The paragraph on methods, from the provenance: in Markdown and in LaTeX, with citations."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from circuits.export.latex import escaped
+from circuits.paper.references import (
+    FAITHFULNESS,
+    INTERVALS,
+    REFERENCES,
+    SELECTORS,
+    TASKS,
+    of_method,
+)
+from circuits.paper.run import Run
+from circuits.report import percent, plain, readable, title
+from circuits.scoring import METHODS
+
+
+@dataclass(frozen=True)
+class Cited:
+    """Papers named in the text, by their numbers."""
+
+    numbers: tuple[str, ...]
+
+
+Piece = str | Cited
+_QUIET = ("rule", "path")  # options that a named method settles itself
+
+
+def methods_markdown(run: Run) -> str:
+    """The paragraph as Markdown; papers are named by author and year, with where they are."""
+
+    def cite(numbers: Sequence[str]) -> str:
+        papers = [REFERENCES[number] for number in numbers]
+        return "; ".join(f"{p.short}, {p.source.replace('--', '–')}" for p in papers)
+
+    return _written(pieces(run), str, lambda numbers: f"({cite(numbers)})") + "\n"
+
+
+def methods_latex(run: Run) -> str:
+    r"""The paragraph as LaTeX, to be `\input`; papers are cited by the keys of `references.bib`."""
+
+    def cite(numbers: Sequence[str]) -> str:
+        return rf"\cite{{{','.join(REFERENCES[number].key for number in numbers)}}}"
+
+    return _written(pieces(run), lambda text: _minus(escaped(text)), cite) + "\n"
+
+
+def citations(run: Run) -> list[str]:
+    """The numbers of all papers that the paragraph cites, each once."""
+    found = [n for piece in pieces(run) if isinstance(piece, Cited) for n in piece.numbers]
+    return list(dict.fromkeys(found))
+
+
+def pieces(run: Run) -> list[Piece]:
+    """The paragraph's sentences in pieces, citations apart."""
+    return [*_search(run), *_scoring(run), *_judging(run), *_computing(run)]
+
+
+def _written(
+    parts: Sequence[Piece], text: Callable[[str], str], cite: Callable[[Sequence[str]], str]
+) -> str:
+    said = [text(part) if isinstance(part, str) else f" {cite(part.numbers)}" for part in parts]
+    return "".join(said).strip()
+
+
+def _search(run: Run) -> list[Piece]:
+    graph = run.circuit.graph
+    revision = f" (revision {run.stated('revision')})" if run.stated("revision") else ""
+    task = str(run.stated("task") or "unnamed")
+    heads = f"{graph.n_layers} layers with {graph.n_heads} heads"
+    shared = f" and {graph.n_kv_heads} key-value heads" if graph.n_kv_heads < graph.n_heads else ""
+    return [
+        f"We searched for a circuit of {run.stated('model') or 'the model'}{revision} on the task "
+        f"{task}",
+        *_cited(TASKS.get(task, ())),
+        f", with {run.stated('n_examples') or 'an unknown number of'} pairs of a clean and a "
+        f"corrupt prompt. The computational graph joins the embedding, the attention heads and the "
+        f"MLPs ({heads}{shared} each) to every later query, key, value and MLP input and to the "
+        f"logits: {graph.n_edges:,} edges. ",
+    ]
+
+
+def _scoring(run: Run) -> list[Piece]:
+    options = run.stated("options")
+    options = dict(options) if isinstance(options, Mapping) else {}
+    method = str(run.stated("method") or "unknown")
+    rule, path = str(options.get("rule", "plain")), str(options.get("path", "clean"))
+    said = {k: v for k, v in options.items() if not (method in METHODS and k in _QUIET)}
+    settings = f"; {plain(said)}" if said else ""
+    selection = run.stated("selection")
+    selection = dict(selection) if isinstance(selection, Mapping) else {}
+    selector = str(selection.get("selector", "unknown")).replace("_", "-")
+    pruned = ", then pruned of edges on no path from the embedding to the logits"
+    return [
+        f"Edges were scored by {method}{_meaning(method)}{settings}",
+        *_cited(of_method(method, rule, path)),
+        f", on the metric {_metric(run)}, summed over all tokens up to the answer and averaged "
+        "over prompts; a positive score means that the edge helps the metric in the clean run. "
+        f"We kept {run.circuit.size:,} edges by {selection.get('ranking', 'unknown')} score "
+        f"({selector})",
+        *_cited(SELECTORS.get(selector, ())),
+        f"{pruned if selection.get('pruned') else ''}. ",
+    ]
+
+
+def _judging(run: Run) -> list[Piece]:
+    measured, found = run.measurements, run.found()
+    clean, corrupt = float(measured.clean.mean()), float(measured.corrupt.mean())
+    kept = [row.faithfulness for row in measured.rows(n_bootstrap=0) if row.kind == "random"]
+    interval: list[Piece] = [f"{percent(_number(found.faithfulness))}"]
+    if not math.isnan(found.low):
+        ends = f"{percent(found.low)} to {percent(found.high)}"
+        interval += [
+            f" (95% interval {ends}, percentile bootstrap over prompts with 1,000 draws",
+            *_cited(INTERVALS),
+            ")",
+        ]
+    ends = (
+        " to ".join(dict.fromkeys(percent(_number(k)) for k in (min(kept), max(kept))))
+        if kept
+        else ""
+    )
+    chance = f"; {len(kept)} random circuits of that size kept {ends}" if kept else ""
+    return [
+        f"We judged the circuit on {measured.prompts}, ablating every edge outside it by "
+        f"{run.stated('ablation') or 'an unknown ablation'}. The mean {_metric(run)} was "
+        f"{readable(measured.metric, found.metric)}, against "
+        f"{readable(measured.metric, clean)} of the whole model and "
+        f"{readable(measured.metric, corrupt)} without any edge: a faithfulness, (circuit - "
+        "empty) / (clean - empty)",
+        *_cited(FAITHFULNESS),
+        ", of ",
+        *interval,
+        f"{chance}. {measured.verdict} ",
+    ]
+
+
+def _computing(run: Run) -> list[Piece]:
+    dtype, device = run.stated("dtype"), run.stated("device")
+    if dtype is None or device is None:
+        return []
+    versions = run.stated("versions")
+    with_versions = f", with {plain(versions)}" if isinstance(versions, Mapping) else ""
+    stated = [
+        f"{key} {run.stated(key)}"
+        for key in ("seed", "weights", "tokens")
+        if run.stated(key) is not None
+    ]
+    exactly = f" ({', '.join(stated)})" if stated else ""
+    return [f"Computed in {dtype} on {device}{with_versions}{exactly}."]
+
+
+def _cited(numbers: Sequence[str]) -> list[Piece]:
+    return [Cited(tuple(numbers))] if numbers else []
+
+
+def _meaning(method: str) -> str:
+    """The first line of a named method's own description."""
+    if method not in METHODS:
+        return ""
+    line = (inspect.getdoc(METHODS[method].function) or "").split("\n")[0].rstrip(".")
+    return f" ({line[0].lower() if line[1:2].islower() else line[0]}{line[1:]})"
+
+
+def _metric(run: Run) -> str:
+    return title(run.measurements.metric).split(" (")[0]
+
+
+def _minus(text: str) -> str:
+    """Signed numbers as mathematics, so that a minus sign is one."""
+    return re.sub(r"(?<![\w$])[+-]\d[\d.]*(?<=\d)", lambda found: f"${found.group()}$", text)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

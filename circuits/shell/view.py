@@ -1,0 +1,56 @@
+"""The command `view`: a page to explore a circuit with, in any browser. Heavy imports inside."""
+
+import webbrowser
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circuits.circuit import Circuit
+    from circuits.scores import Scores
+
+
+def view(args: Namespace) -> None:
+    """Write a page to explore a circuit or scores with, and open it if asked to.
+
+    Raises:
+        ValueError: if a file holds something else, or the files do not belong together.
+        OSError: if no browser could be started.
+    """
+    from circuits.explorer import explore, load_levels
+    from circuits.scores import Scores, load_scores
+
+    out = Path(args.out) if args.out is not None else Path(args.file).with_suffix(".html")
+    if out.suffix.lower() != ".html":
+        raise ValueError(f"cannot write a page to {str(out)!r}: the name should end in .html")
+    result = _load(args.file)
+    scores = None if args.scores is None else load_scores(args.scores)
+    if isinstance(result, Scores) and scores is not None:
+        raise ValueError(f"{args.file} holds scores already; leave out --scores")
+    behind = result if isinstance(result, Scores) else scores
+    page = explore(
+        result,
+        scores=scores,
+        curve=None if args.curve is None else load_levels(args.curve, behind),
+        other=None if args.compare is None else _load(args.compare),
+        size=args.size,
+        title=args.title or _title(args),
+    )
+    page.save(out)
+    print(f"{page.title}: written to {out}, a page for any browser, {out.stat().st_size:,} bytes")
+    if args.open and not webbrowser.open(out.absolute().as_uri()):
+        raise OSError(f"no browser could be started; open {out} by hand")
+
+
+def _title(args: Namespace) -> str | None:
+    """For two files, which is which."""
+    if args.compare is None:
+        return None
+    return f"{Path(args.file).name} (A) and {Path(args.compare).name} (B)"
+
+
+def _load(path: str) -> "Circuit | Scores":
+    from circuits.circuit import load_circuit
+    from circuits.scores import load_scores
+
+    return load_scores(path) if Path(path).suffix == ".safetensors" else load_circuit(path)

@@ -1,0 +1,239 @@
+"""Exact activation patching: what each activation is worth, by putting another run's in its place.
+
+The effect of a place is positive where its clean activation helps:
+
+    denoising   metric(corrupt run with the clean activation) - metric(corrupt run)
+    noising     metric(clean run) - metric(clean run with the corrupt activation)
+
+Meng et al. 2022, arXiv:2202.05262; Wang et al. 2022, arXiv:2211.00593; on the two directions,
+Heimersheim and Nanda 2024, arXiv:2404.15255.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.grid import Grid
+from patching.metrics import Metric
+from patching.model import Model
+from patching.places import KINDS, of_kind, units
+from patching.sweeps.engine import DIRECTIONS, Spots
+from patching.sweeps.pairs import Pair, run_pair
+from patching.sweeps.spots import Where, by_position, by_span, everywhere
+from patching.tasks.task import Task
+
+OVERS = (("layer", "pos"), ("layer", "head"), ("head", "pos"), ("layer",))
+
+
+@torch.no_grad()
+def activation_patching(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    what: str = "resid_pre",
+    over: Sequence[str] = ("layer", "pos"),
+    *,
+    direction: str = "denoising",
+    batch_size: int = 16,
+) -> Grid:
+    """The exact effect of each activation of one kind, by one patched run for each.
+
+    >>> from patching import logit_diff, tasks
+    >>> model = Model.load("toy")
+    >>> task = tasks.ioi(model.tokenizer, n=4, seed=0)
+    >>> grid = activation_patching(model, task, logit_diff, "z", ("layer", "head"))
+    >>> list(grid.axes), grid.values.shape[0]
+    (['layer', 'head'], 4)
+
+    Args:
+        model: whose activations.
+        task: pairs that differ; what is patched comes from the other prompt of each pair.
+        metric: any; effects are in its units (`as_share` makes shares of the gap of them).
+        what: one of `patching.places.KINDS`.
+        over: `layer, pos`: all heads (neurons) of a layer at one position at a time, in a pattern
+            the position that attends; `layer, head`: one head (or group of heads that share keys
+            and values) at all positions; `head, pos`: one head at one position; `layer` alone.
+            Positions count from the first real token; a prompt that has no such position, or
+            where both runs are still equal, has effect 0.
+        direction: `denoising` or `noising`.
+        batch_size: pairs whose activations are held at once.
+
+    Raises:
+        ValueError: if a kind, direction or pair of axes is unknown, the family hides the kind or
+            it has no heads, the model cannot read the task, or pairs do not differ.
+    """
+    over = (over,) if isinstance(over, str) else tuple(over)
+    if over not in OVERS:
+        known = "; ".join(", ".join(axes) for axes in OVERS)
+        raise ValueError(f"a sweep goes over {known}; got {', '.join(over) or 'nothing'}")
+    each_unit = "head" in over
+    heads = units(model, what) if each_unit and what != "neurons" else ()
+    if each_unit and not heads and what in KINDS:
+        raise ValueError(f"{what} has no heads; sweep z, q, k, v or pattern, or over layer, pos")
+    where = by_position(task.max_length) if "pos" in over else everywhere()
+    sweep = _Sweep(what, tuple(range(len(model.blocks))), where, each_unit)
+    values, ends = _run(model, task, metric, sweep, direction, batch_size)
+    layers = tuple(map(str, sweep.layers))
+    if over == ("head", "pos"):
+        values = values.transpose(2, 3).flatten(1, 2)
+        axes = {"head": tuple(f"a{i}.{h}" for i in layers for h in heads), "pos": where.labels}
+    elif each_unit:
+        values, axes = values[:, :, 0], {"layer": layers, "head": heads}
+    else:
+        axes = {"layer": layers, "pos": where.labels}
+        values = values[..., 0]
+        if over == ("layer",):
+            values, axes = values[..., 0], {"layer": layers}
+    return Grid("effect", values, axes, *ends, _provenance(model, task, metric, what, direction))
+
+
+@torch.no_grad()
+def span_patching(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    spans: Mapping[str, range],
+    what: str = "resid_pre",
+    *,
+    direction: str = "denoising",
+    batch_size: int = 16,
+) -> Grid:
+    """As `activation_patching` over `layer, span`: all positions of a named span at once.
+
+    `{"subject": range(1, 4), ...}`: positions count from the first real token of each prompt, for
+    prompts of one template.
+
+    Raises:
+        ValueError: if there are no spans, or one is empty or beyond the prompts; and as
+            `activation_patching`.
+    """
+    where = by_span(spans, task.max_length)
+    sweep = _Sweep(what, tuple(range(len(model.blocks))), where, each_unit=False)
+    values, ends = _run(model, task, metric, sweep, direction, batch_size)
+    axes = {"layer": tuple(map(str, sweep.layers)), "span": where.labels}
+    facts = _provenance(model, task, metric, what, direction)
+    return Grid("effect", values[..., 0], axes, *ends, facts)
+
+
+@torch.no_grad()
+def neuron_patching(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    layers: Sequence[int],
+    *,
+    direction: str = "denoising",
+    batch_size: int = 16,
+) -> Grid:
+    """As `activation_patching` over `layer, neuron`: each MLP neuron of some layers, alone.
+
+    As many runs as there are neurons, at all positions: choose layers.
+
+    Raises:
+        ValueError: if there are no layers or no such layer; and as `activation_patching`.
+    """
+    n = len(model.blocks)
+    if not layers or min(layers) < 0 or max(layers) >= n or len(set(layers)) < len(layers):
+        raise ValueError(
+            f"name different layers from 0 to {n - 1} of {model.name}, got {list(layers)}"
+        )
+    sweep = _Sweep("neurons", tuple(layers), everywhere(), each_unit=True)
+    values, ends = _run(model, task, metric, sweep, direction, batch_size)
+    axes = {"layer": tuple(map(str, layers)), "neuron": tuple(map(str, range(values.shape[3])))}
+    facts = _provenance(model, task, metric, "neurons", direction)
+    return Grid("effect", values[:, :, 0], axes, *ends, facts)
+
+
+def as_share(grid: Grid) -> Grid:
+    """Effects as shares of the gap between the clean and the corrupt run.
+
+    Divided by the mean gap, so that the mean over examples is a ratio of means: 1 is the whole
+    gap. A single example's number may be far from its own share where its gap is small.
+
+    Raises:
+        ValueError: if the grid does not know both runs' metric, or they do not differ on average.
+    """
+    if grid.clean is None or grid.corrupt is None:
+        raise ValueError("this grid does not know the metric of the clean and the corrupt run")
+    gap = grid.clean.mean() - grid.corrupt.mean()
+    if gap == 0:
+        raise ValueError("clean and corrupt runs have the same metric on average: there is no gap")
+    quantity = f"{grid.quantity}, share of the clean-corrupt gap"
+    return replace(grid, quantity=quantity, values=grid.values / gap)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    what: str
+    layers: tuple[int, ...]
+    where: Where
+    each_unit: bool
+
+
+Ends = tuple[Float[Tensor, " example"], Float[Tensor, " example"]]
+
+
+def _run(
+    model: Model, task: Task, metric: Metric, sweep: _Sweep, direction: str, batch_size: int
+) -> tuple[Float[Tensor, "example layer where unit"], Ends]:
+    """Effects of everything, and the metric of the clean and the corrupt runs.
+
+    Raises:
+        ValueError: if the sweep does not fit the model or the task.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"a direction is 'denoising' or 'noising', got {direction!r}")
+    places = of_kind(model, sweep.what)
+    model.check(task)
+    task.require_contrast()
+    n_units = len(units(model, sweep.what)) if sweep.each_unit else 1
+    shape = (len(sweep.layers), len(sweep.where.labels), n_units)
+    parts: list[Tensor] = []
+    ends: list[Ends] = []
+    for batch in task.batches(batch_size, model.device):
+        pair = run_pair(model, batch, metric, [places[i] for i in sweep.layers], direction)
+        spots = sweep.where.spots(pair.base.batch, pair.base.differs)
+        effects = torch.zeros(len(batch), *shape, dtype=torch.float64)
+        for i, layer in enumerate(sweep.layers):
+            some = _that_matter(model, pair, spots, sweep.what, layer)
+            if len(some.example):
+                found = pair.effect(model, metric, some, (places[layer],), sweep.each_unit)
+                effects[some.example.cpu(), i, some.where.cpu()] = found
+        parts.append(effects)
+        ends.append((pair.clean, pair.corrupt))
+    clean, corrupt = (torch.cat(values) for values in zip(*ends, strict=True))
+    return torch.cat(parts), (clean, corrupt)
+
+
+_READ_BY_LATER_TOKENS = ("resid_pre", "k", "v")
+
+
+def _that_matter(model: Model, pair: Pair, spots: Spots, what: str, layer: int) -> Spots:
+    """Spots that can change the answer: in the last layer, most of what others see is over."""
+    if layer < len(model.blocks) - 1 or what in _READ_BY_LATER_TOKENS:
+        return spots
+    answer = pair.base.batch.answer_pos[spots.example]
+    rows = spots.cells.gather(1, answer[:, None])[:, 0]
+    return Spots(spots.example[rows], spots.where[rows], spots.cells[rows])
+
+
+def _provenance(
+    model: Model, task: Task, metric: Metric, what: str, direction: str
+) -> dict[str, object]:
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "weights": model.weights,
+        "task": task.name,
+        "tokens": task.hash,
+        "n_examples": len(task),
+        "metric": metric.__name__,
+        "method": "activation patching",
+        "what": what,
+        "direction": direction,
+        "sign": "positive: the clean activation helps the metric",
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }

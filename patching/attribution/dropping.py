@@ -1,0 +1,226 @@
+"""AtP*'s repairs of attribution patching: the QK fix, GradDrop, and both.
+
+Where a direct and an indirect effect cancel, the gradient is small by accident; so GradDrop takes
+it anew with each layer's contribution left out of it.
+
+Kramár et al. 2024, arXiv:2403.00745.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.attribution.patterns import (
+    fixed_scores,
+    move,
+    pattern_places,
+    require_patterns,
+    score_places,
+)
+from patching.attribution.runs import Gathered, Job, Sums, gather
+from patching.attribution.sweep import (
+    Attributions,
+    base_of,
+    find_places,
+    scores_of,
+    to_attributions,
+)
+from patching.metrics import Metric
+from patching.model import Hook, Model
+from patching.paths import Path
+from patching.rules import Rule, plain
+from patching.tasks.task import Batch, Task
+
+NODES = ("attn_out", "mlp_out", "z", "q", "k", "v")
+"""Kinds that are written by a layer, and so have a gradient with another layer left out."""
+
+
+INSTEAD = "attribution_patching, or grad_drop"
+NOWHERE = Path("nowhere", "2F")
+"""Both runs, without a gradient at either."""
+
+
+def qk_fix(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    *,
+    direction: str = "denoising",
+    rule: Rule = plain,
+    kinds: Sequence[str] = NODES,
+    batch_size: int = 16,
+) -> Attributions:
+    """Attribution patching with recomputed attention patterns for queries and keys.
+
+    `score(q) = sum over its row of d metric / d pattern * (pattern - patched pattern)`, and so
+    for a key, over its column's consequences for all later queries; a shared key for all heads of
+    its group. All else is `attribution_patching`. Costs two forwards more than that.
+
+    Kramár et al. 2024, arXiv:2403.00745.
+
+    Raises:
+        ValueError: if hooks do not reach the softmax of the family's attention, or its norm of
+            queries and keys mixes heads, and as `attribution_patching`.
+    """
+    require_patterns(model, instead=INSTEAD)
+    job = _fixing(Job(model, metric, rule, base_of(direction), find_places(model, kinds)))
+    job.check(task)
+    parts: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    ends = []
+    for batch in task.batches(batch_size, model.device):
+        gathered = gather(job, batch)
+        ends.append(gathered.metric(metric))
+        scores = _scores(kinds, job, gathered, move(job, gathered), task.max_length)
+        for kind, values in scores.items():
+            parts[kind].append(values)
+    return to_attributions(job, parts, ends, job.describe(task, "qk-fix", direction))
+
+
+def grad_drop(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    *,
+    direction: str = "denoising",
+    kinds: Sequence[str] = NODES,
+    by_position: bool = True,
+    batch_size: int = 16,
+) -> Attributions:
+    """Scores with each layer in turn left out of the gradient: the mean of their absolute values.
+
+    In pass l no gradient flows through what layer l's attention and MLP write, so that layer
+    scores 0; hence the sum over passes is divided by one less than their number. Absolute values
+    are taken of means over prompts: the scores have no sign, come as one row, and do not add up;
+    with `by_position` off they are those of all positions together. Costs two forwards, then a
+    forward and a backward a layer.
+
+    Kramár et al. 2024, arXiv:2403.00745.
+
+    Raises:
+        ValueError: if the model has fewer than 2 layers, a kind is the stream, which no layer
+            writes, and as `attribution_patching`.
+    """
+    _check_dropping(model, kinds)
+    job = Job(model, metric, plain, base_of(direction), find_places(model, kinds))
+    return _Dropping(job, kinds, by_position, "grad-drop").run(task, direction, batch_size)
+
+
+def atp_star(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    *,
+    direction: str = "denoising",
+    kinds: Sequence[str] = NODES,
+    by_position: bool = True,
+    batch_size: int = 16,
+) -> Attributions:
+    """Both repairs: `grad_drop` of `qk_fix`. No sign, not additive, one row, as `grad_drop`.
+
+    >>> from patching import logit_diff, tasks
+    >>> model = Model.load("toy")
+    >>> task = tasks.ioi(model.tokenizer, n=4, seed=0)
+    >>> found = atp_star(model, task, logit_diff, kinds=["q"], by_position=False)
+    >>> list(found["q"].axes)
+    ['layer', 'head']
+
+    Kramár et al. 2024, arXiv:2403.00745.
+
+    Raises:
+        ValueError: as `grad_drop` and `qk_fix`.
+    """
+    _check_dropping(model, kinds)
+    require_patterns(model, instead=INSTEAD)
+    job = _fixing(Job(model, metric, plain, base_of(direction), find_places(model, kinds)))
+    return _Dropping(job, kinds, by_position, "atp-star").run(task, direction, batch_size)
+
+
+def _check_dropping(model: Model, kinds: Sequence[str]) -> None:
+    n = model.graph.n_layers
+    if n < 2:
+        raise ValueError(
+            f"GradDrop leaves out one layer at a time and averages over the others; {model.name} "
+            f"has {n} layer, take attribution_patching"
+        )
+    stream = [kind for kind in kinds if kind.startswith("resid")]
+    if stream:
+        raise ValueError(
+            f"GradDrop leaves out what a layer writes, and {stream[0]} is the whole stream; "
+            f"take of {', '.join(NODES)}, neurons"
+        )
+
+
+def _fixing(job: Job) -> Job:
+    """The job, with what the QK fix needs to see."""
+    model = job.model
+    needed = {**find_places(model, ("q", "k")), "pattern": pattern_places(model)}
+    return replace(job, places={**job.places, **needed}, beside=score_places(model))
+
+
+def _scores(
+    kinds: Sequence[str],
+    job: Job,
+    gathered: Gathered,
+    moved: Mapping[str, Tensor] | None,
+    n_pos: int,
+) -> dict[str, Float[Tensor, "example layer ..."]]:
+    fixed = {} if moved is None else fixed_scores(job, gathered, moved, n_pos)
+    return {k: fixed[k] if k in fixed else scores_of(k, job, gathered, n_pos) for k in kinds}
+
+
+@dataclass(frozen=True)
+class _Dropping:
+    """GradDrop on whatever a job scores; `method` says whether with the QK fix."""
+
+    job: Job
+    kinds: Sequence[str]
+    by_position: bool
+    method: str
+
+    def run(self, task: Task, direction: str, batch_size: int) -> Attributions:
+        job, n_layers = self.job, self.job.model.graph.n_layers
+        job.check(task)
+        totals: list[dict[str, Tensor]] = [{} for _ in range(n_layers)]
+        ends = []
+        for batch in task.batches(batch_size, job.model.device):
+            gathered = gather(replace(job, path=NOWHERE), batch)
+            ends.append(gathered.metric(job.metric))
+            self._add(gathered, totals, task.max_length)
+        sizes = {
+            kind: [torch.stack([t[kind].abs() for t in totals]).sum(dim=0) / len(task)]
+            for kind in self.kinds
+        }
+        parts = {kind: [size / (n_layers - 1) for size in found] for kind, found in sizes.items()}
+        runs = (torch.cat(values).mean(dim=0, keepdim=True) for values in zip(*ends, strict=True))
+        clean, corrupt = runs
+        facts = job.describe(task, self.method, direction)
+        facts["sign"] = "absolute values: no sign"
+        return to_attributions(job, parts, [(clean, corrupt)], facts, signed=False)
+
+    def _add(self, gathered: Gathered, totals: list[dict[str, Tensor]], n_pos: int) -> None:
+        """Add one batch's scores to the sums over examples, one a layer that is left out."""
+        fix = self.method == "atp-star"
+        moved = move(self.job, gathered) if fix else None
+        for layer, total in enumerate(totals):
+            slopes = _without_layer(self.job, gathered.batch, layer)
+            dropped = replace(gathered, gradients=slopes)
+            for kind, values in _scores(self.kinds, self.job, dropped, moved, n_pos).items():
+                summed = values.sum(dim=0, keepdim=True)
+                if kind != "neurons" and not self.by_position:
+                    summed = summed.sum(dim=2)
+                total[kind] = total[kind] + summed if kind in total else summed
+
+
+def _without_layer(job: Job, batch: Batch, layer: int) -> dict[str, Tensor]:
+    """Gradients at the base run, with none through what one layer writes."""
+    block = job.model.blocks[layer]
+    hooks: tuple[tuple[str, Hook], ...] = (
+        (block.attention_out, torch.Tensor.detach),
+        (block.mlp_out, torch.Tensor.detach),
+    )
+    sums = Sums(job, batch)
+    sums.slope(batch.clean if job.path.clean else batch.corrupt, hooks)
+    return sums.gradients

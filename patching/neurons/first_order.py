@@ -1,0 +1,105 @@
+"""Neurons scored by one gradient for all layers: gradient times activation, RelP."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.attribution.live import Live, differentiate
+from patching.blocks import widen
+from patching.gradients import Start
+from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric
+from patching.model import Model
+from patching.neurons.conflicts import ConflictTask
+from patching.neurons.runs import record
+from patching.neurons.scores import (
+    NeuronScores,
+    Plan,
+    Scored,
+    answer_probability,
+    gather,
+    require_neurons,
+)
+from patching.rules import Rule, plain
+from patching.rules import relp as relp_rule
+from patching.tasks.task import Batch
+
+
+def gradient_activation(
+    model: Model,
+    conflicts: ConflictTask,
+    *,
+    metric: Metric = answer_probability,
+    batch_size: int = 16,
+) -> NeuronScores:
+    """Gradient times activation: `v_i * dP/dv_i` at the last token of the prompt with context.
+
+    A first-order estimate of what the metric (P of the context's answer, if none is given) loses
+    without the neuron. Costs one forward and one backward. Shrikumar et al. 2016,
+    arXiv:1605.01713.
+
+    Raises:
+        ValueError: if the metric has no slope, or as `gather`.
+    """
+
+    def work(with_context: Batch, without_context: Batch) -> Scored:
+        neurons, gradient = neurons_and_gradients(model, with_context, metric, plain)
+        return neurons * gradient, None
+
+    _check_metric(metric)
+    plan = Plan("gradient-activation", f"effect on {metric.__name__}", metric, {"rule": "plain"})
+    return gather(model, conflicts, plan, work, batch_size)
+
+
+def relp_neurons(
+    model: Model,
+    conflicts: ConflictTask,
+    *,
+    metric: Metric = answer_probability,
+    rule: Rule = relp_rule,
+    batch_size: int = 16,
+) -> NeuronScores:
+    """RelP: the neuron's change by context times its relevance, at the last token with context.
+
+    `(v_with - v_without)_i * R_i`, where R is the gradient under a backward rule. With the rule
+    `plain` this is attribution patching, and IRCAN with its one point at the end. Costs two
+    forwards and one backward. Rezaei Jafari et al. 2025, arXiv:2508.21258.
+
+    Raises:
+        ValueError: if the metric has no slope, the model cannot be ruled so, or as `gather`.
+    """
+
+    def work(with_context: Batch, without_context: Batch) -> Scored:
+        neurons, relevance = neurons_and_gradients(model, with_context, metric, rule)
+        return (neurons - record(model, without_context).stacked) * relevance, None
+
+    _check_metric(metric)
+    plan = Plan("relp", f"effect on {metric.__name__}", metric, {"rule": rule.name})
+    return gather(model, conflicts, plan, work, batch_size)
+
+
+def neurons_and_gradients(
+    model: Model,
+    batch: Batch,
+    metric: Metric,
+    rule: Rule,
+    embedding: Float[Tensor, "batch pos d_model"] | None = None,
+) -> tuple[Float[Tensor, "batch layer d_mlp"], Float[Tensor, "batch layer d_mlp"]]:
+    """All neurons at the answer position, and the metric's gradient there, from one run."""
+    names = require_neurons(model)
+    live = Live(names, embedding)
+    found = differentiate(model, batch, metric, rule, live, Start(1.0, batch.clean))
+    rows = torch.arange(len(batch), device=batch.clean.device)
+
+    def at_answer(tensors: dict[str, Tensor]) -> Tensor:
+        chosen = [tensors[name].detach()[rows, batch.answer_pos] for name in names]
+        return torch.stack([widen(part) for part in chosen], dim=1)
+
+    return at_answer(live.tensors), at_answer(found.gradients)
+
+
+def _check_metric(metric: Metric) -> None:
+    if metric in (*WITHOUT_GRADIENT, *FLAT_AT_THE_CLEAN_RUN):
+        raise ValueError(
+            f"{metric.__name__} has no slope at the run with context, so neurons cannot be scored "
+            "by it; take answer_probability, prob_diff or logit_diff"
+        )

@@ -1,0 +1,226 @@
+"""Methods of token attribution: what each embedding at each position does for the metric.
+
+A method is given one batch with both ends of its path, and returns one number per position.
+Positive: the token helps the metric, compared with the baseline (gradient norms have no sign).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from patching.ablations import Ablation, resample, zero
+from patching.blocks import EMBEDDING, widen
+from patching.metrics import Metric, measure
+from patching.model import Hook, Model
+from patching.quadrature import Quadrature, midpoint
+from patching.rules import Rule, plain
+from patching.rules.recipes import attn_lrp
+from patching.tasks.task import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One batch to be attributed: its embeddings, the clean ones and the baseline's.
+
+    `values` is the metric of the clean run, `size` the number of rows in a pass.
+    """
+
+    model: Model
+    metric: Metric
+    batch: Batch
+    clean: Float[Tensor, "batch pos d_model"]
+    baseline: Float[Tensor, "batch pos d_model"]
+    values: Float[Tensor, " batch"]
+    size: int
+
+    @property
+    def difference(self) -> Float[Tensor, "batch pos d_model"]:
+        """Clean minus baseline, in float64."""
+        return self.clean.double() - self.baseline.double()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to attribute, with the baseline it takes unless told otherwise.
+
+    `uses_baseline` and `differentiates` say what a method needs; `at_clean` that its gradient is
+    that of the clean run alone.
+    """
+
+    name: str
+    run: Callable[[Setting], Float[Tensor, "batch pos"]]
+    baseline: Ablation = resample
+    uses_baseline: bool = True
+    differentiates: bool = True
+    at_clean: bool = False
+
+
+def integrated_gradients(steps: int = 50, quadrature: Quadrature = midpoint) -> Method:
+    """`(x - x') . mean gradient` on the straight path from the baseline x' to x.
+
+    The sum over positions tends to metric(clean) - metric(baseline) as steps grow in number: see
+    `completeness_delta`. Sundararajan et al. 2017, arXiv:1703.01365.
+
+    Raises:
+        ValueError: if there are fewer than 1 steps.
+    """
+    points, weights = quadrature(_at_least_one(steps))
+    return Method(f"integrated-gradients-{steps}", partial(_integrated, points, weights))
+
+
+def idgi(steps: int = 50) -> Method:
+    """Integrated gradients with each step's change of the metric shared out by squared gradient.
+
+    Step j adds `(f(x_j+1) - f(x_j)) g^2 / |g|^2`, g the gradient at x_j: the sum over positions is
+    metric(clean) - metric(baseline) with any number of steps, unless a gradient vanishes. Positions
+    where nothing changes on the path get a share too: so the paper has it. Yang et al. 2023 (IDGI),
+    arXiv:2303.14242.
+
+    Raises:
+        ValueError: if there are fewer than 1 steps.
+    """
+    return Method(f"idgi-{steps}", partial(_important_direction, _at_least_one(steps)))
+
+
+def relevance(rule: Rule = attn_lrp) -> Method:
+    """`(x - x') . gradient` under a backward rule, x' being no token at all unless told otherwise.
+
+    With `attn_lrp` the relevance of Achtibat et al. 2024, arXiv:2402.05602; learned positions keep
+    theirs, which is not shown.
+    """
+    run = partial(_at_clean, rule)
+    return Method(f"relevance-{rule.name}", run, baseline=zero, at_clean=True)
+
+
+def occlusion(token: int | None = None) -> Method:
+    """Exact: the metric less that with one token replaced, by its corrupt partner or `token`.
+
+    Tokens that equal their replacement get 0. One row of a pass for each other token.
+    """
+    name = "occlusion" if token is None else f"occlusion-{token}"
+    uses_baseline = token is None
+    return Method(name, partial(_occluded, token), resample, uses_baseline, differentiates=False)
+
+
+def _norms(setting: Setting) -> Float[Tensor, "batch pos"]:
+    return torch.cat([gradient.norm(dim=-1) for _, gradient in _clean_gradients(setting, plain)])
+
+
+def _at_clean(rule: Rule, setting: Setting) -> Float[Tensor, "batch pos"]:
+    found = [
+        (setting.difference[rows] * gradient).sum(dim=-1)
+        for rows, gradient in _clean_gradients(setting, rule)
+    ]
+    return torch.cat(found)
+
+
+gradient_norm = Method("gradient-norm", _norms, uses_baseline=False, at_clean=True)
+"""Length of the metric's gradient at each embedding: how much the token matters, without sign."""
+
+input_x_gradient = Method("input-x-gradient", partial(_at_clean, plain), at_clean=True)
+"""`(x - x') . gradient` at the clean run: first-order effect of the token against its baseline."""
+
+
+def _integrated(
+    points: list[float], weights: list[float], setting: Setting
+) -> Float[Tensor, "batch pos"]:
+    total = torch.zeros_like(setting.clean[:, :, 0], dtype=torch.float64)
+    weight = torch.tensor(weights, dtype=torch.float64, device=total.device)
+    for rows, steps, _, gradient in _along_path(setting, points):
+        parts = (setting.difference[rows] * gradient).sum(dim=-1)
+        total.index_add_(0, rows, parts * weight[steps, None])
+    return total
+
+
+def _important_direction(steps: int, setting: Setting) -> Float[Tensor, "batch pos"]:
+    n, length = setting.batch.clean.shape
+    shares = torch.zeros(n, steps, length, dtype=torch.float64, device=setting.clean.device)
+    values = shares.new_empty(n, steps + 1)
+    values[:, steps] = setting.values
+    for rows, step, value, gradient in _along_path(setting, [j / steps for j in range(steps)]):
+        squares = gradient.square().sum(dim=-1) * setting.batch.up_to_answer[rows]
+        total = squares.sum(dim=1, keepdim=True)
+        shares[rows, step] = squares / torch.where(total == 0, torch.ones_like(total), total)
+        values[rows, step] = value
+    return (shares * values.diff(dim=1)[:, :, None]).sum(dim=1)
+
+
+@torch.no_grad()
+def _occluded(token: int | None, setting: Setting) -> Float[Tensor, "batch pos"]:
+    batch = setting.batch
+    vocab = int(setting.model.bridge.cfg.d_vocab)
+    if token is not None and not 0 <= token < vocab:
+        raise ValueError(
+            f"the token {token} cannot replace others: ids of {setting.model.name} are 0 to "
+            f"{vocab - 1}"
+        )
+    other = batch.corrupt if token is None else torch.full_like(batch.clean, token)
+    rows, columns = ((batch.clean != other) & batch.up_to_answer).nonzero(as_tuple=True)
+    result = torch.zeros_like(batch.clean, dtype=torch.float64)
+    for row, column in zip(rows.split(setting.size), columns.split(setting.size), strict=True):
+        part = batch.at(row)
+        tokens = part.clean.clone()
+        tokens[torch.arange(len(row), device=row.device), column] = other[row, column]
+        values = measure(setting.metric, setting.model.answer_logits(tokens, part), part)
+        result[row, column] = setting.values[row] - values.double()
+    return result
+
+
+def _along_path(
+    setting: Setting, points: list[float]
+) -> Iterator[tuple[Tensor, Tensor, Float[Tensor, " row"], Float[Tensor, "row pos d_model"]]]:
+    """Example, step, metric and gradient of each row; points run from baseline (0) to clean (1)."""
+    device = setting.clean.device
+    start, end = widen(setting.baseline), widen(setting.clean)
+    at = torch.tensor(points, dtype=end.dtype, device=device)
+    steps = torch.arange(len(points), device=device).repeat(len(setting.batch))
+    rows = torch.arange(len(setting.batch), device=device).repeat_interleave(len(points))
+    for row, step in zip(rows.split(setting.size), steps.split(setting.size), strict=True):
+        embedding = torch.lerp(start[row], end[row], at[step, None, None])
+        yield row, step, *_differentiate(setting, row, embedding.to(setting.clean.dtype), plain)
+
+
+def _clean_gradients(
+    setting: Setting, rule: Rule
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row pos d_model"]]]:
+    everything = torch.arange(len(setting.batch), device=setting.clean.device)
+    for rows in everything.split(setting.size):
+        yield rows, _differentiate(setting, rows, setting.clean[rows], rule)[1]
+
+
+def _differentiate(
+    setting: Setting,
+    rows: Int[Tensor, " row"],
+    embedding: Float[Tensor, "row pos d_model"],
+    rule: Rule,
+) -> tuple[Float[Tensor, " row"], Float[Tensor, "row pos d_model"]]:
+    """The metric of runs from these embeddings, and its gradient there, in float64."""
+    start = embedding.detach().requires_grad_()
+    root: tuple[str, Hook] = (EMBEDDING, lambda _: start)
+    batch, ruled = setting.batch.at(rows), rule.start(setting.model)
+    with torch.enable_grad():
+        logits = setting.model.answer_logits(batch.clean, batch, [root, *ruled.hooks])
+        values = measure(setting.metric, logits, batch)
+        (gradient,) = torch.autograd.grad(values.sum(), [start])
+    ruled.check()
+    return values.detach().double(), gradient.double()
+
+
+def _at_least_one(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"a path has at least 1 step, got {steps}")
+    return steps
+
+
+TOKEN_METHODS: dict[str, Method] = {
+    "gradient-norm": gradient_norm,
+    "input-x-gradient": input_x_gradient,
+    "integrated-gradients": integrated_gradients(),
+    "idgi": idgi(),
+    "attn-lrp": relevance(),
+    "occlusion": occlusion(),
+}

@@ -1,0 +1,207 @@
+"""Causal tracing: which hidden states, restored, bring an answer back from under noise.
+
+The clean prompt is run with Gaussian noise on its subject's token embeddings; then once more for
+every layer and position, with the clean activation put back there and the noise left as it is.
+
+    total effect     metric(clean) - metric(noised)
+    indirect effect  metric(noised, one place restored) - metric(noised)
+
+Each is a mean over draws of noise, the same draws for all places. Meng et al. 2022,
+arXiv:2202.05262.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.blocks import EMBEDDING
+from patching.grid import Grid
+from patching.intervene import embedding_sigma
+from patching.kept import Keeper
+from patching.metrics import Metric, measure
+from patching.model import Model
+from patching.places import Place, of_kind
+from patching.sweeps.engine import Base, record, rows_of
+from patching.sweeps.pairs import Pair, at_hook
+from patching.sweeps.spots import by_position
+from patching.tasks.task import Batch, Task
+
+RESTORED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+Subject = range | Sequence[range]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on token embeddings; `sigma` None is three times their standard deviation.
+
+    `samples` draws, made from `seed` afresh for each prompt.
+    """
+
+    sigma: float | None = None
+    samples: int = 10
+    seed: int = 0
+
+
+@torch.no_grad()
+def causal_tracing(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    subject: Subject,
+    *,
+    what: str = "resid_post",
+    window: int = 1,
+    noise: Noise = Noise(),  # noqa: B008 - frozen
+) -> Grid:
+    """The indirect effect of restoring each layer and position, `[example layer pos]`.
+
+    Only the clean prompts are run. The grid's `corrupt` is the metric under noise, so that
+    `clean - corrupt` is the total effect and `as_share` gives shares of it. Take `prob_diff` on a
+    task without wrong answers for the answer's probability, which ROME measures.
+
+    >>> from patching import Model, prob_diff, tasks
+    >>> model = Model.load("toy")
+    >>> task = tasks.ioi(model.tokenizer, n=2, seed=0)
+    >>> grid = causal_tracing(model, task, prob_diff, range(1, 3), noise=Noise(samples=2))
+    >>> list(grid.axes)
+    ['layer', 'pos']
+
+    Args:
+        model: whose hidden states.
+        task: whose clean prompts and answers; corrupt prompts are not used.
+        metric: of the answer.
+        subject: the positions to disturb, counted from the first real token: one range for all
+            prompts, or one for each.
+        what: `resid_post` is ROME's hidden state; or the output of attention or MLP.
+        window: how many layers are restored together, around each (10 in ROME for MLPs and
+            attention); fewer at the ends of the model.
+        noise: how strong, how often, from which seed.
+
+    Raises:
+        ValueError: if the noise, the window or what is restored makes no sense, the subject is
+            not within a prompt, or the model cannot read the task.
+    """
+    places = of_kind(model, what)
+    _check(model, task, places, window, noise)
+    spans = _spans(task, subject)
+    sigma = embedding_sigma(model) if noise.sigma is None else noise.sigma
+    tracer = _Tracer(model, metric, places, window, noise, sigma, task.max_length)
+    parts = [
+        tracer.trace(batch, span)
+        for batch, span in zip(task.batches(1, model.device), spans, strict=True)
+    ]
+    values, clean, corrupt = (torch.cat(some) for some in zip(*parts, strict=True))
+    layers, positions = (tuple(map(str, range(n))) for n in values.shape[1:])
+    axes = {"layer": layers, "pos": positions}
+    facts = {
+        "model": model.name,
+        "weights": model.weights,
+        "task": task.name,
+        "tokens": task.hash,
+        "metric": metric.__name__,
+        "method": "causal tracing",
+        "what": what,
+        "window": window,
+        "sigma": sigma,
+        "samples": noise.samples,
+        "seed": noise.seed,
+        "direction": "denoising",
+    }
+    return Grid("indirect effect", values, axes, clean, corrupt, facts)
+
+
+@dataclass(frozen=True)
+class _Tracer:
+    model: Model
+    metric: Metric
+    places: tuple[Place, ...]
+    window: int
+    noise: Noise
+    sigma: float
+    max_length: int
+
+    def trace(self, batch: Batch, span: range) -> tuple[Tensor, Tensor, Tensor]:
+        """Effects, clean metric and noised metric of one prompt, `[1 ...]` each."""
+        pair = self._run(batch, span)
+        spots = by_position(self.max_length).spots(pair.base.batch, pair.base.differs)
+        n_layers = len(self.places)
+        effects = torch.zeros(self.noise.samples, n_layers, self.max_length, dtype=torch.float64)
+        for layer in range(n_layers):
+            window = self.places[slice(*self._window(layer))]
+            found = pair.effect(self.model, self.metric, spots, window)
+            effects[spots.example.cpu(), layer, spots.where.cpu()] = found[:, 0]
+        return effects.mean(0)[None], pair.clean[:1], pair.corrupt.mean()[None]
+
+    def _window(self, layer: int) -> tuple[int, int]:
+        """The layers restored around one, as ROME counts them: [l - w // 2, l - w // 2 + w)."""
+        start = layer - self.window // 2
+        return max(0, start), min(len(self.places), start + self.window)
+
+    def _run(self, batch: Batch, span: range) -> Pair:
+        """The clean run, and the run under each draw of noise as an example of its own."""
+        model = self.model
+        keeper = Keeper({place.name: place for place in self.places})
+        clean_logits = model.answer_logits(batch.clean, batch, keeper.hooks)
+        rows = torch.zeros(self.noise.samples, dtype=torch.long, device=model.device)
+        batch = replace(rows_of(batch, rows), clean_logits=clean_logits[rows])
+        add = self._draw(batch, span)
+        before = ((EMBEDDING, lambda embedding: embedding + add.to(embedding)),)
+        logits, streams, mlps = record(model, batch.clean, batch, before)
+        sources = {
+            place.name: at_hook(keeper.values[place.name][rows], place, streams)
+            for place in self.places
+        }
+        differs = (batch.places >= min(span)) & batch.up_to_answer
+        base = Base(batch, batch.clean, differs, streams, mlps, sources)
+        clean = measure(self.metric, clean_logits[rows], batch).double().cpu()
+        corrupt = measure(self.metric, logits, batch).double().cpu()
+        return Pair(base, "denoising", clean, corrupt)
+
+    def _draw(self, batch: Batch, span: range) -> Float[Tensor, "sample pos d_model"]:
+        generator = torch.Generator().manual_seed(self.noise.seed)
+        width = self.model.blocks[0].w_o.shape[2]
+        drawn = torch.randn(
+            len(batch), len(span), width, generator=generator, dtype=torch.float64
+        ).to(self.model.device)
+        start = int(batch.is_token[0].int().argmax())
+        out = drawn.new_zeros(*batch.clean.shape, width)
+        out[:, [start + p for p in span]] = self.sigma * drawn
+        return out
+
+
+def _check(model: Model, task: Task, places: Sequence[Place], window: int, noise: Noise) -> None:
+    kind, n = places[0].kind, len(places)
+    if kind not in RESTORED:
+        raise ValueError(f"causal tracing restores one of {', '.join(RESTORED)}; got {kind}")
+    if not 1 <= window <= n:
+        raise ValueError(f"a window is 1 to {n} layers of {model.name}, got {window}")
+    if window > 1 and kind not in ("attn_out", "mlp_out"):
+        raise ValueError(
+            f"{kind} is restored one layer at a time, for it holds all that came before; a window "
+            "is for attn_out or mlp_out"
+        )
+    if noise.samples < 1 or (noise.sigma is not None and noise.sigma <= 0):
+        raise ValueError(
+            f"noise has at least one sample and a positive sigma, got {noise.samples} and "
+            f"{noise.sigma}"
+        )
+    model.check(task)
+
+
+def _spans(task: Task, subject: Subject) -> list[range]:
+    spans = [subject] * len(task) if isinstance(subject, range) else list(subject)
+    if len(spans) != len(task):
+        raise ValueError(
+            f"got the subject of {len(spans)} prompts, and task {task.name!r} has {len(task)}"
+        )
+    for i, (span, prompt) in enumerate(zip(spans, task.prompts, strict=True)):
+        if not len(span) or min(span) < 0 or max(span) >= len(prompt.clean):
+            raise ValueError(
+                f"the subject of row {i} is {span}; it holds at least one of the positions 0 to "
+                f"{len(prompt.clean) - 1}"
+            )
+    return spans

@@ -1,0 +1,80 @@
+"""Pages in headless Chromium: a script at the end of the page acts as its user and reports."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in _NAMES if (found := shutil.which(name))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+_FLAGS = """
+    --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
+    --disable-background-networking --disable-component-update --enable-logging=stderr
+    --window-size=1400,900 --virtual-time-budget=4000
+""".split()
+
+# --dump-dom draws no frames
+_FRAMES = "window.requestAnimationFrame = (draw) => setTimeout(draw, 0);"
+_HELP = """
+const $ = (selector) => document.querySelector(selector);
+const $$ = (selector) => [...document.querySelectorAll(selector)];
+const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+const type = async (element, value, event) => {
+  element.value = value;
+  element.dispatchEvent(new Event(event, { bubbles: true }));
+  await frame();
+};
+const press = async (element, key) => {
+  element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  await frame();
+};
+const enter = (element, kind = "pointerenter") =>
+  element.dispatchEvent(new PointerEvent(kind, { clientX: 300, clientY: 300 }));
+const click = async (element) => {
+  element.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+  await frame();
+};
+"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What the script reported, what the console said, the page when it was done."""
+
+    said: dict[str, object]
+    console: list[str]
+    dom: str
+
+
+def visit(content: str, script: str, folder: Path) -> Visit:
+    """Open a page, run a script that fills `said`, and give back what came of it."""
+    run = (
+        f"<script>(async () => {{ {_HELP} const said = {{}}; try {{ await frame(); {script} }}"
+        " catch (error) { said.error = String(error.stack); }"
+        " const out = document.createElement('pre'); out.id = 'said';"
+        " out.textContent = JSON.stringify(said); document.body.append(out); })();</script>"
+    )
+    path = folder / "visited.html"
+    page = content.replace("<head>", f"<head><script>{_FRAMES}</script>", 1)
+    path.write_text(page.replace("</body>", run + "</body>"), encoding="utf-8")
+    done = browse(["--dump-dom", path.as_uri()], folder)
+    found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, f"the script did not come to its end: {done.stderr[-2000:]}"
+    said = json.loads(html.unescape(found[1]))
+    assert "error" not in said, said["error"]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return Visit(said, console, done.stdout)
+
+
+def browse(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    profile = f"--user-data-dir={folder / 'profile'}"
+    command = [CHROMIUM, *_FLAGS, profile, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
