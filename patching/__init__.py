@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from patching.attribution import attribution_patching as attribution_patching
     from patching.comparing import agreement_table as agreement_table
     from patching.comparing import compare as compare
+    from patching.decoding import continue_greedily as continue_greedily
+    from patching.decoding import contrast as contrast
+    from patching.directions import steering as steering
+    from patching.directions import steering_vectors as steering_vectors
     from patching.graph import Graph as Graph
     from patching.intervene import intervening as intervening
     from patching.lens import direct_logit_attribution as direct_logit_attribution
@@ -57,6 +61,8 @@ _HOMES = {
     ),
     "patching.attribution": ("atp_star", "attribution_patching"),
     "patching.comparing": ("agreement_table", "compare"),
+    "patching.decoding": ("continue_greedily", "contrast"),
+    "patching.directions": ("steering", "steering_vectors"),
     "patching.graph": ("Graph",),
     "patching.intervene": ("intervening",),
     "patching.lens": (

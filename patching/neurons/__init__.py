@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from patching.neurons.choosing import overlap as overlap
     from patching.neurons.choosing import shared_neurons as shared_neurons
     from patching.neurons.choosing import stability as stability
+    from patching.neurons.choosing import strongest as strongest
     from patching.neurons.conflicts import Conflict as Conflict
     from patching.neurons.conflicts import ConflictTask as ConflictTask
     from patching.neurons.conflicts import toy_conflicts as toy_conflicts
@@ -80,6 +81,7 @@ _HOMES = {
         "overlap",
         "shared_neurons",
         "stability",
+        "strongest",
     ),
     "patching.neurons.first_order": (
         "gradient_activation",

@@ -2,7 +2,7 @@
 
 A neuron is chosen in an example if its score there is positive, at least `ratio` of the largest
 one, and among the `z` largest; `most_frequent` takes those that most examples choose (Shi et al.
-2024, arXiv:2406.18406, section 3.3, as released: ratio 0.1 and z 20).
+2024, arXiv:2406.18406, as released: ratio 0.1 and z 20).
 """
 
 import re
@@ -86,6 +86,29 @@ def most_frequent(scores: NeuronScores, h: int, choice: Choice = Choice()) -> Ne
         {place: float(counts[place]) for place in ranked[:h]},
         {"scores": dict(scores.grid.provenance), "selection": how},
     )
+
+
+def strongest(scores: NeuronScores, h: int, layers: tuple[int, ...] | None = None) -> Neurons:
+    """The h neurons of largest mean score over examples, if positive; theirs are the scores kept.
+
+    Ours, for comparison: `most_frequent` counts examples that a neuron helps and is blind to
+    those that it harms, so that its choice can have a negative mean. Ties go to the first in the
+    order of layers and neurons.
+
+    Raises:
+        ValueError: if h is less than 1 or larger than the number of neurons of positive mean, or
+            there is no such layer.
+    """
+    mean = _restricted(scores.values.double(), layers).mean(dim=0)
+    order = mean.flatten().argsort(descending=True, stable=True).tolist()
+    places = [divmod(i, mean.shape[1]) for i in order[: int((mean > 0).sum())]]
+    if not 1 <= h <= len(places):
+        raise ValueError(
+            f"cannot take the {h} strongest neurons: {len(places)} have a positive mean score"
+        )
+    how = {"by": "mean", "h": h, "layers": layers}
+    found = {place: float(mean[place]) for place in places[:h]}
+    return Neurons(places[:h], found, {"scores": dict(scores.grid.provenance), "selection": how})
 
 
 def stability(

@@ -1,5 +1,7 @@
 """What a neuron does: the tokens it promotes and suppresses, and the tokens that activate it."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -75,11 +77,18 @@ def top_activations(
         order = values.argsort(descending=True, stable=True)[:k].tolist()
         for rank, token in enumerate(order, start=1):
             prompt, position = where[token]
-            texts = token_texts(model.tokenizer, task.prompts[prompt].clean[: position + 1])
-            about = (prompt, position, texts[-1], "".join(texts[:-1]))
-            rows.append((name_of(place), rank, float(values[token]), *about))
+            ids = task.prompts[prompt].clean[: position + 1]
+            about = (prompt, position, *token_texts(model.tokenizer, ids[-1:]))
+            before = _read(model, ids[:-1])
+            rows.append((name_of(place), rank, float(values[token]), *about, before))
     columns = ["neuron", "rank", "activation", "prompt", "position", "text", "before"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _read(model: Model, ids: Sequence[int]) -> str:
+    """Tokens as running text, or as numbers where there is no tokenizer."""
+    decode = getattr(model.tokenizer, "decode", None)
+    return " ".join(map(str, ids)) if decode is None else decode(list(ids))
 
 
 def _activations(model: Model, batch: Batch, neurons: Neurons) -> Float[Tensor, "neuron token"]:

@@ -172,11 +172,11 @@ def test_occlusion_is_a_loop_of_single_replacements(gpt2, token):
 
 
 def test_padding_and_batches_change_no_attribution(gpt2):
-    short = {"integrated-gradients": integrated_gradients(3), "idgi": idgi(3)}
+    short = {"integrated-gradients": integrated_gradients(2), "idgi": idgi(2)}
     for name, method in (TOKEN_METHODS | short).items():
         one, other = (
             attribute_tokens(gpt2, ragged(side), logit_diff, method=method, batch_size=size).values
-            for side, size in (("right", 1), ("left", 64))
+            for side, size in (("right", 2), ("left", 64))
         )
         # sums of another shape round otherwise
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, msg=name)

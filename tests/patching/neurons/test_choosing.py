@@ -14,6 +14,7 @@ from patching.neurons import (
     overlap,
     shared_neurons,
     stability,
+    strongest,
 )
 
 
@@ -89,6 +90,18 @@ def test_bad_wishes_are_refused():
         stability(BY_HAND, 1, n=0)
     with pytest.raises(ValueError, match="shares and steps are between 0 and 1, got 0.0 and"):
         shared_neurons(BY_HAND, share=0.0)
+
+
+def test_the_strongest_have_the_largest_mean():
+    found = strongest(BY_HAND, 2)
+    assert found.names == ("m0.n0", "m1.n0")
+    assert found.scores == {(0, 0): pytest.approx(11 / 3), (1, 0): pytest.approx(8 / 3)}
+    assert strongest(BY_HAND, 1, layers=(1,)).names == ("m1.n0",)
+    # the second most frequent of these two harms more than it helps
+    mixed = scores([[1.0, 0.5]], [[1.0, 0.5]], [[0.0, -9.0]])
+    assert most_frequent(mixed, 2).names == ("m0.n0", "m0.n1")
+    with pytest.raises(ValueError, match="the 2 strongest neurons: 1 have a positive mean score"):
+        strongest(mixed, 2)
 
 
 def test_a_neuron_that_every_example_prefers_is_always_taken():

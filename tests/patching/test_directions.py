@@ -8,7 +8,7 @@ import toys
 from patching.metrics import accuracy
 from patching.model import Model
 from patching.neurons.conflicts import toy_conflicts
-from patching.steering import (
+from patching.directions import (
     Ablating,
     first_component,
     mean_difference,
@@ -17,8 +17,11 @@ from patching.steering import (
     token_contributions,
 )
 from patching.tasks import Prompt, Task
+from patching.token_attribution import integrated_gradients
 
 TOKENS = torch.tensor([[5, 9, 11, 30, 7, 8], [4, 4, 60, 61, 62, 63]])
+THREE = Ablating(by=3)
+TOO_LARGE = Task("x", (Prompt((99,), (99,), (1,), (2,)),))
 FAMILIES = ["gpt2", "llama", "gemma2", "olmo2", "phi", "opt", "granite", "qwen3_moe"]
 
 
@@ -78,16 +81,17 @@ def test_contributions_are_whole_numbers_on_the_linear_toy():
     All 8 hang on A: through its value in head 0, and the MLP that reads that.
     """
     model = toys.linear_model()
-    ablating = Ablating(by=toys.STOP, steps=2)
+    ablating = Ablating(by=toys.STOP, method=integrated_gradients(2))
     found = token_contributions(model, toys.task(2), ablating=ablating)
-    assert found.tolist() == [[pytest.approx(8, abs=1e-12), pytest.approx(0, abs=1e-12)]] * 2
+    assert found.values.tolist() == [[pytest.approx(8, abs=1e-12), pytest.approx(0, abs=1e-12)]] * 2
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_contributions_add_up_to_what_all_tokens_do(gpt2, padding):
     parts = [families.task(2, length, seed=3).prompts[:1] for length in (6, 9)]
     task = Task("ragged", (*parts[0], *parts[1]), padding)
-    found = token_contributions(gpt2, task, ablating=Ablating(by=3, steps=80))
+    ablating = Ablating(by=3, method=integrated_gradients(80))
+    found = token_contributions(gpt2, task, ablating=ablating).values
     assert (found[0, 6:] == 0).all()
     for row, prompt in zip(found, task.prompts, strict=True):
         values = []
@@ -101,8 +105,8 @@ def test_contributions_add_up_to_what_all_tokens_do(gpt2, padding):
 def test_vectors_are_those_of_a_plain_loop(toy):
     """Ablate the k best of each sign by hand, and take the states one prompt at a time."""
     task = toy_conflicts(toy.tokenizer, n=6, seed=0).with_context
-    ablating = Ablating(k=2, steps=5)
-    scores = token_contributions(toy, task, ablating=ablating)
+    ablating = Ablating(k=2, method=integrated_gradients(5))
+    scores = token_contributions(toy, task, ablating=ablating).values
     pad, differences = toy.tokenizer.pad_token_id, []
     for prompt, row in zip(task.prompts, scores, strict=True):
         states = []
@@ -125,7 +129,7 @@ def test_directions_are_whole_numbers_on_the_linear_toy():
 
     No token speaks against the answer, so the prompt itself is the other side.
     """
-    ablating = Ablating(by=toys.STOP, steps=1)
+    ablating = Ablating(by=toys.STOP, method=integrated_gradients(1))
     found = steering_vectors(toys.linear_model(), toys.task(2), ablating=ablating)
     assert (found - torch.tensor([10, -10, 2, -2])).abs().max() < 1e-12
 
@@ -148,8 +152,8 @@ def test_the_first_component_is_the_direction_of_differences_that_share_one():
         (lambda m: steering_vectors(m, families.task()), "give one: Ablating.by=...."),
         (lambda m: steering_vectors(m, families.task(), ablating=Ablating(by=97)), "token 97"),
         (lambda m: steering_vectors(m, families.task(), ablating=Ablating(k=0)), "got k=0"),
-        (lambda m: token_contributions(m, families.task(), accuracy), "accuracy has no gradient"),
-        (lambda m: token_contributions(m, Task("x", (Prompt((99,), (99,), (1,)),))), "id 99"),
+        (lambda m: token_contributions(m, families.task(), accuracy, ablating=THREE), "accuracy"),
+        (lambda m: token_contributions(m, TOO_LARGE, ablating=THREE), "token id 99"),
     ],
 )
 def test_wrong_input_is_explained(gpt2, wrong, said):

@@ -8,34 +8,33 @@ turn, and the direction of a layer is how its hidden states differ between the t
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.attribution.live import Live, differentiate
-from patching.blocks import EMBEDDING, widen
-from patching.gradients import Start
-from patching.metrics import WITHOUT_GRADIENT, Metric, logit_diff
+from patching.ablations import resample
+from patching.blocks import widen
+from patching.grid import Grid
+from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model
-from patching.quadrature import midpoint
-from patching.rules import plain
 from patching.tasks.task import Batch, Task
+from patching.token_attribution import Method, attribute_tokens, integrated_gradients
 
 Summary = Callable[[Float[Tensor, "example layer d_model"]], Float[Tensor, "layer d_model"]]
 
 
 @dataclass(frozen=True)
 class Ablating:
-    """How many tokens of each sign are ablated, by which token, and at how many points scored.
+    """How many tokens of each sign are ablated, by which token, and the `method` that scores them.
 
     `by` None stands for the tokenizer's padding token, or its unknown one.
     """
 
     k: int = 3
     by: int | None = None
-    steps: int = 20
+    method: Method = field(default_factory=lambda: integrated_gradients(20))
 
 
 @contextmanager
@@ -81,28 +80,28 @@ def token_contributions(
     *,
     ablating: Ablating | None = None,
     batch_size: int = 16,
-) -> Float[Tensor, "example pos"]:
-    """What each clean token contributes to the metric, by integrated gradients of its embedding.
+) -> Grid:
+    """What each clean token does for the metric, compared with a prompt all of the ablating token.
 
-    The path leads from a prompt all of the ablating token to the prompt; a row sums to the
-    metric's difference between the two. Of a single answer and a single wrong one, `logit_diff` is
-    the contrast log p(answer) - log p(wrong answer). Positions count from a prompt's first
-    token, and there are zeros after its last.
+    Of a single answer and a single wrong one, `logit_diff` is the contrast log p(answer) - log
+    p(wrong answer). As `attribute_tokens` with that baseline.
 
     Raises:
-        ValueError: if the metric has no gradient, no token can ablate, or the model cannot read
-            the task.
+        ValueError: if k is less than 1, no token can ablate, or as `attribute_tokens`.
     """
-    ablating, by = _check(model, task, metric, ablating)
-    rows = torch.zeros(len(task), task.max_length, dtype=torch.float64)
-    first = 0
-    for batch in task.batches(batch_size, model.device):
-        scores = _contributions(model, batch, metric, by, ablating.steps)
-        example = torch.arange(len(batch), device=scores.device)[:, None].expand_as(scores)
-        real = batch.is_token
-        rows[first + example[real].cpu(), batch.places[real].cpu()] = scores[real].cpu()
-        first += len(batch)
-    return rows
+    ablating = ablating or Ablating()
+    if ablating.k < 1:
+        raise ValueError(f"at least one token of each sign is ablated, got k={ablating.k}")
+    by = _ablating_token(model, ablating.by)
+    filled = (replace(p, corrupt=(by,) * len(p.clean)) for p in task.prompts)
+    return attribute_tokens(
+        model,
+        replace(task, prompts=tuple(filled)),
+        metric,
+        method=ablating.method,
+        baseline=resample,
+        batch_size=batch_size,
+    )
 
 
 def steering_vectors(
@@ -123,16 +122,18 @@ def steering_vectors(
     (default) or `first_component`.
 
     Raises:
-        ValueError: if k is less than 1, or as `token_contributions`.
+        ValueError: as `token_contributions`.
     """
-    ablating, by = _check(model, task, metric, ablating)
-    differences = []
-    for batch in task.batches(batch_size, model.device):
-        scores = _contributions(model, batch, metric, by, ablating.steps)
+    ablating = ablating or Ablating()
+    scores = token_contributions(model, task, metric, ablating=ablating, batch_size=batch_size)
+    by, differences, first = _ablating_token(model, ablating.by), [], 0
+    for batch in replace(task, padding="right").batches(batch_size, model.device):
+        rows = scores.values[first : first + len(batch), : batch.clean.shape[1]].to(model.device)
         free = _may_be_ablated(model, batch)
-        less = _without(batch.clean, scores, free, ablating.k, by)
-        more = _without(batch.clean, -scores, free, ablating.k, by)
+        less = _without(batch.clean, rows, free, ablating.k, by)
+        more = _without(batch.clean, -rows, free, ablating.k, by)
         differences.append((_hidden(model, batch, more) - _hidden(model, batch, less)).cpu())
+        first += len(batch)
     found = (summary or mean_difference)(torch.cat(differences))
     return found.to(device=model.device, dtype=widen(torch.empty(0, dtype=model.dtype)).dtype)
 
@@ -166,32 +167,6 @@ def _pushing(push: Float[Tensor, " d_model"]) -> Callable[..., Tensor]:
         return torch.where(now > 0, pushed * (length / now), pushed).to(stream.dtype)
 
     return hook
-
-
-def _contributions(
-    model: Model, batch: Batch, metric: Metric, by: int, steps: int
-) -> Float[Tensor, "batch pos"]:
-    embedding, base = (_embedding(model, batch, t) for t in (batch.clean, _filled(batch, by)))
-    total = torch.zeros_like(embedding, dtype=torch.float64)
-    for point, weight in zip(*midpoint(steps), strict=True):
-        between = torch.lerp(base, embedding, point)
-        start = Start(weight, batch.clean, between)
-        found = differentiate(model, batch, metric, plain, Live([], between), start)
-        total += weight * found.gradients[EMBEDDING].double()
-    return ((embedding - base).double() * total).sum(dim=-1)
-
-
-def _filled(batch: Batch, by: int) -> Int[Tensor, "batch pos"]:
-    return torch.where(batch.is_token, by, batch.clean)
-
-
-@torch.no_grad()
-def _embedding(
-    model: Model, batch: Batch, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_model"]:
-    live = Live([])
-    model.answer_logits(tokens, batch, live.hooks())
-    return live.tensors[EMBEDDING]
 
 
 @torch.no_grad()
@@ -229,20 +204,6 @@ def _without(
     best = ranked.topk(min(k, tokens.shape[1]), dim=1)
     changed = torch.where(best.values > 0, by, tokens.gather(1, best.indices))
     return tokens.scatter(1, best.indices, changed)
-
-
-def _check(
-    model: Model, task: Task, metric: Metric, ablating: Ablating | None
-) -> tuple[Ablating, int]:
-    ablating = ablating or Ablating()
-    if metric in WITHOUT_GRADIENT:
-        raise ValueError(f"{metric.__name__} has no gradient to attribute by; take logit_diff")
-    if ablating.k < 1 or ablating.steps < 1:
-        raise ValueError(
-            f"k and steps are whole numbers from 1, got k={ablating.k} and steps={ablating.steps}"
-        )
-    model.check(task)
-    return ablating, _ablating_token(model, ablating.by)
 
 
 def _ablating_token(model: Model, by: int | None) -> int:

@@ -1,0 +1,151 @@
+"""What pages take from the code when the site is built: `<!-- table: NAME -->` becomes a table.
+
+So the documentation says what the code does. `mkdocs.yml` names this file as a hook.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+MARKER = re.compile(r"<!-- table: (.+?) -->")
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Fill in the tables of a page; MkDocs calls this for each."""
+    return MARKER.sub(lambda found: table(found[1]), markdown)
+
+
+def table(name: str) -> str:
+    """One of `TABLES` as Markdown.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name not in TABLES:
+        raise ValueError(f"no table {name!r}; there are {', '.join(TABLES)}")
+    head, *rows = TABLES[name]()
+    return "\n".join(_line(row) for row in (head, ["---"] * len(head), *rows))
+
+
+Rows = Iterable[Sequence[str]]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _linked(source: str) -> str:
+    """A source with its arXiv number as a link."""
+    return re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
+
+
+def _says(thing: Callable[..., object]) -> str:
+    """The first sentence of a docstring."""
+    return (thing.__doc__ or "").strip().split("\n")[0].rstrip(".")
+
+
+def _api(thing: Callable[..., object]) -> str:
+    """A function's name, linked to its entry in the API reference."""
+    name = getattr(thing, "__name__", "")
+    return f"[`{name}`][{thing.__module__}.{name}]"
+
+
+def _mark(holds: bool) -> str:
+    return "yes" if holds else "–"
+
+
+def _scorers() -> Rows:
+    from circuits.scoring.methods import METHODS
+
+    yield ("In the shell", "In Python", "What it is", "Cost", "Source")
+    for name, method in METHODS.items():
+        function = method.function
+        yield (f"`{name}`", _api(function), _says(function), method.cost, _linked(method.source))
+
+
+def _laws() -> Rows:
+    from circuits.scoring.methods import METHODS
+
+    yield ("Method", "Additive", "Complete", "Exact if linear", "Any ablation", "Steps", "Needs")
+    for name, method in METHODS.items():
+        needs = [
+            *(["pairs that differ"] if method.paired else []),
+            *(["a metric with a slope"] if method.by_gradient else []),
+            *([f"{method.n_layers} layers"] if method.n_layers > 1 else []),
+        ]
+        holds = (method.additive, method.complete, method.exact_if_linear, method.takes_ablation)
+        marks = [_mark(law) for law in (*holds, method.takes_steps)]
+        yield (f"`{name}`", *marks, ", ".join(needs) or "clean prompts")
+
+
+def _neurons() -> Rows:
+    from patching.neurons.methods import NEURON_METHODS
+
+    yield ("In the shell", "In Python", "What it is", "Cost", "Source")
+    for name, method in NEURON_METHODS.items():
+        function = method.function
+        yield (f"`{name}`", _api(function), _says(function), method.cost, _linked(method.source))
+
+
+def _tokens() -> Rows:
+    from patching.token_attribution import TOKEN_METHODS
+
+    yield ("Name", "Baseline unless told otherwise", "Gradient needed")
+    for name, method in TOKEN_METHODS.items():
+        baseline = method.baseline.__name__ if method.uses_baseline else "none"
+        yield (f"`{name}`", baseline, _mark(method.differentiates))
+
+
+def _rules() -> Rows:
+    from patching.rules import RULES
+
+    yield ("Rule", "Its parts")
+    for name, rule in RULES.items():
+        parts = [getattr(part, "__name__", "softmax_rule") for part in rule.parts]
+        yield (f"`{name}`", ", ".join(f"`{part}`" for part in parts) or "the gradient as it is")
+
+
+def _paths() -> Rows:
+    from circuits.scoring import PATHS
+
+    yield ("Path", "Cost", "Complete")
+    for name, make in PATHS.items():
+        path = make()
+        yield (f"`{name}`", path.cost, _mark(path.completes))
+
+
+def _metrics() -> Rows:
+    from patching.metrics import METRICS
+
+    yield ("In the shell", "In Python", "What it is")
+    for name, metric in METRICS.items():
+        yield (f"`{name}`", _api(metric), _says(metric))
+
+
+def _tasks() -> Rows:
+    from patching.models.toy_tasks import GENERATORS as toy
+    from patching.tasks import GENERATORS
+
+    yield ("`--task`", "What it is")
+    for name, generator in {**GENERATORS, **toy}.items():
+        yield (f"`{name}`", _says(generator))
+
+
+def _formats() -> Rows:
+    from circuits.export import FORMATS
+
+    yield ("Suffix", "For", "Read back", "Does not hold")
+    for suffix, entry in FORMATS.items():
+        yield (f"`{suffix}`", entry.what, _mark(entry.read is not None), ", ".join(entry.loses))
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "edge scorers": _scorers,
+    "laws": _laws,
+    "neuron methods": _neurons,
+    "token methods": _tokens,
+    "rules": _rules,
+    "paths": _paths,
+    "metrics": _metrics,
+    "tasks": _tasks,
+    "formats": _formats,
+}
