@@ -25,6 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--no-library", action="store_true", help="leave out TransformerLens' sweeps: minutes"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--peak-of", help="internal: measure one job's memory in this process")
     parser.add_argument("--wide", action="store_true", help="internal: at Llama 8B's widths")
@@ -34,6 +37,7 @@ def main() -> None:
         print(peak_bytes(args.peak_of, args.device, wide=args.wide))
         return
     _print_speed(args.device, args.rounds, args.threads)
+    _print_sweeps(args.device, args.rounds, with_library=not args.no_library)
     _print_memory(args.device, wide=False)
     _print_memory(args.device, wide=True)
 
@@ -77,6 +81,30 @@ def _print_speed(device: str, rounds: int, threads: int) -> None:
         _row(name, f"{_ratio(times[name], times['unit']):.1f} units")
 
 
+def _print_sweeps(device: str, rounds: int, *, with_library: bool) -> None:
+    """One round beside TransformerLens: it takes minutes, and the ratio is large."""
+    import torch
+
+    from benchmarks.subject import GPT2_SMALL, make
+    from benchmarks.sweeps import ATTRIBUTION, SWEEPS, attribute_everything
+
+    subject = make(GPT2_SMALL, device)
+    print(f"\nactivation patching, {GPT2_SMALL.name}, {GPT2_SMALL.batch} x {GPT2_SMALL.pos} tokens")
+    jobs = {"unit": subject.unit, "attribution": lambda: attribute_everything(subject)}
+    times = _time(jobs, min(rounds, 5), device)
+    _row(ATTRIBUTION, f"{_ratio(times['attribution'], times['unit']):.2f} units")
+    for name, (ours, library) in SWEEPS.items():
+        jobs = {"forward": subject.forward, "ours": lambda job=ours: job(subject)}
+        jobs |= {"library": lambda job=library: job(subject)} if with_library else {}
+        with torch.no_grad():
+            times = _time(jobs, 1, device, warm_up=False)
+        cells = [f"{_ratio(times['ours'], times['forward']):.0f} forwards"]
+        if with_library:
+            faster = _ratio(times["library"], times["ours"])
+            cells.append(f"{faster:.1f} x faster than the library")
+        _row(name, *cells)
+
+
 def _print_memory(device: str, *, wide: bool) -> None:
     from benchmarks.jobs import MEMORY_JOBS, WIDE_MEMORY_JOBS
     from benchmarks.subject import GPT2_SMALL, LLAMA_8B_WIDTHS
@@ -98,20 +126,20 @@ def _print_memory(device: str, *, wide: bool) -> None:
 
 
 def _time(
-    jobs: Mapping[str, Callable[[], object]], rounds: int, device: str
+    jobs: Mapping[str, Callable[[], object]], rounds: int, device: str, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Seconds of each job in each round, after one round of warming up."""
     from benchmarks.jobs import synchronise
 
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm_up):
         for name, job in jobs.items():
             synchronise(device)
             start = time.perf_counter()
             job()
             synchronise(device)
             times[name].append(time.perf_counter() - start)
-    return {name: seconds[1:] for name, seconds in times.items()}
+    return {name: seconds[warm_up:] for name, seconds in times.items()}
 
 
 def _ratio(times: list[float], unit: list[float]) -> float:

@@ -172,12 +172,16 @@ def _betas(trial: Trial) -> str:
         follows, stubborn = (
             _rate(estimate(of.select(measure=m).values, groups)) for m in (FOLLOWS, STUBBORN)
         )
+        change = _signed(estimate(trial.change(beta), groups))
         drawn = control[:, i]
         span = f"{drawn.mean():.1%} [{drawn.min():.1%}, {drawn.max():.1%}]"
-        rows.append((f"**{beta}**" if beta == label(trial.beta) else beta, follows, span, stubborn))
+        rows.append(
+            (f"**{beta}**" if beta == label(trial.beta) else beta, follows, change, span, stubborn)
+        )
     n_seeds = len(trial.control.axes["seed"])
     control_head = f"random neurons: mean [range] of {n_seeds}"
-    return table(("beta", f"these neurons: {FOLLOWS}", control_head, STUBBORN), rows)
+    head = ("beta", f"these neurons: {FOLLOWS}", "change from beta 1", control_head, STUBBORN)
+    return table(head, rows)
 
 
 def _elsewhere(effects: tuple[SideEffect, ...]) -> str:

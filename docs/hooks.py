@@ -122,11 +122,11 @@ def _metrics() -> Rows:
 
 
 def _tasks() -> Rows:
-    from patching.models.toy_tasks import GENERATORS as toy
+    from patching.models import TOY_GENERATORS
     from patching.tasks import GENERATORS
 
     yield ("`--task`", "What it is")
-    for name, generator in {**GENERATORS, **toy}.items():
+    for name, generator in {**GENERATORS, **TOY_GENERATORS}.items():
         yield (f"`{name}`", _says(generator))
 
 

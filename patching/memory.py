@@ -28,7 +28,7 @@ class Ledger:
             return DEFAULT_BYTES.get(device.type, DEFAULT_BYTES["cpu"])
         if isinstance(self.limit, int):
             return self.limit
-        return int(self.limit * _free_bytes(device))
+        return int(self.limit * free_bytes(device))
 
     def report(self) -> dict[str, object]:
         """For provenance."""
@@ -99,7 +99,8 @@ def is_lack_of_memory(error: BaseException) -> bool:
     )
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Memory on a device that nobody uses, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil  # comes with accelerate, which transformer-lens needs

@@ -5,8 +5,8 @@ not know (another branch, a hidden scale, a different norm) fails here and is re
 can never be scored wrongly.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -19,17 +19,35 @@ from patching.blocks import FINAL_STREAM, Block, Norm, find_norm, widen
 
 Seen = dict[str, Tensor]
 
+PLAIN_OUTPUT = "the plain model's output"
+
 _RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # float64: many families norm in float32
 _RELATIVE_HALF = 5e-2
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Two tensors that must be equal if the graph describes the model."""
+    """Two tensors that must be equal if the graph describes the model.
+
+    `layer` is the one the claim is about; None for what lies behind all layers.
+    """
 
     what: str
     expected: Tensor
     found: Tensor
+    layer: int | None = None
+
+    @property
+    def error(self) -> float:
+        """The largest difference, relative to the largest value found; infinite if shapes differ.
+
+        NaN where either side is.
+        """
+        if self.expected.shape != self.found.shape:
+            return float("inf")
+        found = widen(self.found)
+        worst = (widen(self.expected) - found).abs().max()
+        return float(worst / found.abs().max().clamp(min=1e-6))
 
 
 @dataclass(frozen=True)
@@ -59,26 +77,45 @@ def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe
     Raises:
         ValueError: naming the first claim that fails, or that weights hold NaN.
     """
-    first = next(bridge.parameters())
-    logits, seen = _watch(bridge, blocks, probe.tokens.to(first.device))
+    logits, seen = _watch(bridge, blocks, probe)
     _refuse_bad_parameters(name, bridge)
     if not bool(logits.isfinite().all()):
         raise ValueError(f"{name}: the model's output is NaN or infinite")
-    tolerance = _RELATIVE.get(first.dtype, _RELATIVE_HALF)
+    tolerance = tolerance_in(next(bridge.parameters()).dtype)
+    for claim in _all_claims(bridge, blocks, probe, logits, seen):
+        _check(name, claim, tolerance)
+
+
+def tolerance_in(dtype: torch.dtype) -> float:
+    """The relative error that rounding may make in a model whose weights have this type."""
+    return _RELATIVE.get(dtype, _RELATIVE_HALF)
+
+
+def make_claims(
+    bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe
+) -> Iterator[Claim]:
+    """What must hold of one run of the probe, layer by layer, then behind all layers.
+
+    The last claim, where the probe knows the plain model's output, is that it is still the same.
+    """
+    return _all_claims(bridge, blocks, probe, *_watch(bridge, blocks, probe))
+
+
+def _all_claims(
+    bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe, logits: Tensor, seen: Seen
+) -> Iterator[Claim]:
     for block in blocks:
-        for claim in _claims(block, seen):
-            _check(name, claim, tolerance)
+        yield from (replace(claim, layer=block.index) for claim in _claims(block, seen))
     for before, after in pairwise(blocks):
         what = f"layer {after.index}'s input, from the layer before,"
-        claim = Claim(what, seen[before.stream_out], seen[after.stream_in])
-        _check(name, claim, tolerance)
+        yield Claim(what, seen[before.stream_out], seen[after.stream_in], after.index)
     last = seen[blocks[-1].stream_out]
     final_norm = find_norm(bridge.ln_final)
-    _check(name, Claim("the final norm's input", last, seen[FINAL_STREAM]), tolerance)
+    yield Claim("the final norm's input", last, seen[FINAL_STREAM])
     if final_norm is not None:
-        _check(name, _norm_claim("the final norm", final_norm, last), tolerance)
+        yield _norm_claim("the final norm", final_norm, last)
     if probe.logits is not None:
-        _check(name, Claim("the plain model's output", probe.logits, logits), tolerance)
+        yield Claim(PLAIN_OUTPUT, probe.logits, logits)
 
 
 def _claims(block: Block, seen: Seen) -> list[Claim]:
@@ -130,14 +167,11 @@ def _norm_claim(what: str, norm: Norm, x: Tensor) -> Claim:
 
 
 def _check(name: str, claim: Claim, tolerance: float) -> None:
+    if claim.error <= tolerance:
+        return
+    problem = f"relative error {claim.error:.1e}, allowed {tolerance:.0e}"
     if claim.expected.shape != claim.found.shape:
         problem = f"shapes {tuple(claim.expected.shape)} and {tuple(claim.found.shape)}"
-    else:
-        error = (widen(claim.expected) - widen(claim.found)).abs().max()
-        relative = float(error / widen(claim.found).abs().max().clamp(min=1e-6))
-        if relative <= tolerance:
-            return
-        problem = f"relative error {relative:.1e}, allowed {tolerance:.0e}"
     raise ValueError(
         f"{name} is refused: {claim.what} cannot be rebuilt as this workbench understands the "
         f"family ({problem}), so its circuits would be wrong"
@@ -146,7 +180,7 @@ def _check(name: str, claim: Claim, tolerance: float) -> None:
 
 @torch.no_grad()
 def _watch(
-    bridge: TransformerBridge, blocks: tuple[Block, ...], tokens: Int[Tensor, "batch pos"]
+    bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe
 ) -> tuple[Tensor, Seen]:
     seen: Seen = {}
 
@@ -162,7 +196,7 @@ def _watch(
         names += [block.mlp_out, block.stream_out]
         names += [block.attention_sum] if block.post_attention_norm is not None else []
     with bridge.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
-        logits = bridge(tokens)
+        logits = bridge(probe.tokens.to(next(bridge.parameters()).device))
     return logits, seen
 
 

@@ -30,7 +30,13 @@ TOY_TASKS = "ioi,facts,subject-verb-agreement,induction"
 
 def add_options(parser: Parser) -> None:
     """What is searched for, how it is judged, and what is answered."""
-    find = parser.add_argument_group("find and judge")
+    _add_finding(parser.add_argument_group("find"))
+    _add_judging(parser.add_argument_group("judge"))
+    _add_applying(parser.add_argument_group("answer with reweighted neurons"))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def _add_finding(find: argparse._ArgumentGroup) -> None:
     find.add_argument(
         "--task",
         metavar="TASK",
@@ -47,35 +53,39 @@ def add_options(parser: Parser) -> None:
     find.add_argument("--limit", type=positive, metavar="N", help="use only the first N conflicts")
     find.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
     find.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"
+    )
+
+
+def _add_judging(judge: argparse._ArgumentGroup) -> None:
+    judge.add_argument(
         "--holdout",
         type=share,
         default=0.5,
         metavar="SHARE",
         help="share of the questions kept from the search to judge on (0.5)",
     )
-    find.add_argument(
+    judge.add_argument(
         "--betas", type=betas, default=BETAS, metavar="B,B,...", help="factors that are tried"
     )
-    find.add_argument(
+    judge.add_argument(
         "--random", type=positive, default=5, metavar="N", help="sets of random neurons (5)"
     )
-    find.add_argument("--alpha", type=float, default=0.5, help="of context-aware decoding (0.5)")
-    find.add_argument(
+    judge.add_argument("--alpha", type=float, default=0.5, help="of context-aware decoding (0.5)")
+    judge.add_argument(
         "--elsewhere",
         metavar="TASK,...",
         help=f"tasks that must not suffer ({TOY_TASKS}, where the task is conflict)",
     )
-    find.add_argument(
-        "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"
-    )
-    find.add_argument("--first-token", action="store_true", help=argparse.SUPPRESS)
-    apply = parser.add_argument_group("answer with reweighted neurons")
+    judge.add_argument("--first-token", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_applying(apply: argparse._ArgumentGroup) -> None:
     apply.add_argument("--apply", metavar="FILE", help="neurons.json of an earlier search")
     apply.add_argument("--beta", type=float, metavar="B", help="factor (the one found best)")
     apply.add_argument("--prompt", metavar="TEXT", help="to be continued with and without the edit")
     apply.add_argument("--tokens", type=positive, default=10, metavar="N", help="tokens (10)")
     apply.add_argument("--export", metavar="DIR", help="write the edited model as a folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def neurons(args: Namespace) -> None:

@@ -87,6 +87,11 @@ class Trial:
         followed = self.decodings.select(measure=FOLLOWS)
         return followed.select(decoding=EDITED).values - followed.select(decoding=ORIGINAL).values
 
+    def change(self, beta: str, measure: str = FOLLOWS) -> Float[Tensor, " example"]:
+        """A measure at a beta minus that of the original model, per held-out conflict."""
+        of = self.held_out.select(measure=measure)
+        return of.select(beta=beta).values - of.select(beta=label(1.0)).values
+
     @property
     def gain_over_control(self) -> Float[Tensor, " example"]:
         """Following the context, edited minus the mean of the random controls, at `beta`."""

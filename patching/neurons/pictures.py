@@ -51,25 +51,25 @@ def plot_sweep(grid: Grid, *, title: str | None = None) -> Figure:
 
 
 def plot_betas(trial: Trial, *, title: str | None = None) -> Figure:
-    """Following the context on held-out conflicts as beta grows, with 95 % intervals.
+    """Following the context on held-out conflicts as beta grows.
 
-    Beside it: random neurons of the same layers (mean and range over the seeds), the original
-    model and context-aware decoding.
+    The band is the 95 % interval of the paired change from the original model. Beside it: random
+    neurons of the same layers (mean and range over the seeds), the original model and
+    context-aware decoding.
     """
     figure, axes = blank(width=4.6, height=2.8, title=title)
     labels = trial.held_out.axes["beta"]
     betas = np.array([float(label) for label in labels])
     groups = questions(trial.tasks[1])
-    found = [
-        estimate(trial.held_out.select(measure=FOLLOWS, beta=label).values, groups)
-        for label in labels
-    ]
+    rates = [trial.held_out.at(measure=FOLLOWS, beta=label) for label in labels]
+    changes = [estimate(trial.change(label), groups) for label in labels]
     control = trial.control.mean.double().cpu().numpy()
     _band(axes, betas, control.min(axis=0), control.max(axis=0), _GREY)
     axes.plot(betas, control.mean(axis=0), color=_GREY, marker="s", label="random neurons (range)")
-    low, high = np.array([(e.low, e.high) for e in found]).T
+    original = trial.decodings.at(decoding=ORIGINAL, measure=FOLLOWS)
+    low, high = original + np.array([(change.low, change.high) for change in changes]).T
     _band(axes, betas, low, high, COLOURS[0])
-    axes.plot(betas, [e.value for e in found], color=COLOURS[0], marker="o", label="these (95 %)")
+    axes.plot(betas, rates, color=COLOURS[0], marker="o", label="these (95 % of the change)")
     for name, style in ((ORIGINAL, ":"), (DECODED, "--")):
         rate = trial.decodings.at(decoding=name, measure=FOLLOWS)
         axes.axhline(rate, color=COLOURS[1], linestyle=style, linewidth=0.9, label=name)

@@ -9,6 +9,7 @@ from patching.files import write_text
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
+_COLUMNS = ("clean", "corrupted", "correct_idx", "incorrect_idx")
 _PROMPT_KEYS = ("clean", "corrupt", "answers", "wrong_answers")
 
 
@@ -25,17 +26,28 @@ def from_json(
             breaks a rule of `Task`; the row is named.
     """
     path = Path(path)
+    rows, rest = open_json(path)
+    prompts = [
+        read_json_row(path, i, values, tokenizer, first_token=first_token)
+        for i, values in enumerate(rows)
+    ]
+    name = str(rest.pop("name", path.stem))
+    return Task(name, tuple(prompts), extra=rest)
+
+
+def open_json(path: Path) -> tuple[list[object], dict[str, object]]:
+    """The rows of a task file as they stand, and whatever else it says.
+
+    Raises:
+        ValueError: if it is not JSON, or lacks the list of prompts.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("prompts"), list):
         raise ValueError(f'{path} lacks the list "prompts"')
-    prompts = [
-        _row(path, i, values, tokenizer, first_token) for i, values in enumerate(content["prompts"])
-    ]
-    extra = {k: v for k, v in content.items() if k not in ("prompts", "name")}
-    return Task(str(content.get("name", path.stem)), tuple(prompts), extra=extra)
+    return content.pop("prompts"), content
 
 
 def to_json(task: Task, path: str | Path) -> None:
@@ -64,32 +76,52 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
             broken; the row is named.
     """
     path = Path(path)
+    rows = open_csv(path)
+    return Task(
+        path.stem, tuple(read_csv_row(path, i, row, tokenizer) for i, row in enumerate(rows))
+    )
+
+
+def open_csv(path: Path) -> list[dict]:
+    """The rows of a table of prompts as they stand.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
         reader = csv.DictReader(file)
         rows, found = list(reader), reader.fieldnames or ()
-    columns = ("clean", "corrupted", "correct_idx", "incorrect_idx")
-    missing = [name for name in columns if name not in found]
+    missing = [name for name in _COLUMNS if name not in found]
     if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(missing)}; needed: {columns}")
-    for i, row in enumerate(rows):
-        if None in row or None in row.values():  # how the reader marks cells too many or too few
-            raise ValueError(f"{path}: row {i} has more or fewer cells than the header")
-    prompts = [
-        Prompt(
-            clean=encode_prompt(tokenizer, row["clean"]),
-            corrupt=encode_prompt(tokenizer, row["corrupted"]),
-            answers=_csv_ids(path, i, row["correct_idx"]),
-            wrong_answers=_csv_ids(path, i, row["incorrect_idx"]),
-            extra={k: v for k, v in row.items() if k not in columns},
-        )
-        for i, row in enumerate(rows)
-    ]
-    return Task(path.stem, tuple(prompts))
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}; needed: {_COLUMNS}")
+    return rows
 
 
-def _row(
-    path: Path, i: int, values: object, tokenizer: Tokenizer | None, first_token: bool
+def read_csv_row(path: Path, i: int, row: Mapping, tokenizer: Tokenizer) -> Prompt:
+    """One row of EAP-IG's CSV; `path` and `i` are for the message.
+
+    Raises:
+        ValueError: if it has too few or too many cells, or an index is none.
+    """
+    if None in row or None in row.values():  # how the reader marks cells too many or too few
+        raise ValueError(f"{path}: row {i} has more or fewer cells than the header")
+    return Prompt(
+        clean=encode_prompt(tokenizer, row["clean"]),
+        corrupt=encode_prompt(tokenizer, row["corrupted"]),
+        answers=_csv_ids(path, i, row["correct_idx"]),
+        wrong_answers=_csv_ids(path, i, row["incorrect_idx"]),
+        extra={k: v for k, v in row.items() if k not in _COLUMNS},
+    )
+
+
+def read_json_row(
+    path: Path, i: int, values: object, tokenizer: Tokenizer | None, *, first_token: bool = False
 ) -> Prompt:
+    """One prompt of a task file; `path` and `i` are for the message.
+
+    Raises:
+        ValueError: if it is not of the form that `from_json` names; the row is named.
+    """
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: row {i} is not an object with keys {', '.join(_PROMPT_KEYS)}")
     missing = [key for key in _PROMPT_KEYS[:3] if key not in values]

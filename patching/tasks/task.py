@@ -115,11 +115,8 @@ class Task:
             raise ValueError(f"task {self.name!r} has no prompts; at least one is needed")
         if self.padding not in ("right", "left"):
             raise ValueError(f"padding is 'right' or 'left', got {self.padding!r}")
-        _refuse(self, _unequal, "clean and corrupt prompts of unequal token length")
-        _refuse(self, lambda p: not p.clean, "an empty prompt")
-        _refuse(self, lambda p: min(_ids(p)) < 0, "negative token ids")
-        _refuse(self, lambda p: not p.answers, "no answers")
-        _refuse(self, _contradicts, "an answer that is also a wrong answer")
+        for what, is_bad in FAULTS.items():
+            _refuse(self, is_bad, what)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -237,6 +234,16 @@ def _contradicts(prompt: Prompt) -> bool:
 
 def _ids(prompt: Prompt) -> tuple[int, ...]:
     return prompt.clean + prompt.corrupt + prompt.answers + prompt.wrong_answers
+
+
+FAULTS: dict[str, Callable[[Prompt], bool]] = {
+    "clean and corrupt prompts of unequal token length": _unequal,
+    "an empty prompt": lambda p: not p.clean,
+    "negative token ids": lambda p: min(_ids(p)) < 0,
+    "no answers": lambda p: not p.answers,
+    "an answer that is also a wrong answer": _contradicts,
+}
+"""What no row of a task may have, in words and as a test; a row is asked in this order."""
 
 
 def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:

@@ -5,9 +5,6 @@ import pytest
 import torch
 import toys
 
-from patching.metrics import accuracy
-from patching.model import Model
-from patching.neurons.conflicts import toy_conflicts
 from patching.directions import (
     Ablating,
     first_component,
@@ -16,6 +13,9 @@ from patching.directions import (
     steering_vectors,
     token_contributions,
 )
+from patching.metrics import accuracy
+from patching.model import Model
+from patching.neurons.conflicts import toy_conflicts
 from patching.tasks import Prompt, Task
 from patching.token_attribution import integrated_gradients
 

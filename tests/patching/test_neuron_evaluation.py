@@ -199,6 +199,7 @@ def test_a_trial_measures_what_its_parts_measure(toy, trial):
     assert torch.equal(of.select(decoding="edited").values, edited)
     assert torch.equal(of.select(decoding="edited + CAD").values, both)
     assert torch.equal(trial.gain, edited[:, 0] - plain[:, 0])
+    assert torch.equal(trial.change("4"), trial.gain)
     control = trial.control.select(beta="4").values.mean(dim=1)
     assert torch.equal(trial.gain_over_control, edited[:, 0] - control)
 
@@ -225,7 +226,7 @@ def test_figures_show_what_was_measured(trial):
     cells = [text.get_text() for text in plot_sweep(trial.dev).axes[0].texts]
     assert cells[0] == f"{float(trial.dev.mean[0, 0]):.0%}"
     lines = {line.get_label(): line for line in plot_betas(trial).axes[0].lines}
-    shown = lines["these (95 %)"].get_ydata()
+    shown = lines["these (95 % of the change)"].get_ydata()
     assert list(shown) == pytest.approx(trial.held_out.mean[:, 0].tolist())
 
 

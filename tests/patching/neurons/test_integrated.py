@@ -126,14 +126,6 @@ def test_small_batches_and_tight_memory_change_nothing():
     torch.testing.assert_close(tight, expected, atol=1e-7, rtol=1e-4)
 
 
-def test_left_padding_changes_nothing():
-    model = Model.load(families.module("llama", torch.float32))
-    right_padded = conflicts()
-    left_padded = type(right_padded)("left", right_padded.conflicts, padding="left")
-    a, b = (ircan(model, task, steps=2).values for task in (right_padded, left_padded))
-    torch.testing.assert_close(a, b, atol=1e-5 * float(a.abs().max()), rtol=1e-3)
-
-
 def test_the_context_is_what_lies_between_common_start_and_question():
     with_context, without_context = next(conflicts(n=2).batches(2))
     chosen = context_tokens(with_context, without_context)

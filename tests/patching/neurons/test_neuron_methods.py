@@ -63,6 +63,16 @@ def longer_conflicts():
 
 
 @METHODS
+def test_padding_on_the_left_changes_nothing(name):
+    model, task = Model.load(families.module("llama", torch.float32)), conflicts()
+    left = ConflictTask("left", task.conflicts, padding="left")
+    a, b = (run(name, model, some).values for some in (task, left))
+    # float32, summed in another order
+    largest = float(a.nan_to_num().abs().max())
+    torch.testing.assert_close(a, b, atol=1e-5 * largest, rtol=1e-3, equal_nan=True)
+
+
+@METHODS
 def test_bfloat16_scores_resemble_those_of_float32(name):
     exact, rough = (
         run(name, Model.load(families.module("llama", torch.float32).to(dtype)), conflicts(n=2))

@@ -1,0 +1,118 @@
+"""Do edge scores hold against what they must equal: node scores, slopes, exact patching?"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.doctor.finding import Finding, at_least, at_most
+from circuits.intervention import run_circuits
+from circuits.pair import run_pair
+from circuits.scores import Scores
+from circuits.scoring import eap, eap_ig
+from circuits.verification import verify
+from patching.ablations import resample
+from patching.attribution import attribute
+from patching.metrics import Metric
+from patching.model import Model
+from patching.tasks.task import Task
+
+STEPS = {torch.float64: 1e-3, torch.float32: 1e-2}
+"""How much of an edge is removed to see a slope: rounding is divided by it, curvature grows."""
+
+N_SLOPES = 12
+N_EXACT = 30
+_ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-3}
+_ROUNDING_HALF = 5e-2
+
+
+def sums_to_nodes(model: Model, task: Task, metric: Metric) -> Finding:
+    """Edge scores out of a writer sum to its own attribution score, both by EAP."""
+    edges = eap(model, task, metric).node_scores()
+    nodes = attribute(model, task, metric).writers
+    error = _relative(edges - nodes, nodes)
+    limit = _ROUNDING.get(model.dtype, _ROUNDING_HALF)
+    return Finding(
+        name="edges sum to nodes",
+        subject="model",
+        verdict=at_most(error, limit, 10 * limit),
+        measured=error,
+        threshold=limit,
+        unit="relative error",
+        means="The scores of a writer's edges against its own attribution score.",
+        advice="" if error <= limit else "Look at the stream and the hooks first, then the dtype.",
+    )
+
+
+def slopes(model: Model, task: Task, metric: Metric) -> Finding:
+    """EAP scores are the slopes of exact interventions: edges are removed by a small part.
+
+    Some random edges and one into every MLP and the logits, by central differences.
+    """
+    scores = eap(model, task, metric)
+    edges = _some_edges(scores)
+    found = _slopes(model, task, metric, edges, STEPS[model.dtype])
+    expected = torch.stack([scores.matrix[edge] for edge in edges])
+    error = _relative(found - expected, scores.matrix)
+    return Finding(
+        name="scores are slopes",
+        subject="model",
+        verdict=at_most(error, 0.02, 0.1),
+        measured=error,
+        threshold=0.02,
+        unit="relative error",
+        means=f"EAP of {len(edges)} edges against removing a small part of each edge exactly.",
+        advice=""
+        if error <= 0.02
+        else "Attention kernels, hooks or experts that jump may be at fault; load in float64.",
+    )
+
+
+def exact_agrees(model: Model, task: Task, metric: Metric) -> Finding:
+    """EAP-IG against exact patching on a sample of edges, weighted to stand for all of them."""
+    found = verify(model, task, metric, eap_ig(model, task, metric), k=N_EXACT)
+    measured = found.pearson.value
+    verdict = at_least(measured, 0.8)
+    return Finding(
+        name="sample agrees with exact",
+        subject="task",
+        verdict="doubtful" if verdict == "unusable" else verdict,
+        measured=measured,
+        threshold=0.8,
+        unit="Pearson",
+        means=f"EAP-IG (5 steps) against exact patching on {N_EXACT} edges and {len(task)} "
+        "prompts; the weakest edges are compared too.",
+        advice=""
+        if verdict == "good"
+        else "Take more steps, or `exact` for the edges that matter; see `circuits.verify`.",
+        details=(("sign agreement", found.sign_agreement.value),),
+    )
+
+
+def _slopes(
+    model: Model, task: Task, metric: Metric, edges: list[tuple[int, int]], step: float
+) -> Float[Tensor, " edge"]:
+    removed = torch.zeros(2 * len(edges), *model.graph.exists.shape, dtype=model.dtype)
+    for i, (source, dest) in enumerate(edges):
+        removed[2 * i, source, dest], removed[2 * i + 1, source, dest] = step, -step
+    values = torch.zeros(len(removed), dtype=torch.float64)
+    prepared = resample(model)
+    for batch in task.batches(len(task), model.device):
+        for chunk, some in run_circuits(model, batch, run_pair(model, batch, prepared), removed):
+            for i, logits in zip(chunk, some, strict=True):
+                values[i] += metric(logits, batch).detach().double().sum().cpu()
+    return (values[1::2] - values[0::2]) / (2 * step * len(task))
+
+
+def _some_edges(scores: Scores) -> list[tuple[int, int]]:
+    graph = scores.graph
+    order = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(0))
+    chosen = graph.exists.nonzero()[order[:N_SLOPES]].tolist()
+    chosen += [[0, graph.mlp_reader(layer)] for layer in range(graph.n_layers)][:N_SLOPES]
+    chosen.append([len(graph.sources) - 1, len(graph.destinations) - 1])
+    return [(source, dest) for source, dest in chosen]
+
+
+def _relative(error: Float[Tensor, "*shape"], size: Float[Tensor, "*other"]) -> float:
+    """Largest error over the largest value; 0 where both are 0."""
+    worst, most = float(error.abs().max()), float(size.abs().max())
+    return 0.0 if worst == 0 else worst / most if most else float("inf")

@@ -1,0 +1,88 @@
+"""Run notebooks from top to bottom and keep their outputs, small: `python notebooks/run.py [FILE ...]`.
+
+Without files: all of this folder. What is kept can be read where no kernel runs: tables, numbers and
+pictures. Interactive pages keep the still picture that stands in for them.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+TIMEOUT = 300  # seconds a cell
+
+
+def notebooks() -> list[Path]:
+    """All notebooks of this folder, in order."""
+    return sorted(FOLDER.glob("*.ipynb"))
+
+
+def start_kernel() -> KernelManager:
+    """A kernel without progress bars; one thread, for models so small."""
+    kernel = KernelManager(kernel_name="python3")
+    quiet = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    kernel.start_kernel(
+        env={**os.environ, **quiet},
+        cwd=str(FOLDER),
+        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of every plain TCP connection
+    )
+    return kernel
+
+
+def execute(path: Path, kernel: KernelManager) -> NotebookNode:
+    """The notebook with the outputs of a run in an emptied kernel.
+
+    Raises:
+        CellExecutionError: if a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    client = NotebookClient(notebook, timeout=TIMEOUT, km=kernel, record_timing=False)
+    client.execute()
+    client.kc.stop_channels()
+    del notebook.cells[0]
+    for number, cell in enumerate(_code(notebook), start=1):
+        cell.execution_count = number
+        cell.outputs = [_trimmed(out, number) for out in cell.outputs if not _is_widget(out)]
+    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec}
+    return notebook
+
+
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _is_widget(output: NotebookNode) -> bool:
+    """A progress bar of another library, which no longer moves."""
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def _trimmed(output: NotebookNode, number: int) -> NotebookNode:
+    """Without pages that need scripts, where there is a picture instead."""
+    if "execution_count" in output:
+        output.execution_count = number
+    data = output.get("data", {})
+    if "image/png" in data:
+        data.pop("text/html", None)
+    return output
+
+
+def main(names: Iterable[str]) -> None:
+    """Run the named notebooks, or all, and write them back."""
+    kernel = start_kernel()
+    try:
+        for path in [Path(name) for name in names] or notebooks():
+            print(path.name)
+            nbformat.write(execute(path, kernel), path)
+    finally:
+        kernel.shutdown_kernel(now=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
