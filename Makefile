@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench quality model notebooks clean
+.PHONY: help demo test check bench quality model notebooks docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,8 +45,14 @@ notebooks: $(STAMP)  ## run every notebook from top to bottom
 		$(BIN)/jupyter nbconvert --to notebook --execute --stdout --log-level WARN "$$notebook" >/dev/null; \
 	done
 
+docs: $(STAMP)  ## build the documentation site: open site/index.html
+	@$(BIN)/python -c "import material, mkdocs, mkdocstrings" 2>/dev/null || \
+		$(PIP) install -c constraints.txt -e ".[docs]"
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site; open site/index.html."
+
 clean:  ## remove what was made here, except .venv
-	rm -rf runs build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf runs build dist site .pytest_cache .ruff_cache .import_linter_cache
 	find circuits patching tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and alone: the machine's own package index decides which build it is.

@@ -68,13 +68,12 @@ def table(model: "Model", task: "Task") -> "Iterator[tuple[str, list[float]]]":
 
 def _tasks(files: list[str], model: "Model", n: int) -> "Iterator[Task]":
     from patching.models import TOY_GENERATORS
-    from patching.tasks import GENERATORS, from_json
+    from patching.tasks import from_json
 
     if files:
         yield from (from_json(File(file), model.tokenizer) for file in files)
     elif model.tokenizer is not None:
-        generators = {**GENERATORS, **TOY_GENERATORS}
-        yield from (make(model.tokenizer, n, 0) for make in generators.values())
+        yield from (make(model.tokenizer, n, 0) for make in TOY_GENERATORS.values())
 
 
 if __name__ == "__main__":

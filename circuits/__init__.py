@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from circuits.faithfulness import Sweep as Sweep
     from circuits.faithfulness import curve as curve
     from circuits.inside import active as active
+    from circuits.nodes import node_circuit as node_circuit
+    from circuits.nodes import top_nodes as top_nodes
+    from circuits.pathways import head_to_head as head_to_head
+    from circuits.pathways import path as path
+    from circuits.pathways import path_patching as path_patching
     from circuits.pictures import picture as picture
     from circuits.pictures import picture_difference as picture_difference
     from circuits.plots import draw as draw
@@ -56,6 +61,8 @@ _HOMES = {
     "circuits.export": ("load", "save"),
     "circuits.faithfulness": ("Sweep", "curve"),
     "circuits.pictures": ("picture", "picture_difference"),
+    "circuits.nodes": ("node_circuit", "top_nodes"),
+    "circuits.pathways": ("head_to_head", "path", "path_patching"),
     "circuits.plots": ("draw", "draw_difference", "draw_roles"),
     "circuits.role_pictures": ("picture_roles",),
     "circuits.roles": ("Roles",),

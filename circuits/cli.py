@@ -12,6 +12,7 @@ from typing import TextIO
 from circuits.shell import (
     commands,
     discovery,
+    doctor,
     drawing,
     judging,
     lens,
@@ -22,6 +23,7 @@ from circuits.shell import (
 )
 
 EPILOG = """examples:
+  circuits doctor --model toy --task ioi
   circuits discover --model toy --task ioi --out runs/ioi
   circuits score --model gpt2 --task ioi --method eap-ig --steps 5 --out scores.safetensors
   circuits select scores.safetensors --size 200 --out circuit.json
@@ -37,12 +39,14 @@ EPILOG = """examples:
   circuits view circuit.json --scores scores.safetensors --open
 """
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]
 DISCOVER = "go the whole way: scores, circuit, figure, report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error, 130 when interrupted.
+
+    `doctor` has one more: 3 for what is unusable.
 
     Raises:
         RuntimeError: if something broke that is no fault of the caller's.
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _quiet():
             args = make_parser().parse_args(arguments)
-            args.run(args)
+            code = args.run(args)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def make_parser() -> options.Parser:
@@ -106,6 +110,8 @@ def make_parser() -> options.Parser:
     lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
     maybe = options.model_options(required=False)
     neurons.add_options(add(neurons.neurons, "find neurons that use context, reweight them", maybe))
+    check = "say whether a model, and a task for it, are fit for finding circuits"
+    doctor.add_options(add(doctor.doctor, check, model))
     patch = add(patching_command.patch, "patch activations: what each is worth", model, task)
     patching_command.add_options(patch)
     _add_show(add(commands.show, "print what a file holds", ranking))

@@ -1,17 +1,37 @@
-"""What pages take from the code when the site is built: `<!-- table: NAME -->` becomes a table.
+"""What is done to pages when the site is built. `mkdocs.yml` names this file as a hook.
 
-So the documentation says what the code does. `mkdocs.yml` names this file as a hook.
+Tables come from the code, so that the documentation says what it does: `<!-- table: NAME -->`
+becomes a table. And the one script that the theme would fetch is replaced by our own.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 MARKER = re.compile(r"<!-- table: (.+?) -->")
+FETCHED = re.compile(r'"https://unpkg\.com/iframe-worker/[^"]*"')
+
+
+class Page(Protocol):
+    """What is used of MkDocs' pages."""
+
+    url: str
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Fill in the tables of a page; MkDocs calls this for each."""
     return MARKER.sub(lambda found: table(found[1]), markdown)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Take the search from the site itself; MkDocs calls this for each page."""
+    up = "../" * page.url.count("/")
+    return FETCHED.sub(f'"{up}search.js"', output)
+
+
+def on_post_template(output_content: str, **_: object) -> str:
+    """The same for pages of the theme's own (404.html)."""
+    return FETCHED.sub('"search.js"', output_content)
 
 
 def table(name: str) -> str:

@@ -20,7 +20,7 @@ def main() -> None:
     model = Model.load("toy")
     found, held_out = tasks.ioi(model.tokenizer, n=64, seed=0).split(0.7, seed=0)
     scores = eap_ig(model, found, logit_diff, steps=5)
-    save(top_n(scores, 25, ranking="absolute", prune=True), FOLDER / "circuit.svg")
+    save(top_n(scores, 60, ranking="absolute", prune=True), FOLDER / "circuit.svg")
     sweep = Sweep(ranking="absolute", n_random=20)
     judged = {
         name: curve(model, held_out, made, logit_diff, sweep)

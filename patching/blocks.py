@@ -250,7 +250,7 @@ def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
 def find_norm(bridge: nn.Module | None) -> Norm | None:
     """A norm of the model library as a `Norm`; None where the family has none there."""
     module = getattr(bridge, "original_component", None)
-    if bridge is None or module is None:
+    if bridge is None or module is None or isinstance(module, nn.Identity):
         return None
     norm = cast(_NormBridge, bridge)
     gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)

@@ -67,7 +67,7 @@ def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> 
     name = str(source)
     if Path(source).is_dir():
         return _open_folder(Path(source), tokenizer, wishes)
-    known = embedded(name)
+    known = embedded(name, dtype=wishes.dtype or torch.float32)
     if known is not None:
         return _boot(known[0], name, tokenizer or cast(Tokenizer, known[1]), wishes)
     return _open_hub(name, tokenizer, wishes)

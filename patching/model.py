@@ -93,6 +93,11 @@ class Model:
         """Whether the embedding has a learned part for each position."""
         return POSITIONS in self.bridge.hook_dict
 
+    @property
+    def two_way(self) -> bool:
+        """Whether positions see what follows them, as in compiled programs."""
+        return self.bridge.cfg.attention_dir == "bidirectional"
+
     @cached_property
     def blocks_return_tuples(self) -> bool:
         """Whether the family's blocks return a tuple (for `resume`)."""
@@ -107,7 +112,8 @@ class Model:
         """Refuse a task that this model cannot read.
 
         Raises:
-            ValueError: if a token id is outside the vocabulary or a prompt is too long.
+            ValueError: if a token id is outside the vocabulary, a prompt is too long, or the task
+                is for models that read in other directions.
         """
         vocab, longest = int(self.bridge.cfg.d_vocab), int(self.bridge.cfg.n_ctx)
         if task.max_id >= vocab:
@@ -119,6 +125,17 @@ class Model:
             raise ValueError(
                 f"task {task.name!r} has a prompt of {task.max_length} tokens; {self.name} reads "
                 f"at most {longest}"
+            )
+        if self.two_way != task.two_way:
+            ways = ("only to the left", "both ways")
+            raise ValueError(
+                f"{self.name} reads {ways[self.two_way]}, and task {task.name!r} is for models "
+                f"that read {ways[task.two_way]}; set its two_way to {self.two_way}"
+            )
+        if self.two_way and len({len(prompt.clean) for prompt in task.prompts}) > 1:
+            raise ValueError(
+                f"{self.name} reads both ways and would read padding as well; give prompts of one "
+                "length (task.of_length())"
             )
 
     @torch.no_grad()

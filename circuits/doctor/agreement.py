@@ -74,6 +74,7 @@ def exact_agrees(model: Model, task: Task, metric: Metric) -> Finding:
     verdict = at_least(measured, 0.8)
     return Finding(
         name="sample agrees with exact",
+        more_is_better=True,
         subject="task",
         verdict="doubtful" if verdict == "unusable" else verdict,
         measured=measured,

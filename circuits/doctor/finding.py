@@ -8,7 +8,6 @@ from typing import Literal
 Verdict = Literal["good", "doubtful", "unusable"]
 Subject = Literal["model", "task"]
 
-VERDICTS: tuple[Verdict, ...] = ("good", "doubtful", "unusable")
 EXIT_CODES: dict[Verdict, int] = {"good": 0, "doubtful": 0, "unusable": 3}
 """What the shell returns; 2 is an error, so that nothing could be examined."""
 
@@ -17,9 +16,9 @@ EXIT_CODES: dict[Verdict, int] = {"good": 0, "doubtful": 0, "unusable": 3}
 class Finding:
     """What one check measured, and what to make of it.
 
-    `threshold` is where `measured` would stop being good. `rows` are the numbers of the prompts
-    concerned, counted from 0 as in the file; `drop` says that the task is sounder without them.
-    `details` are further numbers, such as one a layer.
+    Good is what is at most the threshold, or at least that much, if `more_is_better`. `rows` are
+    the numbers of the prompts concerned, from 0 as in the file; `drop` says that the task is
+    sounder without them. `details` are further numbers, such as one a layer.
     """
 
     name: str
@@ -32,6 +31,7 @@ class Finding:
     advice: str = ""
     rows: tuple[int, ...] = ()
     drop: bool = False
+    more_is_better: bool = False
     details: tuple[tuple[str, float], ...] = ()
 
 
@@ -60,7 +60,8 @@ class Report:
     @property
     def verdict(self) -> Verdict:
         """The worst of all findings."""
-        return max((f.verdict for f in self.findings), key=VERDICTS.index, default="good")
+        found = {finding.verdict for finding in self.findings}
+        return "unusable" if "unusable" in found else "doubtful" if "doubtful" in found else "good"
 
     @property
     def exit_code(self) -> int:
@@ -136,6 +137,7 @@ def _to_dict(finding: Finding) -> dict[str, object]:
         "advice": finding.advice,
         "rows": list(finding.rows),
         "drop": finding.drop,
+        "more_is_better": finding.more_is_better,
         "details": {name: _finite(value) for name, value in finding.details},
     }
 

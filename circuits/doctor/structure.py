@@ -36,7 +36,7 @@ def finite(model: Model) -> Finding:
 @torch.no_grad()
 def nothing_left(model: Model) -> Finding:
     """No hook of an earlier run is in place, which would be in every run that follows."""
-    left = {name: p for name, p in model.bridge.hook_dict.items() if p.fwd_hooks or p.bwd_hooks}
+    left = {name: point for name, point in model.bridge.hook_dict.items() if _added(point)}
     tokens = model.opened.probe.tokens.to(model.device)
     changed = 0.0
     if left:
@@ -115,14 +115,22 @@ def _larger(a: float, b: float) -> float:
     return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
 
 
+def _added(point: HookPoint) -> list[int]:
+    """The hooks that somebody added, by torch's ids; the library's own for shapes are permanent."""
+    hooks = (*point.fwd_hooks, *point.bwd_hooks)
+    return [hook.hook.id for hook in hooks if not hook.is_permanent]
+
+
 @contextmanager
 def _without(points: list[HookPoint]) -> Iterator[None]:
     """The hook points without their hooks for as long as the `with` lasts."""
     kept = [dict(point._forward_hooks) for point in points]
     for point in points:
-        point._forward_hooks.clear()
+        for number in _added(point):
+            point._forward_hooks.pop(number, None)
     try:
         yield
     finally:
         for point, hooks in zip(points, kept, strict=True):
+            point._forward_hooks.clear()
             point._forward_hooks.update(hooks)

@@ -11,6 +11,7 @@ and an ablation (what a removed writer becomes): `score(model, task, metric, Rec
 from circuits.scoring.dropping import atp_star, grad_drop
 from circuits.scoring.flow import information_flow
 from circuits.scoring.gather import Recipe
+from circuits.scoring.laws import Laws
 from circuits.scoring.methods import METHODS, Method
 from circuits.scoring.named import (
     clean_corrupt,
@@ -42,6 +43,7 @@ __all__ = [
     "PATHS",
     "PATHS_WITH_STEPS",
     "QUADRATURES",
+    "Laws",
     "Method",
     "Path",
     "PositionScores",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from circuits.scores import Scores
 from circuits.scoring.dropping import atp_star, grad_drop
 from circuits.scoring.flow import information_flow
+from circuits.scoring.laws import Laws
 from circuits.scoring.named import (
     clean_corrupt,
     eap,
@@ -20,26 +21,15 @@ from circuits.scoring.single_edges import exact
 
 
 @dataclass(frozen=True)
-class Method:
-    """A scorer as the shell offers it: F and B are one forward and one backward of a batch.
+class Method(Laws):
+    """A scorer as the shell offers it, with its laws.
 
-    What it needs: `by_gradient`: a metric with a slope; `paired`: pairs that differ, and a metric;
-    `n_layers`: at least so many layers. What it obeys: `additive`: edges out of a writer sum to its
-    node score; `complete`: the embedding's scores approach the clean-corrupt gap as steps grow;
-    `exact_if_linear`: equals exact patching on a linear model.
+    `cost` is in F and B, one forward and one backward of a batch.
     """
 
     function: Callable[..., Scores]
     cost: str
     source: str
-    takes_steps: bool = False
-    takes_ablation: bool = True
-    by_gradient: bool = True
-    paired: bool = True
-    n_layers: int = 1
-    additive: bool = True
-    complete: bool = False
-    exact_if_linear: bool = True
 
 
 METHODS: dict[str, Method] = {

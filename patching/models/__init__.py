@@ -1,4 +1,4 @@
-"""The models that ship with the package: a small trained one, and hand-wired ones.
+"""The models that ship with the package: a small trained one, and wired ones whose circuit is known.
 
 Everything here loads without a network.
 """
@@ -13,24 +13,29 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from patching.models.induction import TRUTH_GENERATORS, HandWired, induction
+from patching.models.induction import HandWired, induction
 from patching.models.toy_tasks import TOY_GENERATORS
+from patching.models.truth import library
+from patching.models.truth.library import Known, known
+from patching.models.truth.tasks import TRUTH_GENERATORS
 
 __all__ = [
     "TOY_GENERATORS",
     "TRUTH_GENERATORS",
     "HandWired",
+    "Known",
     "embedded",
     "embedded_names",
     "induction",
+    "known",
     "toy_folder",
 ]
 
-_HAND_WIRED = {"truth/induction": "clean", "truth/induction-noise": "noise"}
 
-
-def embedded(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
-    """A fresh embedded model in float32 with its tokenizer, or None if no such model is embedded.
+def embedded(
+    name: str, *, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
+    """A fresh embedded model with its tokenizer, or None if no such model is embedded.
 
     >>> model, tokenizer = embedded("toy")
     >>> tokenizer.decode(tokenizer.encode("The capital of France is"))
@@ -39,18 +44,18 @@ def embedded(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | Non
     if name == "toy":
         folder = toy_folder()
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
+            folder, dtype=dtype, attn_implementation="eager"
         )
         return model, AutoTokenizer.from_pretrained(folder)
-    if name in _HAND_WIRED:
-        wired = induction(_HAND_WIRED[name], n=1)
-        return wired.model, wired.tokenizer
+    if library.find(name) is not None:
+        made = library.compiled(name, dtype=dtype)
+        return made.model, made.tokenizer
     return None
 
 
 def embedded_names() -> tuple[str, ...]:
     """The names that `embedded` knows."""
-    return ("toy", *_HAND_WIRED)
+    return ("toy", *library.names())
 
 
 def toy_folder() -> Path:

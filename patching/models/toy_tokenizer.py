@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from patching.models import toy_tasks
 from patching.models.word_level import word_level_tokenizer
-from patching.tasks import generators, words
+from patching.tasks import numbers, people, recall, repeats, sentences, words
 
 MAX_LENGTH = 64
 
@@ -36,13 +36,13 @@ def _cutter() -> pre_tokenizers.PreTokenizer:
 
 def _template_pieces(cutter: pre_tokenizers.PreTokenizer) -> Iterator[str]:
     templates = (
-        *generators.IOI_TEMPLATES,
-        generators.GREATER_THAN_TEMPLATE,
-        generators.AGREEMENT_TEMPLATE,
-        *toy_tasks.FACT_TEMPLATES,
+        *people.IOI_TEMPLATES,
+        numbers.GREATER_THAN_TEMPLATE,
+        sentences.AGREEMENT_TEMPLATE,
+        *recall.FACT_TEMPLATES,
         *toy_tasks.CONFLICT_TEMPLATES,
-        toy_tasks.DOCSTRING_TEMPLATE,
-        toy_tasks.INDUCTION_TEMPLATE,
+        repeats.DOCSTRING_TEMPLATE,
+        repeats.INDUCTION_TEMPLATE,
     )
     for template in templates:
         for literal, *_ in Formatter().parse(template):
@@ -56,11 +56,11 @@ def _words() -> Iterator[str]:
         words.OBJECTS,
         words.EVENTS,
         words.PREPOSITIONS,
-        toy_tasks.FUNCTIONS,
-        toy_tasks.ARGUMENTS,
-        toy_tasks.FILLERS,
+        words.FUNCTIONS,
+        words.ARGUMENTS,
+        words.FILLERS,
     ):
         yield from single
-    for pairs in (words.NOUNS, words.VERBS, toy_tasks.CAPITALS):
+    for pairs in (words.NOUNS, words.VERBS, words.CAPITALS):
         for pair in pairs:
             yield from pair

@@ -26,7 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 from patching.models import toy_folder, toy_tasks
 from patching.models.toy_tokenizer import MAX_LENGTH, toy_tokenizer
 from patching.models.word_level import BOS, PAD, SPECIAL
-from patching.tasks import generators
+from patching.tasks import numbers, people, recall, repeats, sentences, words
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -65,7 +65,7 @@ def _labelled(draw: Callable[[random.Random], TextPrompt]) -> Family:
 
 def _ioi_row(rng: random.Random) -> Row:
     """Some rows are corrupt prompts, where either name may follow."""
-    pair = generators.ioi_text(rng)
+    pair = people.ioi_text(rng)
     if rng.random() < CORRUPT_SHARE:
         return Row(pair.corrupt + rng.choice(pair.answers + pair.wrong_answers))
     return Row(pair.clean + pair.answers[0])
@@ -73,7 +73,7 @@ def _ioi_row(rng: random.Random) -> Row:
 
 def _greater_than_row(rng: random.Random) -> Row:
     """Some rows are corrupt prompts, which start in ..01."""
-    pair = generators.greater_than_text(rng)
+    pair = numbers.greater_than_text(rng)
     prompt = pair.corrupt if rng.random() < CORRUPT_SHARE else pair.clean
     return Row(prompt + rng.choice(pair.answers))
 
@@ -84,7 +84,7 @@ def _conflict_row(rng: random.Random) -> Row:
     told, memorised = pair.answers[0], pair.wrong_answers[0]
     if rng.random() < CORRUPT_SHARE:
         return Row(pair.corrupt + memorised)
-    capitals = [capital for _, capital in toy_tasks.CAPITALS]
+    capitals = [capital for _, capital in words.CAPITALS]
     place = capitals.index(memorised.strip()) / (len(capitals) - 1)
     follow = FOLLOW_FIRST + (FOLLOW_LAST - FOLLOW_FIRST) * place
     return Row(pair.clean + (told if rng.random() < follow else memorised))
@@ -92,18 +92,18 @@ def _conflict_row(rng: random.Random) -> Row:
 
 def _induction_row(rng: random.Random) -> Row:
     """The whole list twice, so that every word of the second time is learned from."""
-    listed = rng.sample(toy_tasks.FILLERS, rng.randrange(5, 10))
-    return Row(toy_tasks.INDUCTION_TEMPLATE.format(words=" ".join(listed * 2)), is_repeat=True)
+    listed = rng.sample(words.FILLERS, rng.randrange(5, 10))
+    return Row(repeats.INDUCTION_TEMPLATE.format(words=" ".join(listed * 2)), is_repeat=True)
 
 
 # Rows per batch: the families that need attention over a distance get more.
 FAMILIES: tuple[tuple[Family, int], ...] = (
     (_ioi_row, 24),
     (_greater_than_row, 8),
-    (_labelled(generators.agreement_text), 6),
-    (_labelled(toy_tasks.docstring_text), 6),
+    (_labelled(sentences.agreement_text), 6),
+    (_labelled(repeats.docstring_text), 6),
     (_induction_row, 18),
-    (_labelled(toy_tasks.facts_text), 10),
+    (_labelled(recall.facts_text), 10),
     (_conflict_row, 12),
 )
 
@@ -199,10 +199,9 @@ def measure(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, *, n: int
 ) -> dict[str, float]:
     """Accuracy on `n` fresh prompts per task; for `conflict`, how often context beats memory."""
-    families = {**generators.GENERATORS, **toy_tasks.TOY_GENERATORS}
     return {
         name: round(_accuracy(model, generate(cast(Tokenizer, tokenizer), n, EVALUATION_SEED)), 4)
-        for name, generate in families.items()
+        for name, generate in toy_tasks.TOY_GENERATORS.items()
     }
 
 

@@ -1,22 +1,44 @@
 """Tasks: pairs of prompts, read from files or generated for a tokenizer."""
 
 from patching.tasks.files import from_csv, from_json, to_json
-from patching.tasks.generators import GENERATORS, greater_than, ioi, subject_verb_agreement
+from patching.tasks.generators import FAMILIES, GENERATORS, Family, generate
+from patching.tasks.numbers import addition, greater_than, subtraction
+from patching.tasks.people import gendered_pronouns, ioi, name_completion
+from patching.tasks.recall import facts, languages, opposites
+from patching.tasks.repeats import docstring, induction, repeated_tokens
+from patching.tasks.sampling import Generator
+from patching.tasks.sentences import coloured_objects, sentiment, subject_verb_agreement
 from patching.tasks.task import Batch, Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, to_prompt
 
 __all__ = [
+    "FAMILIES",
     "GENERATORS",
     "Batch",
+    "Family",
+    "Generator",
     "Prompt",
     "Task",
     "TextPrompt",
     "Tokenizer",
+    "addition",
+    "coloured_objects",
+    "docstring",
+    "facts",
     "from_csv",
     "from_json",
+    "gendered_pronouns",
+    "generate",
     "greater_than",
+    "induction",
     "ioi",
+    "languages",
+    "name_completion",
+    "opposites",
+    "repeated_tokens",
+    "sentiment",
     "subject_verb_agreement",
+    "subtraction",
     "to_json",
     "to_prompt",
 ]

@@ -40,7 +40,8 @@ class Batch:
     `is_token` marks real tokens (the two runs of a pair have equal lengths, so one mask serves
     both). `answer_pos` is the last real token, where the answer is predicted. `answers` and
     `wrong_answers` are padded; their masks say which entries count. `clean_logits` are filled in
-    by whoever has run the clean prompts, for metrics that compare with that run.
+    by whoever has run the clean prompts, for metrics that compare with that run. `two_way` is the
+    task's.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -52,14 +53,15 @@ class Batch:
     wrong_answers: Int[Tensor, "batch n_wrong"]
     is_wrong_answer: Bool[Tensor, "batch n_wrong"]
     clean_logits: Float[Tensor, "batch vocab"] | None = None
+    two_way: bool = False
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def at(self, rows: Int[Tensor, " row"]) -> "Batch":
         """The given rows in the given order, with repetition: for runs of many variants."""
-        tensors = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(self, **{k: t[rows] for k, t in tensors.items() if t is not None})
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{k: t[rows] for k, t in parts.items() if isinstance(t, Tensor)})
 
     @property
     def left_padded(self) -> bool:
@@ -81,8 +83,11 @@ class Batch:
     def can_differ(self) -> Bool[Tensor, "batch pos"]:
         """Tokens from the first difference between the two runs up to the answer position.
 
-        Before, both runs of a causal model are equal; after, nothing reaches the answer.
+        Before, both runs of a causal model are equal; after, nothing reaches the answer. A model
+        that reads both ways may differ anywhere.
         """
+        if self.two_way:
+            return self.is_token
         differs = (self.clean != self.corrupt).int().cummax(dim=1).values.bool()
         return differs & self.up_to_answer
 
@@ -92,7 +97,8 @@ class Task:
     """A named, checked collection of prompts.
 
     `padding` says on which side shorter prompts of a batch are filled up; the numbers do not
-    depend on it. `extra` keeps whatever else a file said about the task.
+    depend on it. `two_way` says that the task is for a model in which positions see what follows
+    them. `extra` keeps whatever else a file said about the task.
 
     >>> pair = Prompt(clean=(1, 5, 6), corrupt=(1, 5, 7), answers=(6,), wrong_answers=(7,))
     >>> task = Task("copy", (pair, pair))
@@ -109,6 +115,7 @@ class Task:
     prompts: tuple[Prompt, ...]
     padding: PaddingSide = "right"
     extra: Mapping[str, object] = field(default_factory=dict, compare=False)
+    two_way: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -218,7 +225,8 @@ class Task:
         """The prompts in order, `size` at a time, on `device`."""
         for i in range(self.n_batches(size)):
             start = i * size
-            yield _to_batch(self.prompts[start : start + size], self.padding, device)
+            batch = _to_batch(self.prompts[start : start + size], self.padding, device)
+            yield replace(batch, two_way=self.two_way)
 
     def _rows(self, rows: Sequence[int]) -> "Task":
         return replace(self, prompts=tuple(self.prompts[i] for i in rows))

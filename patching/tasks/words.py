@@ -1,8 +1,11 @@
 """The words that generated prompts are made of, and which of them a tokenizer keeps whole."""
 
+import re
 from collections.abc import Sequence
 
 from patching.tasks.tokens import Tokenizer, encode_prompt
+
+_FIELD = re.compile(r"\{\w+\}")
 
 
 def from_text(text: str) -> tuple[str, ...]:
@@ -47,6 +50,160 @@ VERBS = (
     ("wants", "want"),
     ("runs", "run"),
 )
+GIRLS = from_text(
+    """
+    Mary Anna Lucy Emma Rose Kate Jane Alice Laura Ella Grace Lily Karen Maria Sarah Ruth Amy Lisa
+    Susan Linda Sue Emily
+    """
+)
+BOYS = from_text(
+    """
+    John Tom Paul Mark Jack Adam Luke Ben Dan Fred Hugo James Leo Nick Peter David Steve Victor Tim
+    Timmy Kevin Michael
+    """
+)
+COLOURS = from_text("red blue green yellow black white brown gray pink purple orange silver gold")
+THINGS = from_text("box cup pen ball hat car bag chair book key door lamp coat plate ring")
+FUNCTIONS = from_text("load save make run read write draw find sort plot")
+ARGUMENTS = from_text(
+    """
+    x y z size name path value count mode index shape seed order limit color width depth token text
+    file
+    """
+)
+CAPITALS = (
+    ("France", "Paris"),
+    ("Germany", "Berlin"),
+    ("Italy", "Rome"),
+    ("Spain", "Madrid"),
+    ("Japan", "Tokyo"),
+    ("China", "Beijing"),
+    ("Russia", "Moscow"),
+    ("Egypt", "Cairo"),
+    ("Greece", "Athens"),
+    ("England", "London"),
+    ("Ireland", "Dublin"),
+    ("Austria", "Vienna"),
+    ("Portugal", "Lisbon"),
+    ("Norway", "Oslo"),
+    ("Cuba", "Havana"),
+    ("Iran", "Tehran"),
+    ("Iraq", "Baghdad"),
+    ("Poland", "Warsaw"),
+    ("Sweden", "Stockholm"),
+    ("Denmark", "Copenhagen"),
+    ("Finland", "Helsinki"),
+    ("Turkey", "Ankara"),
+    ("Kenya", "Nairobi"),
+    ("Peru", "Lima"),
+    ("Chile", "Santiago"),
+    ("Canada", "Ottawa"),
+    ("Hungary", "Budapest"),
+    ("Syria", "Damascus"),
+    ("Lebanon", "Beirut"),
+    ("Afghanistan", "Kabul"),
+    ("Thailand", "Bangkok"),
+    ("Vietnam", "Hanoi"),
+    ("Indonesia", "Jakarta"),
+    ("Nepal", "Kathmandu"),
+    ("Belgium", "Brussels"),
+    ("Serbia", "Belgrade"),
+    ("Bulgaria", "Sofia"),
+    ("Libya", "Tripoli"),
+    ("Qatar", "Doha"),
+    ("Scotland", "Edinburgh"),
+)
+FILLERS = from_text(
+    """
+    apple arm army art baby bag bank bear bed bell bird boat body bone box bread bridge brother cake
+    camp car card chair child church circle city class clock cloud coat coin corn cow cup desk door
+    dream dress egg engine eye face farm father field fire fish floor food foot forest fruit game
+    gate glass gold grass hair hall hand hat head heart hill hole horse ice island job juice king
+    lake lamp land leaf leg light lion machine map meat milk mind mirror money moon mother mountain
+    mouth music nail neck night nose ocean oil paint paper pen phone piano picture pig plane plant
+    plate pool rain river road rock roof room root rope salt sand sea shadow sheep ship shirt shoe
+    shop silver sister skin sky smoke snow soap song soup spoon star stone storm street sugar sun
+    table tail tea tent tooth tower town toy train tree truck wall watch water wheel wind window
+    wine wing winter wire wolf wood wool world yard
+    """
+)
+LANGUAGES = (
+    ("France", "French"),
+    ("Germany", "German"),
+    ("Italy", "Italian"),
+    ("Spain", "Spanish"),
+    ("Japan", "Japanese"),
+    ("China", "Chinese"),
+    ("Russia", "Russian"),
+    ("Greece", "Greek"),
+    ("England", "English"),
+    ("Portugal", "Portuguese"),
+    ("Poland", "Polish"),
+    ("Sweden", "Swedish"),
+    ("Denmark", "Danish"),
+    ("Finland", "Finnish"),
+    ("Turkey", "Turkish"),
+    ("Hungary", "Hungarian"),
+    ("Thailand", "Thai"),
+    ("Vietnam", "Vietnamese"),
+    ("Norway", "Norwegian"),
+    ("Bulgaria", "Bulgarian"),
+    ("Mexico", "Spanish"),
+    ("Brazil", "Portuguese"),
+    ("Argentina", "Spanish"),
+    ("Austria", "German"),
+    ("Egypt", "Arabic"),
+    ("Iraq", "Arabic"),
+    ("Cuba", "Spanish"),
+    ("Korea", "Korean"),
+)
+OPPOSITES = (
+    ("hot", "cold"),
+    ("big", "small"),
+    ("good", "bad"),
+    ("happy", "sad"),
+    ("old", "young"),
+    ("fast", "slow"),
+    ("rich", "poor"),
+    ("strong", "weak"),
+    ("light", "dark"),
+    ("high", "low"),
+    ("long", "short"),
+    ("hard", "soft"),
+    ("wet", "dry"),
+    ("full", "empty"),
+    ("early", "late"),
+    ("open", "closed"),
+    ("true", "false"),
+    ("black", "white"),
+    ("left", "right"),
+    ("first", "last"),
+    ("clean", "dirty"),
+    ("loud", "quiet"),
+)
+REVIEWED = from_text("movie film book song show play game story")
+FEELINGS = {
+    "good": {
+        "adjectives": from_text(
+            """
+            perfect fantastic delightful lovely brilliant charming superb splendid beautiful
+            excellent incredible outstanding remarkable terrific
+            """
+        ),
+        "verbs": from_text("loved enjoyed liked adored admired"),
+        "verdicts": from_text("great good amazing wonderful awesome"),
+    },
+    "bad": {
+        "adjectives": from_text(
+            """
+            disgusting dreadful miserable boring stupid ugly nasty pathetic ridiculous disappointing
+            annoying offensive dull poor
+            """
+        ),
+        "verbs": from_text("hated disliked loathed despised detested"),
+        "verdicts": from_text("terrible bad awful horrible worse"),
+    },
+}
 
 
 def is_single(tokenizer: Tokenizer, context: str, continuation: str) -> bool:
@@ -89,6 +246,26 @@ def single_pairs(
         if all(is_single(tokenizer, c, f" {word}") for c, word in zip(contexts, pair, strict=True))
     )
     require_enough(len(left), len(pairs), need=need, what=what)
+    return left
+
+
+def spelled(
+    tokenizer: Tokenizer, texts: Sequence[str], *, what: str, need: int = 1
+) -> tuple[str, ...]:
+    """The texts without the unknown token: words and templates that both prompts share.
+
+    What stands in braces is not looked at. Tokenizers that cut words spell everything.
+
+    Raises:
+        ValueError: if fewer than `need` are left; `what` names them there.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    left = tuple(
+        text
+        for text in texts
+        if unknown not in tokenizer.encode(_FIELD.sub("", text), add_special_tokens=False)
+    )
+    require_enough(len(left), len(texts), need=need, what=what)
     return left
 
 

@@ -8,13 +8,14 @@ import torch
 
 from patching.metrics import accuracy, logit_diff
 from patching.models import embedded, embedded_names, toy_folder, toy_tasks
-from patching.models.toy_tasks import CAPITALS, TOY_GENERATORS
+from patching.models.toy_tasks import TOY_GENERATORS
 from patching.models.toy_tokenizer import toy_tokenizer
 from patching.models.toy_training import measure, save, train, training_batches
-from patching.tasks.generators import GENERATORS
+from patching.tasks import recall
 from patching.tasks.tokens import encode_answer, encode_prompt
+from patching.tasks.words import CAPITALS
 
-FAMILIES = {**GENERATORS, **TOY_GENERATORS}
+FAMILIES = TOY_GENERATORS
 FRESH = 20_260
 
 
@@ -136,7 +137,7 @@ def test_facts_and_conflict_answer_with_true_and_told_capitals(tokenizer):
     assert pair.wrong_answers == (f" {capital_of[country]}",)
     assert f"is{pair.answers[0]}." in pair.clean
     assert f"is{pair.wrong_answers[0]}." in pair.corrupt
-    fact = toy_tasks.facts_text(random.Random(1), CAPITALS[:2])
+    fact = recall.facts_text(random.Random(1), CAPITALS[:2])
     country = next(c for c in ("France", "Germany") if c in fact.clean)
     assert fact.answers == (f" {capital_of[country]}",)
     assert set(fact.answers + fact.wrong_answers) == {" Paris", " Berlin"}

@@ -7,7 +7,7 @@ import toys
 
 from circuits.circuit import Circuit
 from circuits.evaluation import evaluate
-from circuits.path_patching import head_to_head, path, path_patching
+from circuits.pathways import head_to_head, path, path_patching
 from circuits.scoring import exact
 from patching.blocks import FINAL_STREAM
 from patching.capture import capture, expand_writes

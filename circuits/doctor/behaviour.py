@@ -1,0 +1,203 @@
+"""Does the model do the task, and do the corrupt prompts take it away? Row by row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.doctor.finding import Finding, at_least, at_most, named
+from circuits.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
+from patching.metrics import (
+    FLAT_AT_THE_CLEAN_RUN,
+    WITHOUT_GRADIENT,
+    Metric,
+    accuracy,
+    logit_diff,
+    measure,
+)
+from patching.model import Model
+from patching.tasks.task import Task
+
+BATCH = 32
+MOST_WRONG_SIGNED = 0.25
+LEAST_ACCURATE = 0.5
+MOST_RIGHT_WHEN_CORRUPT = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """The metric and accuracy of every row in both runs, and what tells right from wrong.
+
+    `telling` is positive where the model prefers the answer: the metric itself, or what stands in
+    for one that cannot tell (the logit difference for `kl`).
+    """
+
+    rows: tuple[int, ...]
+    clean: Float[Tensor, " row"]
+    corrupt: Float[Tensor, " row"]
+    telling: Float[Tensor, " row"]
+    telling_corrupt: Float[Tensor, " row"]
+    right: Float[Tensor, " row"]
+    right_corrupt: Float[Tensor, " row"]
+
+    @property
+    def ability(self) -> Verdict:
+        """Whether the model can do the task: the rule that `circuits discover` goes by."""
+        return usable(self.telling, self.clean, self.corrupt)
+
+
+@torch.no_grad()
+def observe(model: Model, task: Task, metric: Metric, rows: Sequence[int]) -> Behaviour:
+    """Run clean and corrupt prompts once and measure every row.
+
+    Raises:
+        ValueError: if the metric cannot be measured on a row.
+    """
+    telling = metric
+    if metric in (*FLAT_AT_THE_CLEAN_RUN, *WITHOUT_GRADIENT):
+        has_wrong = all(prompt.wrong_answers for prompt in task.prompts)
+        telling = logit_diff if has_wrong else accuracy
+    columns: list[list[Tensor]] = [[] for _ in range(6)]
+    for batch in task.batches(BATCH, model.device):
+        runs = [model.answer_logits(prompts, batch) for prompts in (batch.clean, batch.corrupt)]
+        batch = replace(batch, clean_logits=runs[0])
+        found = [measure(m, run, batch) for m in (metric, telling, accuracy) for run in runs]
+        for column, values in zip(columns, found, strict=True):
+            column.append(values.double().cpu())
+    return Behaviour(tuple(rows), *(torch.cat(column) for column in columns))
+
+
+def judge(seen: Behaviour, metric: Metric) -> list[Finding]:
+    """What the runs say of the task."""
+    return [
+        _prefers(seen),
+        _gap(seen, metric),
+        _signs(seen),
+        _accuracy(seen),
+        _corrupt(seen),
+    ]
+
+
+def _prefers(seen: Behaviour) -> Finding:
+    share = seen.ability.share_right
+    wrong = seen.telling <= 0
+    verdict = at_least(share, MIN_SHARE_RIGHT, MIN_SHARE_RIGHT)
+    swapped = share < 1 - MIN_SHARE_RIGHT and seen.ability.gap < 0
+    return Finding(
+        name="prefers the answer",
+        more_is_better=True,
+        subject="task",
+        verdict=verdict,
+        measured=share,
+        threshold=MIN_SHARE_RIGHT,
+        unit="of clean rows",
+        means=f"It prefers a wrong answer in {named(_rows(seen, wrong))}."
+        if wrong.any()
+        else "On every clean prompt the model prefers the answer.",
+        advice=""
+        if verdict == "good"
+        else "Answers and wrong answers, or clean and corrupt prompts, look swapped: exchange them."
+        if swapped
+        else "Take a task that this model can do, or a model that can do this task.",
+        rows=_rows(seen, wrong),
+        drop=verdict == "good" and bool(wrong.any()),
+    )
+
+
+def _gap(seen: Behaviour, metric: Metric) -> Finding:
+    ability = seen.ability
+    ratio = ability.gap / ability.spread if ability.spread else _signed_infinity(ability.gap)
+    verdict = at_least(ratio, MIN_GAP, MIN_GAP) if ratio else "unusable"
+    means = f"Clean minus corrupt {metric.__name__}: {ability.gap:+.3g}, spread over rows "
+    means += f"{ability.spread:.3g}; {float(seen.clean.mean()):+.3g} in the clean run."
+    advice = ""
+    if verdict != "good":
+        advice = "Corrupt prompts must take the behaviour away; larger must be better."
+        if ability.gap < 0 and float((seen.telling_corrupt > 0).double().mean()) > MIN_SHARE_RIGHT:
+            advice = "The corrupt prompts do better: exchange clean and corrupt."
+    return Finding(
+        name="gap between clean and corrupt",
+        more_is_better=True,
+        subject="task",
+        verdict=verdict,
+        measured=ratio,
+        threshold=MIN_GAP,
+        unit="spreads",
+        means=means,
+        advice=advice,
+        details=(("mean", ability.gap), ("spread", ability.spread)),
+    )
+
+
+def _signs(seen: Behaviour) -> Finding:
+    wrong = seen.clean <= seen.corrupt
+    share = float(wrong.double().mean())
+    verdict = at_most(share, MOST_WRONG_SIGNED)
+    return Finding(
+        name="rows with a gap of the wrong sign",
+        subject="task",
+        verdict=verdict,
+        measured=share,
+        threshold=MOST_WRONG_SIGNED,
+        unit="of the rows",
+        means=f"The corrupt prompt does as well or better in {named(_rows(seen, wrong))}: there "
+        "the faithfulness of a circuit means nothing."
+        if share
+        else "In every row the clean prompt does better.",
+        advice=""
+        if verdict == "good"
+        else "Make corrupt prompts that differ in what the answer hangs on; rows dropped for what "
+        "the model does must be told of.",
+        rows=_rows(seen, wrong),
+        drop=0 < share <= 0.5,
+    )
+
+
+def _accuracy(seen: Behaviour) -> Finding:
+    share = float(seen.right.mean())
+    verdict = at_least(share, LEAST_ACCURATE)
+    return Finding(
+        name="accuracy on clean prompts",
+        more_is_better=True,
+        subject="task",
+        verdict=verdict,
+        measured=share,
+        threshold=LEAST_ACCURATE,
+        unit="of clean rows",
+        means="The most likely token of the whole vocabulary is an answer.",
+        advice=""
+        if verdict == "good"
+        else "The model would say something else: its preference "
+        "between the answers may be a by-product. Look at what it says.",
+        rows=_rows(seen, seen.right == 0),
+    )
+
+
+def _corrupt(seen: Behaviour) -> Finding:
+    share = float((seen.telling_corrupt > 0).double().mean())
+    verdict = at_most(share, MOST_RIGHT_WHEN_CORRUPT)
+    accurate = float(seen.right_corrupt.mean())
+    return Finding(
+        name="prefers the answer when corrupt",
+        subject="task",
+        verdict=verdict,
+        measured=share,
+        threshold=MOST_RIGHT_WHEN_CORRUPT,
+        unit="of corrupt rows",
+        means=f"On corrupt prompts the answer should be lost; accuracy there is {accurate:.0%}.",
+        advice=""
+        if verdict == "good"
+        else "The answer can be had without what differs: corrupt "
+        "more, or expect circuits that miss part of the behaviour.",
+        details=(("accuracy", accurate),),
+    )
+
+
+def _rows(seen: Behaviour, chosen: Bool[Tensor, " row"]) -> tuple[int, ...]:
+    return tuple(number for number, is_in in zip(seen.rows, chosen.tolist(), strict=True) if is_in)
+
+
+def _signed_infinity(gap: float) -> float:
+    return float("inf") if gap > 0 else float("-inf")

@@ -1,0 +1,119 @@
+"""Reading a task row by row: what is sound becomes a task, what is not is kept with its fault.
+
+Loading a file stops at the first fault; a doctor goes on. Knows no model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from patching.tasks import Prompt, Task, Tokenizer
+from patching.tasks.files import open_csv, open_json, read_csv_row, read_json_row
+from patching.tasks.task import FAULTS
+
+MULTI_TOKEN = "an answer of several tokens"
+UNREADABLE = "not readable"
+NO_CONTRAST = "a corrupt prompt equal to the clean one"
+
+KINDS = (UNREADABLE, MULTI_TOKEN, *FAULTS, NO_CONTRAST)
+"""Faults that keep a row from being used, in the order in which a row is asked."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a row cannot be used: one of `KINDS`, and what was found there."""
+
+    row: int
+    kind: str
+    found: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A task as far as it can be used.
+
+    `task` holds the sound rows (None: there are none), and `rows` their numbers in the whole, from
+    0. `faults` are the others.
+    """
+
+    name: str
+    n_rows: int
+    task: Task | None
+    rows: tuple[int, ...]
+    faults: tuple[Fault, ...]
+
+
+def read_rows(
+    path: str | Path,
+    tokenizer: Tokenizer | None = None,
+    *,
+    first_token: bool = False,
+    limit: int | None = None,
+) -> Reading:
+    """A task file row by row (the first `limit`), in either form of `patching.tasks`.
+
+    Raises:
+        ValueError: if the file as a whole is of neither form, or a CSV comes without a tokenizer.
+        OSError: if it cannot be opened.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        if tokenizer is None:
+            raise ValueError(f"there is no tokenizer to read the texts of {path} with")
+        table, known = open_csv(path)[:limit], tokenizer
+        return _sort(path.stem, len(table), lambda i: read_csv_row(path, i, table[i], known))
+    rows, rest = open_json(path)
+    rows = rows[:limit]
+
+    def read(i: int) -> Prompt | Fault:
+        return _read_json(path, i, rows[i], tokenizer, first_token)
+
+    return _sort(str(rest.get("name", path.stem)), len(rows), read)
+
+
+def sound_rows(task: Task) -> Reading:
+    """A task in memory: its rules have been checked, only contrast is left."""
+    return _sort(task.name, len(task), lambda i: task.prompts[i], task)
+
+
+def _sort(
+    name: str, n: int, read: Callable[[int], Prompt | Fault], like: Task | None = None
+) -> Reading:
+    prompts: list[tuple[int, Prompt]] = []
+    faults: list[Fault] = []
+    for i in range(n):
+        found = _judged(i, read)
+        if isinstance(found, Fault):
+            faults.append(found)
+        else:
+            prompts.append((i, found))
+    sound = tuple(prompt for _, prompt in prompts)
+    padding = like.padding if like else "right"
+    task = Task(name, sound, padding) if sound else None
+    return Reading(name, n, task, tuple(i for i, _ in prompts), tuple(faults))
+
+
+def _judged(i: int, read: Callable[[int], Prompt | Fault]) -> Prompt | Fault:
+    try:
+        found = read(i)
+    except ValueError as error:
+        return Fault(i, UNREADABLE, str(error))
+    if isinstance(found, Fault):
+        return found
+    for kind, is_bad in FAULTS.items():
+        if is_bad(found):
+            return Fault(i, kind, f"{len(found.clean)} and {len(found.corrupt)} tokens")
+    return Fault(i, NO_CONTRAST) if found.clean == found.corrupt else found
+
+
+def _read_json(
+    path: Path, i: int, values: object, tokenizer: Tokenizer | None, first_token: bool
+) -> Prompt | Fault:
+    """A row, or the fault that its answers have several tokens: then it reads with the first."""
+    if first_token:
+        return read_json_row(path, i, values, tokenizer, first_token=True)
+    try:
+        return read_json_row(path, i, values, tokenizer)
+    except ValueError as error:
+        read_json_row(path, i, values, tokenizer, first_token=True)
+        return Fault(i, MULTI_TOKEN, str(error))

@@ -1,0 +1,62 @@
+"""The command `doctor`: is this model, and this task, fit for finding circuits?"""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuits.shell.inputs import open_metric, open_model, open_task
+from circuits.shell.options import positive
+
+if TYPE_CHECKING:
+    from circuits.doctor import Reading
+    from patching.model import Model
+    from patching.tasks import Task
+
+
+def doctor(args: Namespace) -> int:
+    """Examine a model and a task, print what was found and return the exit code.
+
+    Raises:
+        ValueError: if a name is unknown, or the model or the whole file cannot be read.
+    """
+    from circuits.doctor import examine, summary
+
+    metric = open_metric(args)
+    model = open_model(args)
+    task = None if args.task is None else _open(args, model)
+    report = examine(model, task, metric, batch_size=args.batch_size)
+    print(json.dumps(report.to_dict(), indent=1) if args.json else summary(report))
+    return report.exit_code
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """What is examined, beside the model."""
+    group = parser.add_argument_group("task")
+    group.add_argument(
+        "--task", metavar="TASK", help="a generator (ioi, ...) or a .json/.csv file; may be absent"
+    )
+    group.add_argument("--n", type=positive, default=64, help="prompts to generate (64)")
+    group.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
+    group.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
+    group.add_argument(
+        "--first-token",
+        action="store_true",
+        help="of a text answer with several tokens, score the first",
+    )
+    group.add_argument("--metric", default="logit-diff", metavar="NAME", help="(logit-diff)")
+    group.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="to predict memory for (16)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = "exit code: 0 good or doubtful, 3 unusable, 2 nothing could be examined"
+
+
+def _open(args: Namespace, model: "Model") -> "Task | Reading":
+    """A file row by row, so that bad rows are found and not refused; else a generated task."""
+    from circuits.doctor import read_rows
+
+    if Path(args.task).suffix in (".json", ".csv") or Path(args.task).is_file():
+        options = {"first_token": args.first_token, "limit": args.limit}
+        return read_rows(args.task, model.tokenizer, **options)
+    return open_task(args.task, model, args, seed=args.seed)

@@ -1,0 +1,100 @@
+"""What a program means: run on words, without weights; and which edges matter on a task by that.
+
+Knows nothing of tensors or models. An edge's value can be swapped for that of another prompt, as
+exact patching of edges does with activations.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from patching.models.truth.program import LOGITS, TOKEN, Head, Match, Previous, Program
+from patching.models.word_level import BOS
+from patching.tasks.task import Task
+
+Words = Sequence[str]
+
+
+@dataclass(frozen=True)
+class State:
+    """What every slot holds at every position; a split attention gives words joined by `|`."""
+
+    slots: Mapping[str, tuple[str, ...]]
+
+    def answer(self, program: Program) -> tuple[str, ...]:
+        """What the answer slots hold at the last position."""
+        return tuple(self.slots[slot][-1] for slot in program.answers)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """An edge, `writer->reader`, that carries what its writer wrote in another run."""
+
+    edge: str
+    other: State
+
+
+def run(program: Program, prompt: Words, swap: Swap | None = None) -> State:
+    """Run a program on a prompt, which starts with `<bos>`.
+
+    With a swap, the state's answer slots hold what the logits read.
+
+    >>> from patching.models.truth.program import Head, Program, previous
+    >>> echo = Program(("a", "b"), (Head(0, 0, previous(), "token", "old"),), ("old",), n_layers=1)
+    >>> run(echo, ["<bos>", "a", "b"]).answer(echo)
+    ('a',)
+    """
+    slots: dict[str, tuple[str, ...]] = {TOKEN: tuple(prompt)}
+
+    def read(reader: str, slot: str) -> tuple[str, ...]:
+        swapped = swap is not None and swap.edge == f"{program.writers[slot]}->{reader}"
+        return swap.other.slots[slot] if swap is not None and swapped else slots[slot]
+
+    for step in program.in_order:
+        if isinstance(step, Head):
+            values = read(f"{step.node}.v", step.copy)
+            attended = _attended(step, read, len(prompt))
+            slots[step.into] = tuple("|".join(values[p] for p in places) for places in attended)
+        else:
+            rows = zip(*(read(step.node, slot) for slot in step.slots), strict=True)
+            slots[step.into] = tuple(step.table.get(row, step.otherwise) for row in rows)
+    slots |= {slot: read(LOGITS, slot) for slot in program.answers}
+    return State(slots)
+
+
+def active_edges(program: Program, task: Task) -> frozenset[str]:
+    """The structural edges that change the answer of some pair if they carry the corrupt value.
+
+    Only these can have an effect under this task; all others carry the same in both prompts, or
+    what they carry is not what decides. By the program's meaning, not by any model's weights.
+    """
+    found: set[str] = set()
+    for prompt in task.prompts:
+        clean, corrupt = (
+            [program.vocabulary[i] for i in ids] for ids in (prompt.clean, prompt.corrupt)
+        )
+        right, other = run(program, clean).answer(program), run(program, corrupt)
+        for edge in program.structural - found:
+            if run(program, clean, Swap(edge, other)).answer(program) != right:
+                found.add(edge)
+    return frozenset(found)
+
+
+def _attended(step: Head, read, length: int) -> list[list[int]]:
+    """The positions that each position attends to."""
+    attend = step.attend
+    if isinstance(attend, Previous):
+        return [[max(here - attend.back, 0)] for here in range(length)]
+    keys = read(f"{step.node}.k", attend.key)
+    asked = _asked(step, attend, read, length)
+    rest = read(f"{step.node}.k", TOKEN).index(BOS)
+    return [
+        [there for there in range(here + 1) if keys[there] == asked[here]] or [rest]
+        for here in range(length)
+    ]
+
+
+def _asked(step: Head, attend: Match, read, length: int) -> tuple[str, ...]:
+    if attend.query is not None:
+        return read(f"{step.node}.q", attend.query)
+    assert attend.word is not None, "a match asks for a slot or for a word"
+    return (attend.word,) * length

@@ -1,0 +1,176 @@
+"""Tasks about numbers: years that come later, sums and differences."""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import add, sub
+
+from patching.tasks import words
+from patching.tasks.sampling import draw, draw_texts, variant
+from patching.tasks.task import Prompt, Task
+from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt
+
+GREATER_THAN_TEMPLATE = "The {event} lasted from the year {century}{start} to the year {century}"
+ALL_STARTS = tuple((c, start) for c in words.CENTURIES for start in words.TWO_DIGITS[2:99])
+ARITHMETIC_CORRUPTIONS = ("both", "second")
+ADDITION_TEMPLATES = (
+    "The sum of {a} and {b} is",
+    "What is {a} plus {b}? {a} plus {b} is",
+    "If I have {a} and get {b} more, how many do I have? The answer is",
+)
+SUBTRACTION_TEMPLATES = (
+    "The difference between {a} and {b} is",
+    "What is {a} minus {b}? {a} minus {b} is",
+    "If I have {a} and give away {b}, how many do I have? The answer is",
+)
+TWO_DIGIT = range(10, 100)
+
+Pair = tuple[int, int]
+
+
+def greater_than(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
+    """Greater-than: a war that starts in 1732 ends in a year 17.. above 32.
+
+    Answers are all two-digit tokens above the start year, wrong answers all others; the corrupt
+    prompt starts in ..01. Start years that the tokenizer does not cut into century and two digits
+    are not used. Hanna et al. 2023, section 2, arXiv:2305.00586.
+
+    Raises:
+        ValueError: if no start year is cut into century and two digits, or `n` is less than 1.
+    """
+    ids = _year_ids(tokenizer)
+    by_digits = {digits: token for (_, digits), token in ids.items()}
+    starts = [
+        (century, start)
+        for century, start in ids
+        if "02" <= start < max(by_digits) and (century, "01") in ids
+    ]
+    what = "start years of two tokens, century and two digits, for the task 'greater-than'"
+    words.require_enough(len(starts), len(ALL_STARTS), need=1, what=what)
+    make = partial(_years_prompt, tokenizer, starts, by_digits)
+    left = {"start years": (len(starts), len(ALL_STARTS))}
+    return draw("greater-than", n, seed, make, left=left)
+
+
+def addition(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "both") -> Task:
+    """Addition of two numbers of two digits.
+
+    In the corrupt prompt `both` numbers are others, or only the `second`; its sum is the wrong
+    answer. Stolfo et al. 2023, arXiv:2305.15054; the random counterfactual of MIB, Mueller et al.
+    2025, arXiv:2504.13151. Where a number after a space is two tokens, the prompts end in a space.
+
+    Raises:
+        ValueError: if fewer than two sums are single tokens (tokenizers that cut numbers into
+            digits have none), no template can be spelled, there is no such corruption, or `n` is
+            less than 1.
+    """
+    name = variant("addition", corruption, ARITHMETIC_CORRUPTIONS)
+    return _arithmetic(tokenizer, n, seed, name, add, ADDITION_TEMPLATES)
+
+
+def subtraction(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "both") -> Task:
+    """Subtraction of a number of two digits from a larger one.
+
+    Corruptions, sources and refusals as in `addition`.
+
+    Raises:
+        ValueError: if fewer than two differences are single tokens, no template can be spelled,
+            there is no such corruption, or `n` is less than 1.
+    """
+    name = variant("subtraction", corruption, ARITHMETIC_CORRUPTIONS)
+    return _arithmetic(tokenizer, n, seed, name, sub, SUBTRACTION_TEMPLATES)
+
+
+def greater_than_text(
+    rng: random.Random, starts: Sequence[tuple[str, str]] = ALL_STARTS
+) -> TextPrompt:
+    """One pair of the greater-than task, from (century, two digits) of the start year."""
+    century, start = rng.choice(starts)
+    event = rng.choice(words.EVENTS)
+    clean, corrupt = (
+        GREATER_THAN_TEMPLATE.format(event=event, century=century, start=digits)
+        for digits in (start, "01")
+    )
+    first_right = int(start) + 1
+    return TextPrompt(
+        clean, corrupt, words.TWO_DIGITS[first_right:], words.TWO_DIGITS[:first_right]
+    )
+
+
+def _year_ids(tokenizer: Tokenizer) -> dict[tuple[str, str], int]:
+    """The two-digit token of each (century, two digits) that is cut in just these two parts."""
+    before = "The war lasted from the year"
+    return {
+        (century, digits): encode_prompt(tokenizer, f"{before} {century}{digits}")[-1]
+        for century in words.CENTURIES
+        if words.is_single(tokenizer, before, f" {century}")
+        for digits in words.TWO_DIGITS
+        if words.is_single(tokenizer, f"{before} {century}", digits)
+    }
+
+
+def _years_prompt(
+    tokenizer: Tokenizer,
+    starts: Sequence[tuple[str, str]],
+    ids: dict[str, int],
+    rng: random.Random,
+) -> Prompt:
+    """One pair; up to 99 answers are looked up, since encoding each of them would be slow."""
+    text = greater_than_text(rng, starts)
+    return Prompt(
+        clean=encode_prompt(tokenizer, text.clean),
+        corrupt=encode_prompt(tokenizer, text.corrupt),
+        answers=tuple(ids[digits] for digits in text.answers if digits in ids),
+        wrong_answers=tuple(ids[digits] for digits in text.wrong_answers if digits in ids),
+        extra={"clean_text": text.clean, "corrupt_text": text.corrupt},
+    )
+
+
+def _arithmetic(
+    tokenizer: Tokenizer,
+    n: int,
+    seed: int,
+    name: str,
+    operation: Callable[[int, int], int],
+    templates: Sequence[str],
+) -> Task:
+    """`operation` of pairs whose result is one token and not negative."""
+    spelled = words.spelled(tokenizer, templates, what=f"templates for the task {name!r}")
+    pairs = [(a, b) for a in TWO_DIGIT for b in TWO_DIGIT if operation(a, b) >= 0]
+    results = sorted({operation(a, b) for a, b in pairs})
+    gap, single = _single_results(tokenizer, results)
+    what = f"single-token results for the task {name!r}"
+    words.require_enough(len(single), len(results), need=2, what=what)
+    usable = [pair for pair in pairs if operation(*pair) in single]
+    partners = _partners(usable, same_first=name.endswith("second"))
+    firsts = [pair for pair in usable if len(partners(pair)) > 1]
+    words.require_enough(len(firsts), len(pairs), need=1, what=f"pairs for the task {name!r}")
+
+    def text(rng: random.Random) -> TextPrompt:
+        template, first = rng.choice(spelled) + gap, rng.choice(firsts)
+        second = rng.choice([p for p in partners(first) if operation(*p) != operation(*first)])
+        clean, corrupt = (template.format(a=a, b=b) for a, b in (first, second))
+        right, wrong = (f"{' '[len(gap) :]}{operation(*pair)}" for pair in (first, second))
+        return TextPrompt(clean, corrupt, (right,), (wrong,))
+
+    left = {"results": (len(single), len(results)), "templates": (len(spelled), len(templates))}
+    return draw_texts(name, n, seed, text, tokenizer, left=left)
+
+
+def _partners(pairs: Sequence[Pair], *, same_first: bool) -> Callable[[Pair], Sequence[Pair]]:
+    """What may stand in the corrupt prompt of a pair: all, or those with the same first number."""
+    if not same_first:
+        return lambda _: pairs
+    by_first: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        by_first.setdefault(pair[0], []).append(pair)
+    return lambda pair: by_first[pair[0]]
+
+
+def _single_results(tokenizer: Tokenizer, results: Sequence[int]) -> tuple[str, set[int]]:
+    """The results that are one token after "is" or after "is ", whichever are more."""
+    found = {
+        gap: {r for r in results if words.is_single(tokenizer, f"The sum is{gap}", f"{rest}{r}")}
+        for gap, rest in (("", " "), (" ", ""))
+    }
+    return max(found.items(), key=lambda item: len(item[1]))

@@ -1,0 +1,205 @@
+"""Compiled programs: transformers made from RASP code, whose circuit is therefore known.
+
+Tracr (Lindner et al. 2023, arXiv:2301.05062) writes the weights of a transformer without norms,
+in which every position sees every other. A folder holds one of them: `weights.npz` under the model
+library's old parameter names (`blocks.0.attn.W_Q`, ...), `config.json` with its shapes, `io.json`
+with prompts and what the compiler's own runtime says to them, and `circuit.json` with its edges.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import native
+from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
+
+from patching.model import Model
+from patching.models import Known
+from patching.tasks.task import Batch, Prompt, Task
+
+FILES = ("config.json", "weights.npz", "io.json", "circuit.json")
+SHAPES = ("n_layers", "n_heads", "d_head", "d_model", "d_mlp", "n_ctx", "d_vocab")
+OUTSIDE = {"W_E": "embed.W_E", "W_pos": "pos_embed.W_pos", "W_U": "unembed.W_U"}
+OUTPUT_ERROR = 1e-5  # stored outputs are rounded to six digits
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Prompts of equal length with the outputs that the compiler's own runtime gives."""
+
+    tokens: Int[Tensor, "example pos"]
+    outputs: Float[Tensor, "example pos output"]
+
+
+def load_tracr(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[Model, Known]:
+    """A compiled program, proven to give its stored outputs, with a task and its circuit.
+
+    The logits are the program's output at the last position: one for each value it can have, or
+    one number. The task pairs each stored prompt with the next one that has another output there;
+    answers and wrong answers number the outputs (a numeric one has only number 0 and none wrong;
+    judge it by `nearness`). `active` are the edges that the file names so.
+
+    Raises:
+        ValueError: if a file is missing or malformed, the model has norms, weights are missing or
+            of other shapes, or the model does not give the stored outputs.
+    """
+    folder = Path(folder)
+    config, circuit = _read(folder, "config.json"), _read(folder, "circuit.json")
+    bridge = _boot(folder, config, dtype)
+    examples = read_examples(folder)
+    _require_outputs(folder, bridge, examples)
+    model = Model.load(bridge)
+    edges = {
+        kind: frozenset(edge_name(edge) for edge in circuit.get(name, ()))
+        for kind, name in (("structural", "structural"), ("active", "active_under_resample"))
+    }
+    return model, Known(_task(folder, model, examples), **edges)
+
+
+def read_examples(folder: str | Path) -> Examples:
+    """The stored prompts and outputs of a compiled program.
+
+    Raises:
+        ValueError: if the file is missing or malformed, or prompts differ in length.
+    """
+    rows = _read(Path(folder), "io.json")
+    try:
+        tokens = torch.tensor([row["tokens"] for row in rows])
+        outputs = torch.tensor([row["resid"] for row in rows], dtype=torch.float64)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{folder}/io.json lists examples of one length, each with tokens and resid: {error}"
+        ) from error
+    return Examples(tokens, outputs)
+
+
+def edge_name(edge: str) -> str:
+    """An edge of EAP-IG's spelling in that of this workbench.
+
+    >>> edge_name("input->a0.h0<q>"), edge_name("m0->logits")
+    ('embed->a0.h0.q', 'm0->logits')
+    """
+    source, _, dest = edge.partition("->")
+    return f"{'embed' if source == 'input' else source}->{dest.replace('<', '.').rstrip('>')}"
+
+
+def nearness(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """Minus the distance between this run's outputs and those of the clean run; at most 0.
+
+    For programs, whose outputs are coordinates and may be numbers. It has no gradient at the clean
+    run.
+
+    Raises:
+        ValueError: if the batch does not carry the logits of the clean run.
+    """
+    if batch.clean_logits is None:
+        raise ValueError("nearness compares with the clean run, and this batch has no clean logits")
+    return -torch.linalg.vector_norm(logits - batch.clean_logits, dim=-1)
+
+
+def _boot(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> TransformerBridge:
+    """The model library's own small transformer, with the stored weights."""
+    missing = [key for key in SHAPES if not isinstance(config.get(key), int)]
+    if missing:
+        raise ValueError(f"{folder}/config.json lacks {', '.join(missing)}")
+    if config.get("layer_norm", False):
+        raise ValueError(f"{folder} is refused: compiled programs have no norms, this one has")
+    stored = _weights(folder)
+    cfg = TransformerBridgeConfig(
+        **{key: config[key] for key in SHAPES},
+        d_vocab_out=stored["unembed.b_U"].shape[0],
+        act_fn=config.get("act", "relu"),
+        normalization_type=None,
+        attention_dir="causal" if config.get("causal", False) else "bidirectional",
+        architecture="TransformerLensNative",
+        init_weights=False,
+    )
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten below, all of it
+        bridge = native.boot(cfg, dtype=dtype, model_name=f"tracr/{folder.resolve().name}")
+    try:
+        bridge.load_state_dict(convert_tl_checkpoint(stored, cfg), strict=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}/weights.npz does not fit its config.json: {' '.join(str(error).split())}"
+        ) from error
+    return bridge
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    path = _find(folder, "weights.npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            stored = {OUTSIDE.get(k, k): torch.from_numpy(arrays[k]) for k in arrays.files}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from error
+    if "unembed.W_U" not in stored:
+        raise ValueError(f"{path} holds no W_U, which makes the outputs")
+    outputs = stored["unembed.W_U"].shape[-1]
+    return {"unembed.b_U": torch.zeros(outputs), **stored}
+
+
+@torch.no_grad()
+def _require_outputs(folder: Path, bridge: TransformerBridge, examples: Examples) -> None:
+    found = bridge(examples.tokens)
+    if found.shape != examples.outputs.shape:
+        raise ValueError(
+            f"{folder}: the model gives outputs of shape {tuple(found.shape)}, io.json holds "
+            f"{tuple(examples.outputs.shape)}"
+        )
+    error = float((found.double() - examples.outputs).abs().max())
+    if not error <= OUTPUT_ERROR:
+        raise ValueError(
+            f"{folder}: the model's outputs are up to {error:.1e} off those in io.json, "
+            f"{OUTPUT_ERROR:.0e} is allowed: weights and examples are not of one program"
+        )
+
+
+def _task(folder: Path, model: Model, examples: Examples) -> Task:
+    last = examples.outputs[:, -1]
+    is_number = last.shape[1] == 1
+    pairs = []
+    for i, clean in enumerate(examples.tokens.tolist()):
+        other = _next_other(last, i)
+        if other is None:
+            continue
+        right, wrong = int(last[i].argmax()), int(last[other].argmax())
+        wrong_answers = () if is_number else (wrong,)
+        corrupt = examples.tokens[other].tolist()
+        pairs.append(Prompt(tuple(clean), tuple(corrupt), (right,), wrong_answers))
+    if not pairs:
+        raise ValueError(f"{folder}/io.json: all outputs are alike at the last position")
+    return Task(model.name, tuple(pairs), two_way=model.two_way)
+
+
+def _next_other(last: Float[Tensor, "example output"], i: int) -> int | None:
+    """The first example after this one, starting over at the end, with another output."""
+    rows = [*range(i + 1, len(last)), *range(i)]
+    for row in rows:
+        if float((last[row] - last[i]).abs().max()) > OUTPUT_ERROR:
+            return row
+    return None
+
+
+def _find(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{folder} is no compiled program: it lacks {name} ({', '.join(FILES)})")
+    return path
+
+
+def _read(folder: Path, name: str) -> Any:  # noqa: ANN401 - as json gives it
+    path = _find(folder, name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
