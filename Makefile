@@ -21,8 +21,8 @@ demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, 
 	@echo
 	@echo "The figure is $(DEMO)/circuit.svg (and circuit.pdf); read $(DEMO)/report.md beside it."
 
-test: $(STAMP)  ## tests and doctests
-	$(BIN)/pytest -q
+test: $(STAMP)  ## tests and doctests, a process for each core
+	$(BIN)/pytest -q -n auto --dist loadfile
 
 check: $(STAMP)  ## lint, format, types, floors
 	$(BIN)/ruff check .
@@ -48,7 +48,7 @@ notebooks: $(STAMP)  ## run every notebook from top to bottom
 docs: $(STAMP)  ## build the documentation site: open site/index.html
 	@$(BIN)/python -c "import material, mkdocs, mkdocstrings" 2>/dev/null || \
 		$(PIP) install -c constraints.txt -e ".[docs]"
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in site; open site/index.html."
 
 clean:  ## remove what was made here, except .venv

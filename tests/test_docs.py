@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,13 @@ def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
     pytest.importorskip("material")
-    command = ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stdout + built.stderr
+    pages = {page: page.read_text() for page in tmp_path.rglob("*.html")}
+    assert len(pages) == len(PAGES) + 1  # and 404.html
+    fetching = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//[^>]*>""")
+    linking = re.compile(r"""<link\b[^>]*\bhref="(?:https?:)?//[^>]*>""")
+    for page, text in pages.items():
+        assert fetching.findall(text) + linking.findall(text) == [], page
+        assert "<!-- table:" not in text, page
