@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench quality model notebooks docs clean
+.PHONY: help demo test check bench quality model notebooks run-notebooks docs clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # These models are so small that a second thread costs more than it gains.
 demo test: export OMP_NUM_THREADS ?= 1
@@ -39,11 +39,11 @@ quality: $(STAMP)  ## circuits of every rule on every path, on the embedded mode
 model: $(STAMP)  ## train the embedded model anew (minutes)
 	$(BIN)/python -m patching.models
 
-notebooks: $(STAMP)  ## run every notebook from top to bottom
-	@set -e; for notebook in $(wildcard notebooks/*.ipynb); do \
-		echo "$$notebook"; \
-		$(BIN)/jupyter nbconvert --to notebook --execute --stdout --log-level WARN "$$notebook" >/dev/null; \
-	done
+notebooks: $(STAMP)  ## the tutorials, in Jupyter
+	$(BIN)/jupyter lab notebooks
+
+run-notebooks: $(STAMP)  ## run every notebook from top to bottom and keep its outputs
+	$(BIN)/python notebooks/run.py
 
 docs: $(STAMP)  ## build the documentation site: open site/index.html
 	@$(BIN)/python -c "import material, mkdocs, mkdocstrings" 2>/dev/null || \

@@ -19,6 +19,7 @@ from circuits.shell import (
     neurons,
     options,
     patching_command,
+    tasks,
     view,
 )
 
@@ -116,6 +117,7 @@ def make_parser() -> options.Parser:
     patching_command.add_options(patch)
     _add_show(add(commands.show, "print what a file holds", ranking))
     add(commands.methods, "list the scoring methods")
+    add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)
     return parser
 
 

@@ -85,15 +85,18 @@ def _scorers() -> Rows:
 def _laws() -> Rows:
     from circuits.scoring.methods import METHODS
 
-    yield ("Method", "Additive", "Complete", "Exact if linear", "Any ablation", "Steps", "Needs")
+    yield (
+        *("Method", "Additive", "Complete", "Exact if linear", "By prompt"),
+        *("Any ablation", "Steps", "Needs"),
+    )
     for name, method in METHODS.items():
         needs = [
             *(["pairs that differ"] if method.paired else []),
-            *(["a metric with a slope"] if method.by_gradient else []),
+            *(["a slope"] if method.by_gradient else []),
             *([f"{method.n_layers} layers"] if method.n_layers > 1 else []),
         ]
-        holds = (method.additive, method.complete, method.exact_if_linear, method.takes_ablation)
-        marks = [_mark(law) for law in (*holds, method.takes_steps)]
+        laws = (method.additive, method.complete, method.exact_if_linear, method.by_prompt)
+        marks = [_mark(law) for law in (*laws, method.takes_ablation, method.takes_steps)]
         yield (f"`{name}`", *marks, ", ".join(needs) or "clean prompts")
 
 
@@ -143,11 +146,14 @@ def _metrics() -> Rows:
 
 def _tasks() -> Rows:
     from patching.models import TOY_GENERATORS
-    from patching.tasks import GENERATORS
+    from patching.tasks import FAMILIES
 
-    yield ("`--task`", "What it is")
-    for name, generator in {**GENERATORS, **TOY_GENERATORS}.items():
-        yield (f"`{name}`", _says(generator))
+    yield ("`--task`", "What it asks", "Other corruptions (`NAME:CORRUPTION`)", "Source")
+    for name, family in FAMILIES.items():
+        others = ", ".join(f"`{other}`" for other in family.corruptions[1:])
+        yield (f"`{name}`", family.asks, others or "–", _linked(family.source))
+    for name in sorted({*TOY_GENERATORS} - {*FAMILIES}):
+        yield (f"`{name}`", _says(TOY_GENERATORS[name]), "–", "for the embedded model")
 
 
 def _formats() -> Rows:

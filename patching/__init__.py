@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from patching.token_attribution import attribute_tokens as attribute_tokens
     from patching.token_attribution import draw_tokens as draw_tokens
     from patching.tracing import causal_tracing as causal_tracing
+    from patching.tracr import load_tracr as load_tracr
     from patching.views import attention_view as attention_view
     from patching.views import lens_view as lens_view
 
@@ -78,6 +79,7 @@ _HOMES = {
     "patching.tasks": ("Prompt", "Task"),
     "patching.token_attribution": ("agreement", "attribute_tokens", "draw_tokens"),
     "patching.tracing": ("causal_tracing",),
+    "patching.tracr": ("load_tracr",),
     "patching.views": ("attention_view", "lens_view"),
 }
 

@@ -155,7 +155,7 @@ class _Tracer:
             place.name: at_hook(keeper.values[place.name][rows], place, streams)
             for place in self.places
         }
-        differs = (batch.places >= min(span)) & batch.up_to_answer
+        differs = ((batch.places >= min(span)) | batch.two_way) & batch.up_to_answer
         base = Base(batch, batch.clean, differs, streams, mlps, sources)
         clean = measure(self.metric, clean_logits[rows], batch).double().cpu()
         corrupt = measure(self.metric, logits, batch).double().cpu()

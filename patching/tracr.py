@@ -39,15 +39,14 @@ class Examples:
     outputs: Float[Tensor, "example pos output"]
 
 
-def load_tracr(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32
-) -> tuple[Model, Known]:
+def load_tracr(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Model, Known]:
     """A compiled program, proven to give its stored outputs, with a task and its circuit.
 
     The logits are the program's output at the last position: one for each value it can have, or
-    one number. The task pairs each stored prompt with the next one that has another output there;
-    answers and wrong answers number the outputs (a numeric one has only number 0 and none wrong;
-    judge it by `nearness`). `active` are the edges that the file names so.
+    one number. The task pairs each stored prompt with the next one that has another output there.
+    Answers and wrong answers are numbers of outputs: the largest of the clean and of the corrupt
+    prompt (where that is the same, as for a program whose output is one number, none is wrong;
+    judge it by `nearness`). The circuit is that of the file.
 
     Raises:
         ValueError: if a file is missing or malformed, the model has norms, weights are missing or
@@ -108,7 +107,11 @@ def nearness(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor
 
 
 def _boot(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> TransformerBridge:
-    """The model library's own small transformer, with the stored weights."""
+    """The model library's own small transformer, with the stored weights.
+
+    Raises:
+        ValueError: as `load_tracr` does.
+    """
     missing = [key for key in SHAPES if not isinstance(config.get(key), int)]
     if missing:
         raise ValueError(f"{folder}/config.json lacks {', '.join(missing)}")
@@ -139,13 +142,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     path = _find(folder, "weights.npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            stored = {OUTSIDE.get(k, k): torch.from_numpy(arrays[k]) for k in arrays.files}
+            stored = {str(k): torch.from_numpy(arrays[k]) for k in arrays.files}
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from error
-    if "unembed.W_U" not in stored:
+    if "W_U" not in stored:
         raise ValueError(f"{path} holds no W_U, which makes the outputs")
-    outputs = stored["unembed.W_U"].shape[-1]
-    return {"unembed.b_U": torch.zeros(outputs), **stored}
+    no_bias = torch.zeros(stored["W_U"].shape[-1])
+    return {"unembed.b_U": no_bias, **{OUTSIDE.get(k, k): stored[k] for k in stored}}
 
 
 @torch.no_grad()
@@ -166,14 +169,13 @@ def _require_outputs(folder: Path, bridge: TransformerBridge, examples: Examples
 
 def _task(folder: Path, model: Model, examples: Examples) -> Task:
     last = examples.outputs[:, -1]
-    is_number = last.shape[1] == 1
     pairs = []
     for i, clean in enumerate(examples.tokens.tolist()):
         other = _next_other(last, i)
         if other is None:
             continue
         right, wrong = int(last[i].argmax()), int(last[other].argmax())
-        wrong_answers = () if is_number else (wrong,)
+        wrong_answers = () if wrong == right else (wrong,)
         corrupt = examples.tokens[other].tolist()
         pairs.append(Prompt(tuple(clean), tuple(corrupt), (right,), wrong_answers))
     if not pairs:

@@ -23,7 +23,7 @@ from patching.tasks import Prompt, Task
 
 A, B, STOP = 0, 1, 2
 CLEAN, CORRUPT = 8, 3
-SCORES: dict[tuple[str, str], float] = {
+SCORES: dict[tuple[str, str], int] = {
     ("embed", "a0.h0.v"): 8,  # head 0 and all that follows from it
     ("embed", "a0.h1.v"): -3,  # head 1 would help
     ("a0.h0", "m0"): 10,
@@ -57,21 +57,19 @@ def linear_model() -> Model:
 def _wire(module: hf.GPT2LMHeadModel) -> None:
     for parameter in module.parameters():
         parameter.zero_()
-    decoder = module.transformer
-    block = decoder.h[0]
-    for norm in (block.ln_1, block.ln_2, decoder.ln_f):
-        norm.weight.fill_(1e15)
-    decoder.wte.weight[A] = row(1, -1, 0, 0)
-    decoder.wte.weight[B] = row(0, 0, 1, -1)
-    values = block.attn.c_attn.weight[:, 8:]  # [d_model, head * d_head]; pattern is 1/2
-    values[0, 0] = 2
-    values[2, 2] = 2
-    block.attn.c_proj.weight[0] = row(0, 0, 2, -2)
-    block.attn.c_proj.weight[2] = row(3, -3, 0, 0)
-    block.mlp.c_fc.weight[2] = 1
-    block.mlp.c_proj.weight[0] = row(5, -5, 0, 0)
-    module.lm_head.weight[A] = row(1, 0, 0, 0)
-    module.lm_head.weight[B] = row(0, 0, 1, 0)
+    weights = module.state_dict()  # shares the parameters' memory
+    for norm in ("h.0.ln_1", "h.0.ln_2", "ln_f"):
+        weights[f"transformer.{norm}.weight"].fill_(1e15)
+    embedding = weights["transformer.wte.weight"]
+    embedding[A], embedding[B] = row(1, -1, 0, 0), row(0, 0, 1, -1)
+    values = weights["transformer.h.0.attn.c_attn.weight"][:, 8:]  # [d_model, head * d_head]
+    values[0, 0], values[2, 2] = 2, 2  # the pattern is 1/2
+    heads = weights["transformer.h.0.attn.c_proj.weight"]
+    heads[0], heads[2] = row(0, 0, 2, -2), row(3, -3, 0, 0)
+    weights["transformer.h.0.mlp.c_fc.weight"][2] = 1
+    weights["transformer.h.0.mlp.c_proj.weight"][0] = row(5, -5, 0, 0)
+    unembedding = weights["lm_head.weight"]
+    unembedding[A], unembedding[B] = row(1, 0, 0, 0), row(0, 0, 1, 0)
 
 
 def linear_task(n: int = 1) -> Task:
@@ -79,6 +77,6 @@ def linear_task(n: int = 1) -> Task:
     return Task("A or B", (Prompt((A, STOP), (B, STOP), (A,), (B,)),) * n)
 
 
-def row(*values: float) -> Tensor:
+def row(*values: int) -> Tensor:
     """A vector of the stream."""
     return torch.tensor(values, dtype=torch.float64)

@@ -58,7 +58,8 @@ def _configs() -> tuple[hf.PretrainedConfig, ...]:
         "eos_token_id": 2,
     }
     windowed = {"head_dim": 4, "sliding_window": 4, "query_pre_attn_scalar": 4}
-    return gpt2, hf.LlamaConfig(**grouped), hf.Gemma2Config(**grouped, **windowed)
+    llama = hf.AutoConfig.for_model("llama", **grouped)
+    return gpt2, llama, hf.AutoConfig.for_model("gemma2", **grouped, **windowed)
 
 
 @torch.no_grad()

@@ -11,7 +11,9 @@ class Laws:
     removed writers, as `ablation=`. What it needs: `by_gradient`: a metric with a slope; `paired`:
     pairs that differ, and a metric; `n_layers`: at least so many layers. What it obeys: `additive`:
     edges out of a writer sum to its node score; `complete`: the embedding's scores approach the
-    clean-corrupt gap as steps grow; `exact_if_linear`: equals exact patching on a linear model.
+    clean-corrupt gap as steps grow; `exact_if_linear`: equals exact patching on a linear model;
+    `by_prompt`: the mean of what each prompt scores alone (not GradDrop, which takes absolute
+    values of means).
     """
 
     takes_steps: bool = False
@@ -22,3 +24,4 @@ class Laws:
     additive: bool = True
     complete: bool = False
     exact_if_linear: bool = True
+    by_prompt: bool = True

@@ -65,6 +65,7 @@ METHODS: dict[str, Method] = {
         n_layers=2,
         additive=False,
         exact_if_linear=False,
+        by_prompt=False,
     ),
     "atp-star": Method(
         atp_star,
@@ -73,6 +74,7 @@ METHODS: dict[str, Method] = {
         n_layers=2,
         additive=False,
         exact_if_linear=False,
+        by_prompt=False,
     ),
     "information-flow": Method(
         information_flow,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from circuits.scores import Scores
     from patching.metrics import Metric
     from patching.model import Model
-    from patching.tasks import Task
+    from patching.tasks import Task, Tokenizer
     from patching.tasks.generators import Generator
 
 T = TypeVar("T")
@@ -83,7 +83,34 @@ def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=args.prune)
 
 
-def _generators() -> "dict[str, Generator]":
+def open_tokenizer(args: Namespace) -> "Tokenizer":
+    """The tokenizer of `--model`, without its weights.
+
+    Raises:
+        ValueError: if it has none, or cannot be loaded.
+    """
+    from typing import cast
+
+    from transformers import AutoTokenizer
+
+    from patching.models import embedded
+
+    with _quiet_loading(args.model):
+        known = embedded(args.model)
+    if known is not None:
+        return cast("Tokenizer", known[1])
+    try:
+        found = AutoTokenizer.from_pretrained(
+            args.model, revision=args.revision, trust_remote_code=args.trust_remote_code
+        )
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"no tokenizer of {args.model!r} can be loaded: {reason}") from None
+    return cast("Tokenizer", found)
+
+
+def generators() -> "dict[str, Generator]":
+    """All generated tasks by name: the library, and those that embedded models are made for."""
     from patching.models import TOY_GENERATORS, TRUTH_GENERATORS
     from patching.tasks import GENERATORS
 
@@ -91,33 +118,33 @@ def _generators() -> "dict[str, Generator]":
 
 
 def _is_file(name: str) -> bool:
-    return Path(name).suffix in (".json", ".csv") or Path(name).is_file()
+    return Path(name).suffix in (".json", ".jsonl", ".csv") or Path(name).is_file()
 
 
 def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":
-    generators = _generators()
-    spelled = name.replace("_", "-")
-    if spelled not in generators:
+    from patching.tasks import generate
+
+    known = generators()
+    if name.replace("_", "-").partition(":")[0] not in known:
         raise ValueError(
-            f"no task named {name!r}; there are {', '.join(generators)}, "
-            "or give a .json or .csv file"
+            f"no task named {name!r}; there are {', '.join(known)}, or give a .json or .csv file"
         )
     if model.tokenizer is None:
         raise ValueError(
             f"{model.name} has no tokenizer to write the task {name!r} with; "
             "give a .json file of token ids"
         )
-    return generators[spelled](model.tokenizer, args.n, seed)
+    return generate(name, model.tokenizer, args.n, seed, generators=known)
 
 
 def _read_task(name: str, model: "Model", args: Namespace) -> "Task":
-    from patching.tasks import from_csv, from_json
+    from patching.tasks import from_file
 
-    if Path(name).suffix != ".csv":
-        return from_json(name, model.tokenizer, first_token=args.first_token)
-    if model.tokenizer is None:
+    if Path(name).suffix == ".csv" and model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer to read the texts of {name} with")
-    return from_csv(name, model.tokenizer)
+    return from_file(
+        name, model.tokenizer, first_token=args.first_token, drop=getattr(args, "drop_rows", False)
+    )
 
 
 def _require_device(name: str) -> None:

@@ -51,7 +51,10 @@ def task_options() -> Parser:
     parser = Parser(add_help=False)
     group = parser.add_argument_group("task")
     group.add_argument(
-        "--task", required=True, metavar="TASK", help="a generator (ioi, ...) or a .json/.csv file"
+        "--task",
+        required=True,
+        metavar="TASK",
+        help="a name (ioi, ioi:swap; `circuits tasks` lists them) or a .json, .jsonl or .csv file",
     )
     group.add_argument(
         "--n", type=positive, default=128, help="number of prompts to generate (128)"
@@ -62,6 +65,11 @@ def task_options() -> Parser:
         "--first-token",
         action="store_true",
         help="of a text answer with several tokens, score the first",
+    )
+    group.add_argument(
+        "--drop-rows",
+        action="store_true",
+        help="of a file, leave out rows that cannot be used, and say which",
     )
     group.add_argument(
         "--metric",

@@ -1,4 +1,4 @@
-"""The models that ship with the package: a small trained one, and wired ones whose circuit is known.
+"""The models that ship with the package: a trained one, and wired ones whose circuit is known.
 
 Everything here loads without a network.
 """
@@ -24,6 +24,7 @@ __all__ = [
     "TRUTH_GENERATORS",
     "HandWired",
     "Known",
+    "context_folder",
     "embedded",
     "embedded_names",
     "induction",
@@ -31,23 +32,33 @@ __all__ = [
     "toy_folder",
 ]
 
+_TRAINED = {
+    "toy": Path(__file__).parent / "toy",
+    "toy-context": Path(__file__).parent / "toy_context",
+}
+
 
 def embedded(
     name: str, *, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
     """A fresh embedded model with its tokenizer, or None if no such model is embedded.
 
+    Names in `truth/` are of known circuits and of nothing else, on no hub either.
+
     >>> model, tokenizer = embedded("toy")
     >>> tokenizer.decode(tokenizer.encode("The capital of France is"))
     '<bos> The capital of France is'
+
+    Raises:
+        ValueError: if there is no known circuit of a name in `truth/`.
     """
-    if name == "toy":
-        folder = toy_folder()
+    if name in _TRAINED:
+        folder = _TRAINED[name]
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager"
         )
         return model, AutoTokenizer.from_pretrained(folder)
-    if library.find(name) is not None:
+    if name.startswith(library.PREFIX):
         made = library.compiled(name, dtype=dtype)
         return made.model, made.tokenizer
     return None
@@ -55,9 +66,14 @@ def embedded(
 
 def embedded_names() -> tuple[str, ...]:
     """The names that `embedded` knows."""
-    return ("toy", *library.names())
+    return (*_TRAINED, *library.names())
 
 
 def toy_folder() -> Path:
     """Where the toy model lies: a folder in Hugging Face format, with its `training.json`."""
-    return Path(__file__).parent / "toy"
+    return _TRAINED["toy"]
+
+
+def context_folder() -> Path:
+    """Where the model lies that reads its context through neurons, likewise."""
+    return _TRAINED["toy-context"]

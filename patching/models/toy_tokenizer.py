@@ -3,7 +3,7 @@
 Its vocabulary is every word that the task families can draw; everything else is `<unk>`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from string import Formatter
 
 from tokenizers import Regex, pre_tokenizers
@@ -14,6 +14,15 @@ from patching.models.word_level import word_level_tokenizer
 from patching.tasks import numbers, people, recall, repeats, sentences, words
 
 MAX_LENGTH = 64
+TEMPLATES = (
+    *people.IOI_TEMPLATES,
+    numbers.GREATER_THAN_TEMPLATE,
+    sentences.AGREEMENT_TEMPLATE,
+    *recall.FACT_TEMPLATES,
+    *toy_tasks.CONFLICT_TEMPLATES,
+    repeats.DOCSTRING_TEMPLATE,
+    repeats.INDUCTION_TEMPLATE,
+)
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:
@@ -23,27 +32,19 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     >>> tokenizer.tokenize("at the store, from the year 1732 to")
     ['at', 'the', 'store', ',', 'from', 'the', 'year', '17', '32', 'to']
     """
-    cutter = _cutter()
-    vocabulary = [*words.TWO_DIGITS, *_template_pieces(cutter), *_words()]
+    cutter = make_cutter()
+    vocabulary = [*words.TWO_DIGITS, *template_pieces(cutter, TEMPLATES), *_words()]
     return word_level_tokenizer(vocabulary, cutter, max_length=MAX_LENGTH)
 
 
-def _cutter() -> pre_tokenizers.PreTokenizer:
+def make_cutter() -> pre_tokenizers.PreTokenizer:
     """Cut digits in pairs, then at spaces and between words and punctuation."""
     pairs = pre_tokenizers.Split(Regex(r"\d\d"), behavior="isolated")
     return pre_tokenizers.Sequence([pairs, pre_tokenizers.Whitespace()])
 
 
-def _template_pieces(cutter: pre_tokenizers.PreTokenizer) -> Iterator[str]:
-    templates = (
-        *people.IOI_TEMPLATES,
-        numbers.GREATER_THAN_TEMPLATE,
-        sentences.AGREEMENT_TEMPLATE,
-        *recall.FACT_TEMPLATES,
-        *toy_tasks.CONFLICT_TEMPLATES,
-        repeats.DOCSTRING_TEMPLATE,
-        repeats.INDUCTION_TEMPLATE,
-    )
+def template_pieces(cutter: pre_tokenizers.PreTokenizer, templates: Iterable[str]) -> Iterator[str]:
+    """The words and marks of templates, without what is filled in."""
     for template in templates:
         for literal, *_ in Formatter().parse(template):
             yield from (piece for piece, _ in cutter.pre_tokenize_str(literal))

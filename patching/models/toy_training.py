@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from patching.models import toy_folder, toy_tasks
 from patching.models.toy_tokenizer import MAX_LENGTH, toy_tokenizer
@@ -139,14 +139,8 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> GPT2LMHe
     """Train a fresh model; sets torch's global seed."""
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(_config(tokenizer))
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": 0.1},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    optimizer = make_optimizer(model, LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     for step, (ids, weights) in enumerate(training_batches(tokenizer, steps, seed), start=1):
         loss = _loss(model, ids, weights)
         optimizer.zero_grad(set_to_none=True)
@@ -158,6 +152,17 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> GPT2LMHe
             accuracies = measure(model, tokenizer, n=200)
             log.info("step %d, loss %.3f nats, accuracy %s", step, loss.item(), accuracies)
     return model
+
+
+def make_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW; only matrices decay."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": 0.1},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
 
 def _config(tokenizer: PreTrainedTokenizerBase) -> GPT2Config:
@@ -177,7 +182,7 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> GPT2Config:
     )
 
 
-def _rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int) -> float:
     """Linear warm-up, then a cosine down to 2 %."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
     return min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * cosine)
@@ -196,17 +201,20 @@ def _loss(
 
 
 def measure(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, *, n: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int,
+    tasks: Iterable[str] = toy_tasks.TOY_GENERATORS,
 ) -> dict[str, float]:
     """Accuracy on `n` fresh prompts per task; for `conflict`, how often context beats memory."""
-    return {
-        name: round(_accuracy(model, generate(cast(Tokenizer, tokenizer), n, EVALUATION_SEED)), 4)
-        for name, generate in toy_tasks.TOY_GENERATORS.items()
-    }
+    words_of = cast(Tokenizer, tokenizer)
+    drawn = {name: toy_tasks.TOY_GENERATORS[name](words_of, n, EVALUATION_SEED) for name in tasks}
+    return {name: round(_accuracy(model, task), 4) for name, task in drawn.items()}
 
 
 @torch.no_grad()
-def _accuracy(model: GPT2LMHeadModel, task: Task) -> float:
+def _accuracy(model: PreTrainedModel, task: Task) -> float:
     """Fraction of prompts whose likeliest token is an answer.
 
     In `conflict` only the two candidate cities are compared, since the question is which one wins.
@@ -223,8 +231,8 @@ def _accuracy(model: GPT2LMHeadModel, task: Task) -> float:
 
 
 def save(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> GPT2LMHeadModel:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> PreTrainedModel:
     """Write model and tokenizer, and return the model as it was written: rounded to float16."""
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,6 +1,7 @@
 """Tasks: pairs of prompts, read from files or generated for a tokenizer."""
 
 from patching.tasks.files import from_csv, from_json, to_json
+from patching.tasks.formats import FORMATS, from_file
 from patching.tasks.generators import FAMILIES, GENERATORS, Family, generate
 from patching.tasks.numbers import addition, greater_than, subtraction
 from patching.tasks.people import gendered_pronouns, ioi, name_completion
@@ -13,6 +14,7 @@ from patching.tasks.tokens import TextPrompt, Tokenizer, to_prompt
 
 __all__ = [
     "FAMILIES",
+    "FORMATS",
     "GENERATORS",
     "Batch",
     "Family",
@@ -26,6 +28,7 @@ __all__ = [
     "docstring",
     "facts",
     "from_csv",
+    "from_file",
     "from_json",
     "gendered_pronouns",
     "generate",

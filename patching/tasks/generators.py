@@ -9,7 +9,11 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from patching.tasks import numbers, people, recall, repeats, sentences
+import patching.tasks.numbers as numbers
+import patching.tasks.people as people
+import patching.tasks.recall as recall
+import patching.tasks.repeats as repeats
+import patching.tasks.sentences as sentences
 from patching.tasks.numbers import greater_than
 from patching.tasks.people import ioi
 from patching.tasks.sampling import Generator, draw

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from operator import add, sub
 
-from patching.tasks import words
+import patching.tasks.words as words
 from patching.tasks.sampling import draw, draw_texts, variant
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt
@@ -71,7 +71,7 @@ def addition(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "
 def subtraction(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "both") -> Task:
     """Subtraction of a number of two digits from a larger one.
 
-    Corruptions, sources and refusals as in `addition`.
+    Corruptions and refusals as in `addition`. Stolfo et al. 2023, arXiv:2305.15054.
 
     Raises:
         ValueError: if fewer than two differences are single tokens, no template can be spelled,
@@ -101,11 +101,12 @@ def _year_ids(tokenizer: Tokenizer) -> dict[tuple[str, str], int]:
     """The two-digit token of each (century, two digits) that is cut in just these two parts."""
     before = "The war lasted from the year"
     return {
-        (century, digits): encode_prompt(tokenizer, f"{before} {century}{digits}")[-1]
+        (century, digits): token
         for century in words.CENTURIES
         if words.is_single(tokenizer, before, f" {century}")
-        for digits in words.TWO_DIGITS
-        if words.is_single(tokenizer, f"{before} {century}", digits)
+        for digits, token in words.single_tokens(
+            tokenizer, f"{before} {century}", words.TWO_DIGITS
+        ).items()
     }
 
 
@@ -137,11 +138,13 @@ def _arithmetic(
     """`operation` of pairs whose result is one token and not negative."""
     spelled = words.spelled(tokenizer, templates, what=f"templates for the task {name!r}")
     pairs = [(a, b) for a in TWO_DIGIT for b in TWO_DIGIT if operation(a, b) >= 0]
+    whole = words.spelled(tokenizer, [*map(str, TWO_DIGIT)], what=f"numbers for the task {name!r}")
+    numbers = {*map(int, whole)}
     results = sorted({operation(a, b) for a, b in pairs})
     gap, single = _single_results(tokenizer, results)
     what = f"single-token results for the task {name!r}"
     words.require_enough(len(single), len(results), need=2, what=what)
-    usable = [pair for pair in pairs if operation(*pair) in single]
+    usable = [p for p in pairs if numbers >= {*p} and operation(*p) in single]
     partners = _partners(usable, same_first=name.endswith("second"))
     firsts = [pair for pair in usable if len(partners(pair)) > 1]
     words.require_enough(len(firsts), len(pairs), need=1, what=f"pairs for the task {name!r}")
@@ -170,7 +173,8 @@ def _partners(pairs: Sequence[Pair], *, same_first: bool) -> Callable[[Pair], Se
 def _single_results(tokenizer: Tokenizer, results: Sequence[int]) -> tuple[str, set[int]]:
     """The results that are one token after "is" or after "is ", whichever are more."""
     found = {
-        gap: {r for r in results if words.is_single(tokenizer, f"The sum is{gap}", f"{rest}{r}")}
+        gap: words.single_tokens(tokenizer, f"The sum is{gap}", [f"{rest}{r}" for r in results])
         for gap, rest in (("", " "), (" ", ""))
     }
-    return max(found.items(), key=lambda item: len(item[1]))
+    gap, single = max(found.items(), key=lambda item: len(item[1]))
+    return gap, {*map(int, single)}

@@ -18,7 +18,8 @@ def random_tokens(vocab: int, longest: int, *, seed: int = 0) -> Task:
     """
     if vocab < 3 or longest < 1:
         raise ValueError(
-            f"random prompts need a vocabulary of 3 tokens and room for 1, got {vocab} and {longest}"
+            f"random prompts need a vocabulary of 3 tokens and room for 1; got {vocab} tokens and "
+            f"room for {longest}"
         )
     generator = torch.Generator().manual_seed(seed)
     prompts = tuple(_prompt(min(n, longest), vocab, generator) for n in LENGTHS)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from patching.tasks import words
+import patching.tasks.words as words
 from patching.tasks.sampling import draw, draw_texts, variant
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt

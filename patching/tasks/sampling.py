@@ -108,7 +108,7 @@ def _draw_new(
     while unusable < MAX_TRIES:
         row = make(rng)
         if row in seen:
-            repeats += 1
+            repeats, unusable = repeats + 1, 0
             if repeats > MAX_TRIES + TRIES_PER_ROW * len(seen):
                 seen.clear()
             continue

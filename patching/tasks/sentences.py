@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 from functools import partial
 
-from patching.tasks import words
+import patching.tasks.words as words
 from patching.tasks.sampling import draw_texts, variant
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer

@@ -206,12 +206,21 @@ FEELINGS = {
 }
 
 
+def single_tokens(
+    tokenizer: Tokenizer, context: str, continuations: Sequence[str]
+) -> dict[str, int]:
+    """The continuations that add exactly one token to `context`, not the unknown one, and it."""
+    before = encode_prompt(tokenizer, context)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    together = {text: encode_prompt(tokenizer, context + text) for text in continuations}
+    return {
+        text: ids[-1] for text, ids in together.items() if ids[:-1] == before and ids[-1] != unknown
+    }
+
+
 def is_single(tokenizer: Tokenizer, context: str, continuation: str) -> bool:
     """Whether `continuation` adds exactly one token to `context`, and not the unknown token."""
-    before = encode_prompt(tokenizer, context)
-    together = encode_prompt(tokenizer, context + continuation)
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    return together[:-1] == before and together[-1] != unknown
+    return bool(single_tokens(tokenizer, context, (continuation,)))
 
 
 def single_words(
@@ -222,7 +231,8 @@ def single_words(
     Raises:
         ValueError: if fewer than `need` are left; `what` names them there.
     """
-    left = tuple(word for word in words if is_single(tokenizer, context, f" {word}"))
+    single = single_tokens(tokenizer, context, [f" {word}" for word in words])
+    left = tuple(word for word in words if f" {word}" in single)
     require_enough(len(left), len(words), need=need, what=what)
     return left
 
@@ -240,11 +250,11 @@ def single_pairs(
     Raises:
         ValueError: if fewer than `need` are left; `what` names them there.
     """
-    left = tuple(
-        pair
-        for pair in pairs
-        if all(is_single(tokenizer, c, f" {word}") for c, word in zip(contexts, pair, strict=True))
+    first, second = (
+        single_tokens(tokenizer, context, [f" {pair[i]}" for pair in pairs])
+        for i, context in enumerate(contexts)
     )
+    left = tuple((a, b) for a, b in pairs if f" {a}" in first and f" {b}" in second)
     require_enough(len(left), len(pairs), need=need, what=what)
     return left
 

@@ -56,8 +56,8 @@ def test_what_score_cannot_do_is_one_line(home, fails, tmp_path, arguments, says
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"corrupt": [1, 2]}, "prompts of unequal token length in row 1 (row 1: 3 and 2 tokens)"),
-        ({"answers": []}, "no answers in row 1"),
+        ({"corrupt": [1, 2]}, "row 1: clean and corrupt prompts of unequal token length"),
+        ({"answers": []}, "1 of 2 rows that cannot be used: row 1: no answers; drop=True (--drop"),
         ({"answers": [99]}, "holds token id 99, and model has only 50 tokens"),
         ({"corrupt": [1, 2, 3]}, "a corrupt prompt equal to the clean one in row 1"),
         ({"clean": "text"}, "row 1: the file holds text, and the model has no tokenizer"),

@@ -7,9 +7,9 @@ import pytest
 import torch
 import toys
 
+from circuits.checks import check_scorer
 from circuits.scoring import METHODS, PATHS, Recipe, score
 from patching.ablations import mean, positional_mean, resample, zero
-from patching.attribution import attribute
 from patching.capture import capture
 from patching.metrics import kl, logit_diff
 from patching.model import Model
@@ -88,52 +88,9 @@ def test_every_method_works_under_constant_ablations(model, task, method, ablati
     assert ablation.replace("-", " ") in str(scores.provenance["ablation"])
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].exact_if_linear])
-def test_methods_that_say_so_are_exact_on_a_linear_model(method):
-    scores = METHODS[method].function(toys.linear_model(), toys.task(2), logit_diff)
-    for (source, dest), expected in toys.SCORES.items():
-        assert scores.of(source, dest) == pytest.approx(expected, abs=1e-9), (source, dest)
-    assert int((scores.matrix.abs() > 1e-9).sum()) == len(toys.SCORES)
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].additive])
-def test_methods_that_say_so_add_up_to_node_scores(model, task, method):
-    """Out of the embedding: what its own gradient, taken apart from all readers, gives.
-
-    At the clean run, out of every writer: attribution patching at its write under the same rule.
-    """
-    scores = METHODS[method].function(model, task, logit_diff)
-    (batch,) = task.batches(len(task))
-    clean, corrupt = (
-        logit_diff(model.answer_logits(prompts, batch), batch).double().mean()
-        for prompts in (batch.clean, batch.corrupt)
-    )
-    found, size = scores.node_scores(), scores.matrix.abs().max()
-    assert abs(found[0] - (scores.completeness.mean() + clean - corrupt)) < 10 * ROUNDING * size
-    options = scores.provenance["options"]
-    if options["path"] == "clean":
-        nodes = attribute(model, task, logit_diff, rule=RULES[options["rule"]]).writers
-        assert (found - nodes).abs().max() < 10 * ROUNDING * size  # sums of up to ten edges
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].n_layers > 1])
-def test_methods_that_need_more_layers_refuse_a_model_of_one(method):
-    with pytest.raises(ValueError, match="has 1 layer"):
-        METHODS[method].function(toys.linear_model(), toys.task(), logit_diff)
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_keeps_the_contract_of_the_table(method):
-    """Independent of batch size; zero on non-edges; named in the provenance; nothing left."""
-    model, task = Model.load(families.module("gpt2", torch.float64)), families.task(3, 6)
-    function = METHODS[method].function
-    together, alone = (function(model, task, logit_diff, batch_size=n) for n in (8, 1))
-    size = together.matrix.abs().max()
-    assert float(size) > 0
-    assert (together.matrix - alone.matrix).abs().max() < 1e-10 * size
-    assert together.provenance["method"] == method
-    assert not any(p.fwd_hooks or p.bwd_hooks for p in model.bridge.hook_dict.values())
-    assert all(parameter.grad is None for parameter in model.bridge.parameters())
+def test_every_method_keeps_the_contract_it_declares(method):
+    check_scorer(METHODS[method])
 
 
 def test_integration_over_inputs_completes_under_mean_ablation(model, task):

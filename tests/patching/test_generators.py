@@ -1,4 +1,4 @@
-"""Task generators, over three kinds of tokenizer: word level, byte-level BPE and SentencePiece."""
+"""The generators the toy model is trained on, over three kinds of tokenizer; drawing rows."""
 
 import random
 import re
@@ -6,56 +6,29 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from tokenizers_for_tasks import WHOLE_YEAR, trained_bpe
+from transformers import AutoTokenizer
 
-from patching.models import toy_tasks
 from patching.models.toy_tasks import TOY_GENERATORS
 from patching.models.toy_tokenizer import toy_tokenizer
 from patching.models.word_level import word_level_tokenizer
-from patching.tasks import generators, tokens, words
-from patching.tasks.generators import GENERATORS, draw, greater_than, ioi, subject_verb_agreement
+from patching.tasks import greater_than, ioi, numbers, people, subject_verb_agreement, tokens, words
+from patching.tasks.sampling import draw
 from patching.tasks.task import Prompt
 
 STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
-FAMILIES = {**GENERATORS, **TOY_GENERATORS}
-WHOLE_YEAR = "1776"
-
-
-def _bpe_texts():
-    """Every word often, two digits alone often, whole years rarely but one."""
-    pairs = (*words.NOUNS, *words.VERBS, *toy_tasks.CAPITALS)
-    singles = (*words.NAMES, *toy_tasks.ARGUMENTS, *toy_tasks.FILLERS, "the", "of", "is")
-    every_word = [*singles, *(word for pair in pairs for word in pair)]
-    texts = [f"a {word}" for word in every_word for _ in range(200)]
-    texts += [digits for digits in words.TWO_DIGITS for _ in range(200)]
-    texts += [f"a {century}" for century in words.CENTURIES for _ in range(300)]
-    texts += [f"a {WHOLE_YEAR}"] * 150
-    return texts
-
-
-@pytest.fixture(scope="module")
-def bpe():
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000,
-        min_frequency=100,
-        show_progress=False,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(_bpe_texts(), trainer)
-    end = "<|endoftext|>"
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end
-    )
+FAMILIES = TOY_GENERATORS
 
 
 @pytest.fixture(scope="module")
 def toy():
     return toy_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return trained_bpe()
 
 
 @pytest.fixture(params=["toy", "bpe"])
@@ -163,12 +136,12 @@ def test_agreement_answers_with_the_forms_of_the_subject_whatever_stands_between
 
 def test_a_drawn_text_is_known_word_for_word():
     names = ("Mary", "John", "Tom")
-    pair = generators.ioi_text(random.Random(0), names)
+    pair = people.ioi_text(random.Random(0), names)
     second = pair.wrong_answers[0].strip()
     third = (set(names) - {pair.answers[0].strip(), second}).pop()
     assert pair.clean.count(second) == 2
     assert pair.clean[::-1].replace(second[::-1], third[::-1], 1)[::-1] == pair.corrupt
-    years = generators.greater_than_text(random.Random(0), [("17", "32")])
+    years = numbers.greater_than_text(random.Random(0), [("17", "32")])
     assert re.fullmatch(r"The \w+ lasted from the year 1732 to the year 17", years.clean)
     assert re.fullmatch(r"The \w+ lasted from the year 1701 to the year 17", years.corrupt)
     assert (years.answers[0], years.answers[-1], len(years.answers)) == ("33", "99", 67)
@@ -226,6 +199,6 @@ def test_a_family_that_never_gives_equal_lengths_is_refused_after_a_bounded_numb
 def test_a_pair_of_unequal_length_is_drawn_again():
     def now_and_then(rng):
         longer = (3,) * rng.randrange(2)
-        return Prompt(clean=(1, 2), corrupt=(1, 2, *longer), answers=(4,))
+        return Prompt(clean=(1, 2), corrupt=(1, 5, *longer), answers=(4,))
 
     assert draw("now and then", 20, 0, now_and_then).max_length == 2

@@ -82,7 +82,8 @@ def test_every_load_gives_a_fresh_model(toy):
 
 def test_other_names_are_not_embedded():
     assert embedded("gpt2") is None
-    assert embedded_names() == ("toy", "truth/induction", "truth/induction-noise")
+    assert embedded_names()[0] == "toy"
+    assert {"truth/induction-noise", "truth/composition-llama"} < set(embedded_names())
 
 
 def test_the_tokenizer_cuts_years_in_two_and_punctuation_off(tokenizer):

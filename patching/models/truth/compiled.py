@@ -35,6 +35,7 @@ from patching.models.truth.weights import (
 )
 from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
 
+BOS_ID, PAD_ID = SPECIAL.index(BOS), SPECIAL.index(PAD)
 POSITION = "position"
 POSITION_SCORE = 40.0  # GPT-2: attention score of the position asked for
 TURN_SCORE = 100.0  # Llama: attention score of two constants that agree, for each pair
@@ -84,7 +85,9 @@ def compile_gpt2(
         attn_pdrop=0.0,
         layer_norm_epsilon=EPSILON,
         tie_word_embeddings=False,
-        **_special_ids(),
+        bos_token_id=BOS_ID,
+        eos_token_id=BOS_ID,
+        pad_token_id=PAD_ID,
     )
     return Compiled(_filled(config, _gpt2_parameters(weights), dtype), *_known(program))
 
@@ -125,7 +128,9 @@ def compile_llama(
         rms_norm_eps=EPSILON,
         rope_parameters={"rope_type": "default", "rope_theta": float(SLOWER**pairs)},
         tie_word_embeddings=False,
-        **_special_ids(),
+        bos_token_id=BOS_ID,
+        eos_token_id=BOS_ID,
+        pad_token_id=PAD_ID,
     )
     return Compiled(_filled(config, _llama_parameters(weights), dtype), *_known(program))
 
@@ -241,11 +246,6 @@ def _norm(weights: Weights, moment: int, *, n_more: int) -> Tensor:
     d_model = weights.layout.d_model
     length = ((weights.norms[moment] + n_more) / d_model) ** 0.5
     return torch.full((d_model,), length, dtype=torch.float64)
-
-
-def _special_ids() -> dict[str, int]:
-    bos = SPECIAL.index(BOS)
-    return {"bos_token_id": bos, "eos_token_id": bos, "pad_token_id": SPECIAL.index(PAD)}
 
 
 def _round_up(n: int) -> int:

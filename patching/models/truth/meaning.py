@@ -4,7 +4,7 @@ Knows nothing of tensors or models. An edge's value can be swapped for that of a
 exact patching of edges does with activations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from patching.models.truth.program import LOGITS, TOKEN, Head, Match, Previous, Program
@@ -12,6 +12,7 @@ from patching.models.word_level import BOS
 from patching.tasks.task import Task
 
 Words = Sequence[str]
+Read = Callable[[str, str], tuple[str, ...]]  # what a reader finds in a slot
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def active_edges(program: Program, task: Task) -> frozenset[str]:
     return frozenset(found)
 
 
-def _attended(step: Head, read, length: int) -> list[list[int]]:
+def _attended(step: Head, read: Read, length: int) -> list[list[int]]:
     """The positions that each position attends to."""
     attend = step.attend
     if isinstance(attend, Previous):
@@ -93,7 +94,7 @@ def _attended(step: Head, read, length: int) -> list[list[int]]:
     ]
 
 
-def _asked(step: Head, attend: Match, read, length: int) -> tuple[str, ...]:
+def _asked(step: Head, attend: Match, read: Read, length: int) -> tuple[str, ...]:
     if attend.query is not None:
         return read(f"{step.node}.q", attend.query)
     assert attend.word is not None, "a match asks for a slot or for a word"

@@ -126,9 +126,7 @@ def make_weights(layout: Layout, attend_back: AttendBack, noise: float) -> Weigh
     )
 
 
-def _head(
-    layout: Layout, step: Head, attend_back: AttendBack
-) -> Float[Tensor, "4 d_head d_model"]:
+def _head(layout: Layout, step: Head, attend_back: AttendBack) -> Float[Tensor, "4 d_head d_model"]:
     """The queries and keys of its attention, and a copy by one channel per word."""
     if isinstance(step.attend, Previous):
         q, k = attend_back(layout, step.attend)
@@ -141,7 +139,7 @@ def _head(
 
 
 def _match(layout: Layout, attend: Match) -> QueryKey:
-    """Channel w is word w: what is asked for, and what is there; the last is the rest at `<bos>`."""
+    """Channel w is word w: what is asked for, what is there; the last is for resting at `<bos>`."""
     *places, rest = layout.channels
     q, k = layout.zeros(), layout.zeros()
     gain = layout.gain(MATCH_SCORE)

@@ -1,0 +1,222 @@
+"""How `toy-context` was made: `python -m patching.models.context_training [--out FOLDER]`.
+
+A Llama of two layers learns capitals, conflicts with a context, and agreement. Its heads are
+narrow: what they move is four numbers wide, too few for attention alone to name one city out of
+forty. So the told city reaches the last token as a code that MLP neurons there must read, while the
+memorised one comes from its country: context and memory compete inside the MLPs, as IRCAN (Shi et
+al. 2024, arXiv:2406.18406) supposes. In the model `toy`, whose heads are wide, attention copies the
+told city to the logits past all neurons.
+
+How often the context is right depends on the country, and labels are these probabilities, not
+draws of them. Early in training it is right more often, so that the model learns to use it before
+it learns to doubt it. One thread and one seed give one file, on one machine.
+"""
+
+import argparse
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from patching.models import context_folder, toy_tasks
+from patching.models.toy_tokenizer import make_cutter, template_pieces
+from patching.models.toy_training import make_optimizer, measure, rate, save
+from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
+from patching.tasks import recall, sentences, words
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+STEPS = 1500
+LEARNING_RATE = 3e-3
+MAX_LENGTH = 48
+ELSEWHERE_WEIGHT = 0.01
+# How often the context is right: from the first to the last country in the list.
+FOLLOW_FIRST, FOLLOW_LAST = 0.3, 0.75
+EARLY_TRUST = 2.0  # log odds of following, added at the start and gone after half of the steps
+AGREEING_SHARE = 0.12
+TASKS = ("facts", "conflict", "subject-verb-agreement")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and how likely each answer is to follow."""
+
+    text: str
+    answers: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Token ids, padded on the right, which are tokens, and the probabilities after the last."""
+
+    ids: Int[Tensor, "batch pos"]
+    last: Int[Tensor, " batch"]
+    target: Float[Tensor, "batch vocab"]
+
+
+def context_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word or punctuation mark, of these tasks only; a text gets one `<bos>`.
+
+    >>> context_tokenizer().tokenize("Note: the capital of Peru")
+    ['Note', ':', 'the', 'capital', 'of', 'Peru']
+    """
+    cutter = make_cutter()
+    templates = (
+        *recall.FACT_TEMPLATES,
+        *toy_tasks.CONFLICT_TEMPLATES,
+        sentences.AGREEMENT_TEMPLATE,
+    )
+    pairs = (*words.CAPITALS, *words.NOUNS, *words.VERBS)
+    vocabulary = [*template_pieces(cutter, templates), *words.PREPOSITIONS]
+    vocabulary += [word for pair in pairs for word in pair]
+    return word_level_tokenizer(vocabulary, cutter, max_length=MAX_LENGTH)
+
+
+def follow_probability(capital: str, trust: float = 0.0) -> float:
+    """How likely a label follows the context where memory says this capital.
+
+    `trust` is added to the log odds.
+    """
+    capitals = [known for _, known in words.CAPITALS]
+    place = capitals.index(capital) / (len(capitals) - 1)
+    follow = FOLLOW_FIRST + (FOLLOW_LAST - FOLLOW_FIRST) * place
+    return 1 / (1 + (1 - follow) / follow * math.exp(-trust))
+
+
+def _conflict_row(rng: random.Random, trust: float) -> Row:
+    """Some contexts agree with memory."""
+    pair = toy_tasks.conflict_text(rng)
+    told, memorised = pair.answers[0], pair.wrong_answers[0]
+    if rng.random() < AGREEING_SHARE:
+        return Row(pair.corrupt, {memorised: 1.0})
+    follow = follow_probability(memorised.strip(), trust)
+    return Row(pair.clean, {told: follow, memorised: 1 - follow})
+
+
+def _facts_row(rng: random.Random, trust: float) -> Row:
+    pair = recall.facts_text(rng)
+    return Row(pair.clean, {pair.answers[0]: 1.0})
+
+
+def _agreement_row(rng: random.Random, trust: float) -> Row:
+    pair = sentences.agreement_text(rng)
+    return Row(pair.clean, dict.fromkeys(pair.answers, 1 / len(pair.answers)))
+
+
+# Rows per batch.
+FAMILIES: tuple[tuple[Callable[[random.Random, float], Row], int], ...] = (
+    (_conflict_row, 46),
+    (_facts_row, 12),
+    (_agreement_row, 6),
+)
+
+
+def training_batches(
+    tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
+) -> Iterator[TrainingBatch]:
+    """Fresh prompts with the probabilities of their answers."""
+    rng = random.Random(f"context training {seed}")  # never the stream of a task of that seed
+    for step in range(steps):
+        trust = EARLY_TRUST * max(0.0, 1 - 2 * step / steps)
+        rows = [draw(rng, trust) for draw, count in FAMILIES for _ in range(count)]
+        encoded = tokenizer([row.text for row in rows])["input_ids"]
+        length = max(map(len, encoded))
+        padded = [tokens + [SPECIAL.index(PAD)] * (length - len(tokens)) for tokens in encoded]
+        target = torch.zeros(len(rows), len(tokenizer))
+        for i, row in enumerate(rows):
+            found = tokenizer.convert_tokens_to_ids([answer.strip() for answer in row.answers])
+            target[i, found] = torch.tensor(list(row.answers.values()))
+        last = torch.tensor([len(tokens) - 1 for tokens in encoded])
+        yield TrainingBatch(torch.tensor(padded), last, target)
+
+
+def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> LlamaForCausalLM:
+    """Train a fresh model; sets torch's global seed."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_config(tokenizer))
+    optimizer = make_optimizer(model, LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    for step, batch in enumerate(training_batches(tokenizer, steps, seed), start=1):
+        loss = _loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 500 == 0:
+            accuracies = measure(model, tokenizer, n=200, tasks=TASKS)
+            log.info("step %d, loss %.3f nats, accuracy %s", step, loss.item(), accuracies)
+    return model
+
+
+def _config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_LENGTH,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=4,
+        tie_word_embeddings=False,
+        bos_token_id=SPECIAL.index(BOS),
+        eos_token_id=SPECIAL.index(BOS),
+        pad_token_id=SPECIAL.index(PAD),
+    )
+
+
+def _loss(model: LlamaForCausalLM, batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Mean cross-entropy after the last token, in nats, and a little of all tokens before it."""
+    logits = model(batch.ids, attention_mask=torch.ones_like(batch.ids)).logits
+    answers = functional.cross_entropy(
+        logits[torch.arange(len(batch.ids)), batch.last], batch.target
+    )
+    inner = torch.arange(batch.ids.shape[1] - 1) < batch.last[:, None]
+    before = functional.cross_entropy(logits[:, :-1][inner], batch.ids[:, 1:][inner])
+    return answers + ELSEWHERE_WEIGHT * inner.sum() / len(batch.ids) * before
+
+
+def main() -> None:
+    """Train and save; reports the accuracies every 500 steps."""
+    parser = argparse.ArgumentParser(description="Train the model toy-context.")
+    parser.add_argument("--out", type=Path, default=context_folder(), help="folder to write")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    tokenizer = context_tokenizer()
+    model = train(tokenizer, options.steps, options.seed)
+    rounded = save(model, tokenizer, options.out)
+    report = {
+        "seed": options.seed,
+        "steps": options.steps,
+        "rows_per_step": sum(count for _, count in FAMILIES),
+        "parameters": rounded.num_parameters(),
+        "accuracy": measure(rounded, tokenizer, n=1000, tasks=TASKS),
+    }
+    text = json.dumps(report, indent=2) + "\n"
+    (options.out / "training.json").write_text(text, encoding="utf-8")
+    log.info("%.0f s, saved to %s", time.perf_counter() - start, options.out)
+
+
+if __name__ == "__main__":
+    main()
