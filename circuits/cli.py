@@ -93,6 +93,13 @@ def make_parser() -> options.Parser:
         command.set_defaults(run=run)
         return command
 
+    _add_circuit_commands(add)
+    _add_model_commands(add)
+    return parser
+
+
+def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
+    """From scores to a circuit, its judgement and its pictures."""
     model, task, method = options.model_options(), options.task_options(), options.method_options()
     ablation = options.ablation_options()
     ranking, selection = options.ranking_options(), options.selector_options()
@@ -108,17 +115,21 @@ def make_parser() -> options.Parser:
     _add_export(add(drawing.export, "write a circuit in other forms, by suffix"))
     options.add_report(add(drawing.report, "write figures, tables and text for a paper"))
     _add_view(add(view.view, "write a page to explore a circuit with, and open it"))
-    lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
+    _add_show(add(commands.show, "print what a file holds", ranking))
+    add(commands.methods, "list the scoring methods")
+
+
+def _add_model_commands(add: Callable[..., options.Parser]) -> None:
+    """Looks into a model, its activations and its tasks."""
+    model, task = options.model_options(), options.task_options()
     maybe = options.model_options(required=False)
+    patch = add(patching_command.patch, "patch activations: what each is worth", model, task)
+    patching_command.add_options(patch)
+    lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
     neurons.add_options(add(neurons.neurons, "find neurons that use context, reweight them", maybe))
     check = "say whether a model, and a task for it, are fit for finding circuits"
     doctor.add_options(add(doctor.doctor, check, model))
-    patch = add(patching_command.patch, "patch activations: what each is worth", model, task)
-    patching_command.add_options(patch)
-    _add_show(add(commands.show, "print what a file holds", ranking))
-    add(commands.methods, "list the scoring methods")
     add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)
-    return parser
 
 
 def _add_discover(parser: options.Parser) -> None:

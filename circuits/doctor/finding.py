@@ -24,15 +24,15 @@ class Finding:
     name: str
     subject: Subject
     verdict: Verdict
-    measured: float
-    threshold: float
+    measured: float | int
+    threshold: float | int
     unit: str
     means: str
     advice: str = ""
     rows: tuple[int, ...] = ()
     drop: bool = False
     more_is_better: bool = False
-    details: tuple[tuple[str, float], ...] = ()
+    details: tuple[tuple[str, float | int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class Report:
         }
 
 
-def at_most(measured: float, doubtful: float, unusable: float = math.inf) -> Verdict:
+def at_most(
+    measured: float | int, doubtful: float | int, unusable: float | int = math.inf
+) -> Verdict:
     """Good up to `doubtful`, unusable above `unusable` or where nothing could be measured (NaN).
 
     >>> at_most(0.5, 1), at_most(2, 1), at_most(3, 1, 2), at_most(float("nan"), 1)
@@ -109,7 +111,9 @@ def at_most(measured: float, doubtful: float, unusable: float = math.inf) -> Ver
     return "good" if measured <= doubtful else "doubtful"
 
 
-def at_least(measured: float, doubtful: float, unusable: float = -math.inf) -> Verdict:
+def at_least(
+    measured: float | int, doubtful: float | int, unusable: float | int = -math.inf
+) -> Verdict:
     """Good from `doubtful` on, unusable below `unusable` or where nothing could be measured."""
     return at_most(-measured, -doubtful, -unusable)
 
@@ -142,5 +146,5 @@ def _to_dict(finding: Finding) -> dict[str, object]:
     }
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | int) -> float | int | None:
     return value if math.isfinite(value) else None

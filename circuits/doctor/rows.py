@@ -12,7 +12,7 @@ from patching.tasks.files import open_csv, open_json, read_csv_row, read_json_ro
 from patching.tasks.task import FAULTS
 
 MULTI_TOKEN = "an answer of several tokens"
-UNREADABLE = "not readable"
+UNREADABLE = "a form that cannot be read"
 NO_CONTRAST = "a corrupt prompt equal to the clean one"
 
 KINDS = (UNREADABLE, MULTI_TOKEN, *FAULTS, NO_CONTRAST)

@@ -48,7 +48,7 @@ def _limit(finding: Finding) -> str:
     return f"at {'least' if finding.more_is_better else 'most'} {_number(finding.threshold)}"
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     if math.isnan(value):
         return "-"
     if value == round(value) and abs(value) < 1e6:

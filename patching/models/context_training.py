@@ -1,6 +1,6 @@
 """How `toy-context` was made: `python -m patching.models.context_training [--out FOLDER]`.
 
-A Llama of two layers learns capitals, conflicts with a context, and agreement. Its heads are
+A Llama of two layers learns capitals, and conflicts with a context. Its heads are
 narrow: what they move is four numbers wide, too few for attention alone to name one city out of
 forty. So the told city reaches the last token as a code that MLP neurons there must read, while the
 memorised one comes from its country: context and memory compete inside the MLPs, as IRCAN (Shi et
@@ -37,7 +37,7 @@ from patching.models import context_folder, toy_tasks
 from patching.models.toy_tokenizer import make_cutter, template_pieces
 from patching.models.toy_training import make_optimizer, measure, rate, save
 from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
-from patching.tasks import recall, sentences, words
+from patching.tasks import recall, words
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ ELSEWHERE_WEIGHT = 0.01
 FOLLOW_FIRST, FOLLOW_LAST = 0.3, 0.75
 EARLY_TRUST = 2.0  # log odds of following, added at the start and gone after half of the steps
 AGREEING_SHARE = 0.12
-TASKS = ("facts", "conflict", "subject-verb-agreement")
+TASKS = ("facts", "conflict")
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,9 @@ def context_tokenizer() -> PreTrainedTokenizerFast:
     ['Note', ':', 'the', 'capital', 'of', 'Peru']
     """
     cutter = make_cutter()
-    templates = (
-        *recall.FACT_TEMPLATES,
-        *toy_tasks.CONFLICT_TEMPLATES,
-        sentences.AGREEMENT_TEMPLATE,
-    )
-    pairs = (*words.CAPITALS, *words.NOUNS, *words.VERBS)
-    vocabulary = [*template_pieces(cutter, templates), *words.PREPOSITIONS]
-    vocabulary += [word for pair in pairs for word in pair]
+    templates = (*recall.FACT_TEMPLATES, *toy_tasks.CONFLICT_TEMPLATES)
+    vocabulary = [*template_pieces(cutter, templates)]
+    vocabulary += [word for pair in words.CAPITALS for word in pair]
     return word_level_tokenizer(vocabulary, cutter, max_length=MAX_LENGTH)
 
 
@@ -100,13 +95,16 @@ def follow_probability(capital: str, trust: float = 0.0) -> float:
 
 
 def _conflict_row(rng: random.Random, trust: float) -> Row:
-    """Some contexts agree with memory."""
+    """Any question after the context; some contexts agree with memory."""
     pair = toy_tasks.conflict_text(rng)
     told, memorised = pair.answers[0], pair.wrong_answers[0]
-    if rng.random() < AGREEING_SHARE:
-        return Row(pair.corrupt, {memorised: 1.0})
+    country = next(known for known, capital in words.CAPITALS if f" {capital}" == memorised)
+    question = rng.choice(recall.FACT_TEMPLATES).format(word=country)
+    agrees = rng.random() < AGREEING_SHARE
+    context = (pair.corrupt if agrees else pair.clean).split(". ")[0]
     follow = follow_probability(memorised.strip(), trust)
-    return Row(pair.clean, {told: follow, memorised: 1 - follow})
+    answers = {memorised: 1.0} if agrees else {told: follow, memorised: 1 - follow}
+    return Row(f"{context}. {question}", answers)
 
 
 def _facts_row(rng: random.Random, trust: float) -> Row:
@@ -114,16 +112,10 @@ def _facts_row(rng: random.Random, trust: float) -> Row:
     return Row(pair.clean, {pair.answers[0]: 1.0})
 
 
-def _agreement_row(rng: random.Random, trust: float) -> Row:
-    pair = sentences.agreement_text(rng)
-    return Row(pair.clean, dict.fromkeys(pair.answers, 1 / len(pair.answers)))
-
-
 # Rows per batch.
 FAMILIES: tuple[tuple[Callable[[random.Random, float], Row], int], ...] = (
-    (_conflict_row, 46),
-    (_facts_row, 12),
-    (_agreement_row, 6),
+    (_conflict_row, 51),
+    (_facts_row, 13),
 )
 
 

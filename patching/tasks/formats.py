@@ -96,7 +96,7 @@ def from_file(
     if bad and not (drop and prompts):
         raise ValueError(f"{path}: {_report(bad, len(rows))}{'' if drop else _HINT}")
     if bad:
-        warnings.warn(f"{path}: left out {_report(bad, len(rows))}", stacklevel=2)
+        warnings.warn(f"{path}: left out {_report(bad, len(rows))}", stacklevel=1)
         rest["dropped"] = sorted(bad)
     return Task(str(rest.pop("name", path.stem)), tuple(prompts), extra=rest)
 
