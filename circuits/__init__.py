@@ -7,12 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from circuits.checks import Laws as Laws
+    from circuits.checks import check_exporter as check_exporter
+    from circuits.checks import check_metric as check_metric
+    from circuits.checks import check_scorer as check_scorer
+    from circuits.checks import check_selector as check_selector
+    from circuits.checks import check_task as check_task
     from circuits.circuit import Circuit as Circuit
     from circuits.circuit import from_networkx as from_networkx
     from circuits.circuit import load_circuit as load_circuit
     from circuits.compare import compare_circuits as compare_circuits
     from circuits.compare import compare_scores as compare_scores
     from circuits.curves import plot_curves as plot_curves
+    from circuits.doctor import examine as examine
     from circuits.evaluation import Evaluation as Evaluation
     from circuits.evaluation import evaluate as evaluate
     from circuits.explorer import explore as explore
@@ -52,6 +59,15 @@ if TYPE_CHECKING:
     from circuits.verification import verify as verify
 
 _HOMES = {
+    "circuits.checks": (
+        "Laws",
+        "check_exporter",
+        "check_metric",
+        "check_scorer",
+        "check_selector",
+        "check_task",
+    ),
+    "circuits.doctor": ("examine",),
     "circuits.inside": ("active",),
     "circuits.circuit": ("Circuit", "from_networkx", "load_circuit"),
     "circuits.compare": ("compare_circuits", "compare_scores"),

@@ -101,8 +101,8 @@ def make_parser() -> options.Parser:
 def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     """From scores to a circuit, its judgement and its pictures."""
     model, task, method = options.model_options(), options.task_options(), options.method_options()
-    ablation = options.ablation_options()
-    ranking, selection = options.ranking_options(), options.selector_options()
+    ablation, ranking = options.ablation_options(), options.ranking_options()
+    selection = options.selector_options()
     result = options.result_options()
     scoring = (model, task, method, ablation, ranking)
     _add_discover(add(discovery.discover, DISCOVER, *scoring, selection))

@@ -4,13 +4,17 @@ One kernel serves all, emptied before each: what takes longest is importing the 
 """
 
 import ast
+import base64
+import io
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
-from notebooks.run import execute, notebooks, start_kernel
+from notebooks.run import execute, notebooks, small, start_kernel
 
 NOTEBOOKS = notebooks()
 LONGEST_FUNCTION = 5  # lines
@@ -37,6 +41,18 @@ def code(path):
 def kinds(cell):
     """What a cell shows: the media types of its outputs, or the name of its stream."""
     return {kind for out in cell.outputs for kind in out.get("data", {out.get("name"): 0})}
+
+
+def test_a_smaller_picture_keeps_a_rare_colour():
+    # shades of blue, far more than 256, and one vermillion pixel: it says that an edge hurts
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[..., 1:] = np.random.default_rng(0).integers(256, size=(100, 100, 2))
+    pixels[50, 50] = 213, 94, 0
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    again = base64.b64decode(small(base64.b64encode(file.getvalue()).decode()))
+    assert Image.open(io.BytesIO(again)).convert("RGB").getpixel((50, 50))[0] > 200
+    assert len(again) < len(file.getvalue()) / 2
 
 
 def test_all_eight_are_there():

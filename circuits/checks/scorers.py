@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 
 import torch
 
@@ -31,7 +32,10 @@ class _Case:
         """Scores of a task on the case's model: all prompts in one batch, and few steps."""
         steps = {"steps": 2} if self.laws.takes_steps else {}
         usual = {"batch_size": len(task), **steps}
-        return self.scorer(self.on.model, task, logit_diff, **{**usual, **options})
+        found = self.scorer(self.on.model, task, logit_diff, **{**usual, **options})
+        law = "a scorer returns Scores"
+        require(isinstance(found, Scores), law, f"a {type(found).__name__} was returned")
+        return found
 
     @cached_property
     def found(self) -> Scores:
@@ -73,7 +77,6 @@ def check_scorer(
 def _scores_the_graph(case: _Case) -> None:
     law = "scores are of the model's graph and not all 0"
     found = case.found
-    require(isinstance(found, Scores), law, f"a {type(found).__name__} was returned")
     require(found.graph == case.on.model.graph, law, f"the graph is {found.graph.describe()}")
     require(float(found.matrix.abs().max()) > 0, law, "all scores are 0")
 
@@ -162,6 +165,9 @@ def _takes_ablations(case: _Case) -> None:
     if not case.laws.takes_ablation:
         return
     law = "writers may be replaced by zeros or means (else declare Laws(takes_ablation=False))"
+    taken = signature(case.scorer).parameters
+    takes = "ablation" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    require(takes, law, f"it takes no ablation=, only {', '.join(taken)}")
     for ablation in (zero, mean(case.on.task)):
         name = ablation(case.on.model).name
         found = case.score(case.on.task, ablation=ablation)

@@ -59,13 +59,13 @@ def slopes(model: Model, task: Task, metric: Metric) -> Finding:
     return Finding(
         name="scores are slopes",
         subject="model",
-        verdict=at_most(error, 0.02, 0.1),
+        verdict=at_most(error, 0.01, 0.05),
         measured=error,
-        threshold=0.02,
+        threshold=0.01,
         unit="relative error",
         means=f"EAP of {len(edges)} edges against removing a small part of each edge exactly.",
         advice=""
-        if error <= 0.02
+        if error <= 0.01
         else "Attention kernels, hooks or experts that jump may be at fault; load in float64.",
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_least, at_most
 from circuits.scoring import eap
+from patching.blocks import find_blocks
 from patching.memory import free_bytes
 from patching.metrics import Metric, measure
 from patching.model import Model
@@ -104,7 +105,7 @@ def why_no_copy(model: Model) -> str:
 def _widened(model: Model) -> Model:
     copied = copy.deepcopy(model.bridge)
     copied.to(dtype=torch.float32, print_details=False)
-    return Model.load(copied, tokenizer=model.tokenizer)
+    return replace(model, bridge=copied, blocks=find_blocks(copied))
 
 
 def _ragged(task: Task) -> Task:

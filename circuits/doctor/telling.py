@@ -51,6 +51,8 @@ def _limit(finding: Finding) -> str:
 def _number(value: float | int) -> str:
     if math.isnan(value):
         return "-"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
     if value == round(value) and abs(value) < 1e6:
         return f"{value:.0f}"
     return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.3g}"

@@ -26,6 +26,7 @@ BETAS = (0.0, 0.5, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 FILES = "report.md, neurons.json, ranked.json, rates.csv, layers, sweep and betas (.png, .svg)"
 FIGURES = ("layers", "sweep", "betas")
 TOY_TASKS = "ioi,facts,subject-verb-agreement,induction"
+ELSEWHERE = {"conflict": TOY_TASKS, "indirect-conflict": "facts"}
 
 
 def add_options(parser: Parser) -> None:
@@ -40,7 +41,7 @@ def _add_finding(find: argparse._ArgumentGroup) -> None:
     find.add_argument(
         "--task",
         metavar="TASK",
-        help="conflict (capitals, generated) or a file of conflicts (.json, .jsonl, .csv)",
+        help="conflict, indirect-conflict (generated) or a file (.json, .jsonl, .csv)",
     )
     find.add_argument("--out", metavar="DIR", help="folder for all results")
     find.add_argument("--method", default="ircan", metavar="NAME", help="ircan, relp, ... (ircan)")
@@ -170,24 +171,25 @@ def _open_method(args: Namespace) -> "Callable[[Model, ConflictTask], Neurons]":
 
 
 def _open_conflicts(args: Namespace, model: "Model") -> "ConflictTask":
-    from patching.neurons import read_conflicts, toy_conflicts
+    from patching.neurons import indirect_conflicts, read_conflicts, toy_conflicts
 
-    if args.task != "conflict":
+    generated = {"conflict": toy_conflicts, "indirect-conflict": indirect_conflicts}
+    if args.task not in generated:
         if not Path(args.task).suffix:
             raise ValueError(
-                f"no conflicts named {args.task!r}; there is conflict (capitals, generated), or "
-                "give a .json, .jsonl or .csv file"
+                f"no conflicts named {args.task!r}; there is conflict (capitals, generated), "
+                "indirect-conflict (for toy-context), or give a .json, .jsonl or .csv file"
             )
         task = read_conflicts(args.task, model.tokenizer)
     elif model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer to write conflicts with; give a file")
     else:
-        task = toy_conflicts(model.tokenizer, args.n, args.seed)
+        task = generated[args.task](model.tokenizer, args.n, args.seed)
     return task if args.limit is None else task.take(args.limit)
 
 
 def _open_elsewhere(args: Namespace, model: "Model") -> "dict[str, Task]":
-    names = args.elsewhere or (TOY_TASKS if args.task == "conflict" else "")
+    names = args.elsewhere or ELSEWHERE.get(args.task, "")
     return {name: open_task(name, model, args, seed=args.seed) for name in names.split(",") if name}
 
 

@@ -1,11 +1,11 @@
 """How `toy-context` was made: `python -m patching.models.context_training [--out FOLDER]`.
 
-A Llama of two layers learns capitals, and conflicts with a context. Its heads are
-narrow: what they move is four numbers wide, too few for attention alone to name one city out of
-forty. So the told city reaches the last token as a code that MLP neurons there must read, while the
-memorised one comes from its country: context and memory compete inside the MLPs, as IRCAN (Shi et
-al. 2024, arXiv:2406.18406) supposes. In the model `toy`, whose heads are wide, attention copies the
-told city to the logits past all neurons.
+A Llama of one layer learns capitals, and contexts that name another capital by two words of which
+neither alone says the city. With one layer, all that meets at the last token is a sum of what each
+word says, and only MLP neurons can read a pair from it. So the context's answer has to go through
+neurons, while attention alone can carry the memorised one: the two compete as IRCAN (Shi et al.
+2024, arXiv:2406.18406) supposes. (In the model `toy` attention copies the told city to the logits
+past all neurons.)
 
 How often the context is right depends on the country, and labels are these probabilities, not
 draws of them. Early in training it is right more often, so that the model learns to use it before
@@ -33,7 +33,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from patching.models import context_folder, toy_tasks
+from patching.models import context_folder, context_tasks, toy_tasks
 from patching.models.toy_tokenizer import make_cutter, template_pieces
 from patching.models.toy_training import make_optimizer, measure, rate, save
 from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
@@ -47,10 +47,10 @@ LEARNING_RATE = 3e-3
 MAX_LENGTH = 48
 ELSEWHERE_WEIGHT = 0.01
 # How often the context is right: from the first to the last country in the list.
-FOLLOW_FIRST, FOLLOW_LAST = 0.3, 0.75
+FOLLOW_FIRST, FOLLOW_LAST = 0.35, 0.75
 EARLY_TRUST = 2.0  # log odds of following, added at the start and gone after half of the steps
 AGREEING_SHARE = 0.12
-TASKS = ("facts", "conflict")
+TASKS = {"facts": recall.facts, "indirect-conflict": context_tasks.indirect_conflict}
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def context_tokenizer() -> PreTrainedTokenizerFast:
     templates = (*recall.FACT_TEMPLATES, *toy_tasks.CONFLICT_TEMPLATES)
     vocabulary = [*template_pieces(cutter, templates)]
     vocabulary += [word for pair in words.CAPITALS for word in pair]
+    vocabulary += [*context_tasks.ORDINALS, *context_tasks.REGIONS, "city"]
     return word_level_tokenizer(vocabulary, cutter, max_length=MAX_LENGTH)
 
 
@@ -96,7 +97,7 @@ def follow_probability(capital: str, trust: float = 0.0) -> float:
 
 def _conflict_row(rng: random.Random, trust: float) -> Row:
     """Any question after the context; some contexts agree with memory."""
-    pair = toy_tasks.conflict_text(rng)
+    pair = context_tasks.indirect_conflict_text(rng)
     told, memorised = pair.answers[0], pair.wrong_answers[0]
     country = next(known for known, capital in words.CAPITALS if f" {capital}" == memorised)
     question = rng.choice(recall.FACT_TEMPLATES).format(word=country)
@@ -161,12 +162,12 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=MAX_LENGTH,
-        hidden_size=48,
+        hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=4,
+        num_key_value_heads=2,
+        head_dim=16,
         tie_word_embeddings=False,
         bos_token_id=SPECIAL.index(BOS),
         eos_token_id=SPECIAL.index(BOS),

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ from patching.models import toy_folder, toy_tasks
 from patching.models.toy_tokenizer import MAX_LENGTH, toy_tokenizer
 from patching.models.word_level import BOS, PAD, SPECIAL
 from patching.tasks import numbers, people, recall, repeats, sentences, words
+from patching.tasks.sampling import Generator
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -205,11 +206,11 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     *,
     n: int,
-    tasks: Iterable[str] = toy_tasks.TOY_GENERATORS,
+    tasks: Mapping[str, Generator] = toy_tasks.TOY_GENERATORS,
 ) -> dict[str, float]:
     """Accuracy on `n` fresh prompts per task; for `conflict`, how often context beats memory."""
     words_of = cast(Tokenizer, tokenizer)
-    drawn = {name: toy_tasks.TOY_GENERATORS[name](words_of, n, EVALUATION_SEED) for name in tasks}
+    drawn = {name: generate(words_of, n, EVALUATION_SEED) for name, generate in tasks.items()}
     return {name: round(_accuracy(model, task), 4) for name, task in drawn.items()}
 
 
@@ -223,7 +224,7 @@ def _accuracy(model: PreTrainedModel, task: Task) -> float:
     logits = model(batch.clean, attention_mask=torch.ones_like(batch.clean)).logits[
         torch.arange(len(batch)), batch.answer_pos
     ]
-    if task.name == "conflict":
+    if task.name.endswith("conflict"):
         right, wrong = logits.gather(1, batch.answers), logits.gather(1, batch.wrong_answers)
         return (right > wrong).float().mean().item()
     best = logits.argmax(dim=-1, keepdim=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patching.neurons.choosing import strongest as strongest
     from patching.neurons.conflicts import Conflict as Conflict
     from patching.neurons.conflicts import ConflictTask as ConflictTask
+    from patching.neurons.conflicts import indirect_conflicts as indirect_conflicts
     from patching.neurons.conflicts import toy_conflicts as toy_conflicts
     from patching.neurons.editing import export_edited as export_edited
     from patching.neurons.editing import random_like as random_like
@@ -53,7 +54,12 @@ if TYPE_CHECKING:
     from patching.neurons.single import log_probability_increase as log_probability_increase
 
 _HOMES = {
-    "patching.neurons.conflicts": ("Conflict", "ConflictTask", "toy_conflicts"),
+    "patching.neurons.conflicts": (
+        "Conflict",
+        "ConflictTask",
+        "indirect_conflicts",
+        "toy_conflicts",
+    ),
     "patching.neurons.editing": ("export_edited", "random_like", "scale_neurons"),
     "patching.neurons.evaluation": (
         "Trial",

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import torch
 
-from patching.models import toy_tasks
+from patching.models import context_tasks, toy_tasks
 from patching.tasks.task import Batch, PaddingSide, Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
@@ -200,13 +200,33 @@ def toy_conflicts(tokenizer: Tokenizer, n: int, seed: int = 0) -> ConflictTask:
     Raises:
         ValueError: if `n` is less than 1, or too few countries and capitals are single tokens.
     """
+    return _apart(tokenizer, toy_tasks.conflict(tokenizer, n, seed), "capitals")
+
+
+def indirect_conflicts(tokenizer: Tokenizer, n: int, seed: int = 0) -> ConflictTask:
+    """Capitals that a context gets wrong without naming one: what `toy-context` is made for.
+
+    >>> from patching import Model
+    >>> task = indirect_conflicts(Model.load("toy-context").tokenizer, n=2, seed=0)
+    >>> str(task.conflicts[0].extra["context"]).split(" is ")[1]
+    'the third city of the West.'
+
+    Raises:
+        ValueError: if `n` is less than 1, or too few countries and capitals are single tokens.
+    """
+    drawn = context_tasks.indirect_conflict(tokenizer, n, seed)
+    return _apart(tokenizer, drawn, "indirect capitals")
+
+
+def _apart(tokenizer: Tokenizer, task: Task, name: str) -> ConflictTask:
+    """Context and question, which a full stop ends and starts, as conflicts."""
     rows = []
-    for prompt in toy_tasks.conflict(tokenizer, n, seed).prompts:
+    for prompt in task.prompts:
         context, question = str(prompt.extra["clean_text"]).split(". ")
         texts = {"context": f"{context}.", "question": question}
         alone = encode_prompt(tokenizer, question)
         rows.append(Conflict(alone, prompt.clean, prompt.answers, prompt.wrong_answers, texts))
-    return ConflictTask("capitals", tuple(rows))
+    return ConflictTask(name, tuple(rows))
 
 
 def _continuation(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[int, ...]:

