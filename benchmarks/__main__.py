@@ -86,13 +86,23 @@ def _print_sweeps(device: str, rounds: int, *, with_library: bool) -> None:
     import torch
 
     from benchmarks.subject import GPT2_SMALL, make
-    from benchmarks.sweeps import ATTRIBUTION, SWEEPS, attribute_everything
+    from benchmarks.sweeps import (
+        ATTRIBUTION,
+        SWEEPS,
+        attribute_everything,
+        context_aware_neurons,
+        ircan_passes,
+    )
 
     subject = make(GPT2_SMALL, device)
     print(f"\nactivation patching, {GPT2_SMALL.name}, {GPT2_SMALL.batch} x {GPT2_SMALL.pos} tokens")
     jobs = {"unit": subject.unit, "attribution": lambda: attribute_everything(subject)}
     times = _time(jobs, min(rounds, 5), device)
     _row(ATTRIBUTION, f"{_ratio(times['attribution'], times['unit']):.2f} units")
+    jobs = {"pass": subject.forward_backward, "neurons": lambda: context_aware_neurons(subject)}
+    times = _time(jobs, 2, device)
+    share = _ratio(times["neurons"], times["pass"]) / ircan_passes(subject)
+    _row("IRCAN, of the passes its formula needs", f"{share:.2f} x")
     for name, (ours, library) in SWEEPS.items():
         jobs = {"forward": subject.forward, "ours": lambda job=ours: job(subject)}
         jobs |= {"library": lambda job=library: job(subject)} if with_library else {}

@@ -9,6 +9,7 @@ from benchmarks.subject import RIGHT, WRONG, Subject
 from patching.activation import activation_patching
 from patching.attribution import attribution_patching
 from patching.metrics import logit_diff
+from patching.neurons import Conflict, ConflictTask, ircan
 
 Job = Callable[[Subject], object]
 
@@ -48,6 +49,26 @@ def _difference(logits: Tensor) -> Tensor:
     return (logits[:, -1, RIGHT] - logits[:, -1, WRONG]).mean()
 
 
+def context_aware_neurons(subject: Subject) -> object:
+    """IRCAN: all layers and steps."""
+    return ircan(subject.model, _conflicts(subject), steps=IRCAN_STEPS)
+
+
+def ircan_passes(subject: Subject) -> float:
+    """Forwards and backwards that IRCAN's formula needs: from each layer on, for every step."""
+    return IRCAN_STEPS * (subject.model.graph.n_layers + 1) / 2
+
+
+def _conflicts(subject: Subject) -> ConflictTask:
+    """The subject's prompts as contexts with questions: the second half alone asks."""
+    rows = [
+        Conflict(tuple(row[len(row) // 2 :]), tuple(row), (RIGHT,), (WRONG,))
+        for row in subject.clean.tolist()
+    ]
+    return ConflictTask("random", tuple(rows))
+
+
+IRCAN_STEPS = 4
 ATTRIBUTION = "attribution patching, every granularity"
 SWEEPS: dict[str, tuple[Job, Job]] = {
     "residual stream, layer x position": (residual_by_position, library_residual_by_position),

@@ -19,7 +19,7 @@ from patching.memory import current
 from patching.model import Model
 from patching.tasks.task import Batch
 
-CHUNK_BYTES = 7 * 2**25
+CHUNK_BYTES = 5 * 2**25
 MAX_ROWS = 1024
 
 

@@ -23,7 +23,7 @@ Text = str | Sequence[int]
 def contrast(
     with_context: Float[Tensor, "*rows vocab"],
     without_context: Float[Tensor, "*rows vocab"],
-    alpha: float = ALPHA,
+    alpha: float | int = ALPHA,
 ) -> Float[Tensor, "*rows vocab"]:
     """`(1 + alpha) with_context - alpha without_context`, in logits; alpha 0 ignores the latter.
 
@@ -60,7 +60,7 @@ def continue_greedily(
     prompt: Text,
     *,
     without_context: Text | None = None,
-    alpha: float = ALPHA,
+    alpha: float | int = ALPHA,
     n: int = 10,
 ) -> tuple[int, ...]:
     """The n likeliest next tokens, one after the other; fewer where the text ends before.

@@ -41,7 +41,7 @@ class Ablating:
 def steering(
     model: Model,
     vectors: Float[Tensor, "layer d_model"],
-    alpha: float,
+    alpha: float | int,
     *,
     layers: Sequence[int] | None = None,
 ) -> Iterator[None]:
@@ -221,7 +221,9 @@ def _ablating_token(model: Model, by: int | None) -> int:
     return by
 
 
-def _check_vectors(model: Model, vectors: Float[Tensor, "layer d_model"], alpha: float) -> None:
+def _check_vectors(
+    model: Model, vectors: Float[Tensor, "layer d_model"], alpha: float | int
+) -> None:
     wanted = (len(model.blocks), model.blocks[0].w_o.shape[2])
     if tuple(vectors.shape) != wanted:
         raise ValueError(

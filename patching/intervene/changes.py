@@ -113,7 +113,7 @@ def mean(place: str, value: Float[Tensor, "..."], positions: Positions = None) -
     return Intervention(place, _put(value), positions, (1, 1, *value.shape))
 
 
-def scale(place: str, factor: float, positions: Positions = None) -> Intervention:
+def scale(place: str, factor: float | int, positions: Positions = None) -> Intervention:
     """Multiply by a number."""
     return Intervention(place, lambda activation: activation * factor, positions)
 
@@ -129,7 +129,7 @@ def add(place: str, vector: Float[Tensor, "..."], positions: Positions = None) -
 
 
 def noise(
-    place: str, sigma: float, positions: int | Sequence[int], *, seed: int = 0
+    place: str, sigma: float | int, positions: int | Sequence[int], *, seed: int = 0
 ) -> Intervention:
     """Add Gaussian noise, the same in every run of equally many rows.
 

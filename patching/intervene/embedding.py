@@ -12,7 +12,7 @@ from patching.stack import skipping
 
 
 @torch.no_grad()
-def embedding_sigma(model: Model, times: float = 3.0) -> float:
+def embedding_sigma(model: Model, times: float | int = 3.0) -> float:
     """`times` the standard deviation of all token embeddings' numbers, as they enter the stream.
 
     Three is ROME's strength of noise (`s3`). The whole vocabulary is run through the embedding

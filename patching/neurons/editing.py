@@ -39,7 +39,7 @@ class _Saving(Protocol):
 
 
 @contextmanager
-def scale_neurons(model: Model, neurons: Neurons, beta: float) -> Iterator[None]:
+def scale_neurons(model: Model, neurons: Neurons, beta: float | int) -> Iterator[None]:
     """Runs inside multiply the neurons' activations by `beta`, at all positions.
 
     1 changes nothing, 0 erases. No weight is touched, so there is nothing to restore; everything
@@ -91,7 +91,7 @@ def random_like(neurons: Neurons, model: Model, seed: int = 0) -> Neurons:
 
 
 @torch.no_grad()
-def export_edited(model: Model, neurons: Neurons, beta: float, folder: str | Path) -> Path:
+def export_edited(model: Model, neurons: Neurons, beta: float | int, folder: str | Path) -> Path:
     """Write the edited model as a Hugging Face folder, with its tokenizer; returns the folder.
 
     The neurons' columns of the output projections are multiplied in a copy of the weights; the
@@ -116,7 +116,7 @@ def export_edited(model: Model, neurons: Neurons, beta: float, folder: str | Pat
     return folder
 
 
-def check_beta(beta: float) -> None:
+def check_beta(beta: float | int) -> None:
     """Refuse a factor that means nothing.
 
     Raises:
@@ -173,7 +173,7 @@ def by_layer(neurons: Neurons) -> dict[int, list[int]]:
     return layers
 
 
-def _scaling(chosen: list[int], beta: float) -> Callable[..., Tensor]:
+def _scaling(chosen: list[int], beta: float | int) -> Callable[..., Tensor]:
     def hook(
         activation: Float[Tensor, "batch pos d_mlp"], hook: object
     ) -> Float[Tensor, "batch pos d_mlp"]:
@@ -206,13 +206,15 @@ def _copy_plain(model: Model) -> PreTrainedModel:
     return copy
 
 
-def _scale_columns(projection: nn.Module, chosen: list[int], beta: float) -> None:
+def _scale_columns(projection: nn.Module, chosen: list[int], beta: float | int) -> None:
     weight = cast(Tensor, projection.weight)
     columns = weight.T if isinstance(projection, Conv1D) else weight
     columns[:, chosen] *= beta
 
 
-def _require_alike(model: Model, neurons: Neurons, beta: float, copy: PreTrainedModel) -> None:
+def _require_alike(
+    model: Model, neurons: Neurons, beta: float | int, copy: PreTrainedModel
+) -> None:
     tokens = model.opened.probe.tokens.to(model.device)
     with scale_neurons(model, neurons, beta):
         expected = model.run(tokens).logits

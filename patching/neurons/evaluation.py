@@ -205,7 +205,7 @@ def run_trial(
     return Trial(chosen, beta, dev, held_out, control, decodings, effects, plan, tasks)
 
 
-def label(beta: float) -> str:
+def label(beta: float | int) -> str:
     """A beta as a label of an axis."""
     return f"{beta:g}"
 
@@ -236,9 +236,9 @@ def _over_betas(
 
 
 def _decodings(
-    model: Model, task: ConflictTask, neurons: Neurons, beta: float, plan: TrialPlan
+    model: Model, task: ConflictTask, neurons: Neurons, beta: float | int, plan: TrialPlan
 ) -> Grid:
-    def measured(alpha: float) -> Float[Tensor, "example measure"]:
+    def measured(alpha: float | int) -> Float[Tensor, "example measure"]:
         return conflict_rates(model, task, alpha=alpha, batch_size=plan.batch_size).values
 
     rows = [measured(0.0), measured(plan.alpha)]
@@ -252,7 +252,7 @@ def _side_effects(
     model: Model,
     task: ConflictTask,
     neurons: Neurons,
-    beta: float,
+    beta: float | int,
     elsewhere: Mapping[str, Task],
 ) -> tuple[SideEffect, ...]:
     asked = tuple(dict.fromkeys(c.without_context for c in task.conflicts))

@@ -23,7 +23,7 @@ MEASURES = (FOLLOWS, STUBBORN, PREFERS)
 
 @torch.no_grad()
 def conflict_rates(
-    model: Model, task: ConflictTask, *, alpha: float = 0.0, batch_size: int = 64
+    model: Model, task: ConflictTask, *, alpha: float | int = 0.0, batch_size: int = 64
 ) -> Grid:
     """Per conflict, 1 or 0: does the model follow the context?
 
