@@ -6,6 +6,7 @@ Knows no model library.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.scores import check_matrix, provenance_json
+from circuits.scores import Scores, check_matrix, provenance_json
 from patching.files import write_text
 from patching.graph import Graph
 
@@ -152,6 +153,10 @@ class Circuit:
         """
         write_text(path, to_json(self))
 
+    def explore(self, scores: Scores | None = None) -> object:
+        """A page to explore the circuit with, shown by Jupyter; see `circuits.explore`."""
+        return import_module("circuits.explorer").explore(self, scores=scores)  # a higher floor
+
     def to_networkx(self) -> nx.MultiDiGraph:
         """The circuit for networkx: one node per embedding, head, MLP and logits, keyed edges.
 
@@ -223,7 +228,7 @@ def load_circuit(path: str | Path) -> Circuit:
             raise ValueError(
                 f"{where} is {json.dumps(row)}; [source, destination, score or null] would be right"
             )
-    graph, provenance = _graph_from(content.get("graph")), content.get("provenance", {})
+    graph, provenance = Graph.from_dict(content.get("graph")), content.get("provenance", {})
     return _from_rows(graph, [(where, *row) for where, row in rows], provenance)
 
 
@@ -240,7 +245,7 @@ def from_networkx(graph: nx.DiGraph, architecture: Graph | None = None) -> Circu
             "this networkx graph does not say which model's graph its edges are from; "
             "pass architecture=Graph(...)"
         )
-    architecture = architecture or _graph_from(json.loads(graph.graph["graph"]))
+    architecture = architecture or Graph.from_dict(json.loads(graph.graph["graph"]))
     rows = []
     for source, end, values in graph.edges(data=True):
         where = f"the edge {source}->{end}"
@@ -270,14 +275,6 @@ def _from_rows(
             raise ValueError(f"{where}: either all edges have a score or none has")
         mask[edge], scores[edge], with_score = True, score or 0.0, score is not None
     return Circuit(mask, graph, scores if with_score else None, provenance)
-
-
-def _graph_from(values: object) -> Graph:
-    if not isinstance(values, dict) or not all(
-        isinstance(values.get(name), int) for name in ("n_layers", "n_heads", "n_kv_heads")
-    ):
-        raise ValueError(f"not the description of a graph: {json.dumps(values)}")
-    return Graph.from_dict(values)
 
 
 def _is_row(row: object) -> bool:

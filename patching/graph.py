@@ -200,15 +200,20 @@ class Graph:
         }
 
     @staticmethod
-    def from_dict(values: Mapping[str, int | bool | str]) -> "Graph":
+    def from_dict(values: object) -> "Graph":
         """The graph that `to_dict` described.
 
         Raises:
-            ValueError: if a field is missing or the fingerprint is that of another graph.
+            ValueError: if it is no description, lacks a field, or has another graph's fingerprint.
         """
-        missing = [k for k in ("n_layers", "n_heads", "n_kv_heads") if k not in values]
+        sizes = ("n_layers", "n_heads", "n_kv_heads")
+        if not isinstance(values, Mapping):
+            raise ValueError(f"not the description of a graph: {json.dumps(values)}")
+        missing = [name for name in sizes if name not in values]
         if missing:
             raise ValueError(f"the description of the graph lacks {', '.join(missing)}")
+        if not all(isinstance(values[name], int) for name in sizes):
+            raise ValueError(f"not the description of a graph: {json.dumps(dict(values))}")
         graph = Graph(
             n_layers=int(values["n_layers"]),
             n_heads=int(values["n_heads"]),

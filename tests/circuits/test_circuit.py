@@ -182,7 +182,7 @@ def test_a_later_version_of_the_format_is_refused(tmp_path):
     "graph", [None, {}, {"n_layers": "two", "n_heads": 2, "n_kv_heads": 2}, "Graph(1, 1, 1)"]
 )
 def test_a_file_without_a_graph_is_refused(graph, tmp_path):
-    with pytest.raises(ValueError, match="not the description of a graph"):
+    with pytest.raises(ValueError, match="description of (a|the) graph"):
         load_circuit(write(tmp_path / "c.json", graph=graph))
 
 
@@ -292,3 +292,8 @@ def test_a_networkx_edge_that_ends_elsewhere_than_its_reader_is_refused():
     graph.add_edge("m0", "a0.h0", reader="a0.h0.v")
     with pytest.raises(ValueError, match="the edge m0->a0.h0: no edge m0->a0.h0.v"):
         from_networkx(graph)
+
+
+def test_a_circuit_shows_itself_as_a_page():
+    circuit = Circuit.from_edges(Graph(1, 1, 1), [("embed", "m0"), ("m0", "logits")])
+    assert "iframe" in circuit.explore()._repr_mimebundle_()["text/html"]
