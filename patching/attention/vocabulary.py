@@ -141,8 +141,9 @@ def copying_scores(model: Model) -> Grid:
     count with their real part above): 1 where all are positive, as in copying heads. NaN where a
     head writes nothing that the unembedding reads. Elhage et al. 2021.
 
-    >>> copying_scores(Model.load("truth/induction")).top(1)
-    [(('1', 'h3'), 1.0)]
+    >>> ((where, score),) = copying_scores(Model.load("truth/induction")).top(1)
+    >>> where, round(score, 6)
+    (('1', 'h3'), 1.0)
     """
     embedding, unembedding = token_embeddings(model), _unembedding(model)
     scores = torch.empty(model.graph.n_layers, model.graph.n_heads, dtype=torch.float64)
