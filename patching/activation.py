@@ -20,6 +20,7 @@ from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
 from patching.places import KINDS, of_kind, units
+from patching.provenance import describe
 from patching.sweeps.engine import DIRECTIONS, Spots
 from patching.sweeps.pairs import Pair, run_pair
 from patching.sweeps.spots import Where, by_position, by_span, everywhere
@@ -223,17 +224,6 @@ def _that_matter(model: Model, pair: Pair, spots: Spots, what: str, layer: int) 
 def _provenance(
     model: Model, task: Task, metric: Metric, what: str, direction: str
 ) -> dict[str, object]:
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "weights": model.weights,
-        "task": task.name,
-        "tokens": task.hash,
-        "n_examples": len(task),
-        "metric": metric.__name__,
-        "method": "activation patching",
-        "what": what,
-        "direction": direction,
-        "sign": "positive: the clean activation helps the metric",
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
+    sign = "positive: the clean activation helps the metric"
+    facts = {"what": what, "direction": direction, "sign": sign}
+    return describe(model, task, metric, "activation patching", {}, facts=facts)

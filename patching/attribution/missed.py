@@ -124,8 +124,8 @@ def bound_missed(
         batch_size: pairs a run.
 
     Raises:
-        ValueError: if the scores are of another task, of a stream or of no direction, or all
-            places are verified.
+        ValueError: if the scores are of another task, of a stream or of no direction, do not go
+            over layers first, or all places are verified.
     """
     kind, direction = _check(task, scores, verified)
     model.check(task)
@@ -227,6 +227,11 @@ def _check(task: Task, scores: Grid, verified: int) -> tuple[str, str]:
         raise ValueError(
             f"effects of {kind} at several layers do not add up: one stream holds the other; "
             "bound attn_out, mlp_out, z, q, k, v or neurons"
+        )
+    if next(iter(scores.axes), None) != "layer":
+        raise ValueError(
+            "scores to be bounded go over layers first, such as layer, head or layer, pos; these "
+            f"have the axes {', '.join(scores.axes)}"
         )
     if not 0 <= verified < scores.mean.numel():
         raise ValueError(

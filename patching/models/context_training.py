@@ -12,15 +12,11 @@ draws of them. Early in training it is right more often, so that the model learn
 it learns to doubt it. One thread and one seed give one file, on one machine.
 """
 
-import argparse
-import json
 import logging
 import math
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -35,13 +31,12 @@ from transformers import (
 
 from patching.models import context_folder, context_tasks, toy_tasks
 from patching.models.toy_tokenizer import make_cutter, template_pieces
-from patching.models.toy_training import make_optimizer, measure, rate, save
+from patching.models.toy_training import Training, make_optimizer, measure, rate, run
 from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
 from patching.tasks import recall, words
 
 log = logging.getLogger(__name__)
 
-SEED = 0
 STEPS = 1500
 LEARNING_RATE = 3e-3
 MAX_LENGTH = 48
@@ -187,28 +182,9 @@ def _loss(model: LlamaForCausalLM, batch: TrainingBatch) -> Float[Tensor, ""]:
 
 
 def main() -> None:
-    """Train and save; reports the accuracies every 500 steps."""
-    parser = argparse.ArgumentParser(description="Train the model toy-context.")
-    parser.add_argument("--out", type=Path, default=context_folder(), help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=SEED)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    tokenizer = context_tokenizer()
-    model = train(tokenizer, options.steps, options.seed)
-    rounded = save(model, tokenizer, options.out)
-    report = {
-        "seed": options.seed,
-        "steps": options.steps,
-        "rows_per_step": sum(count for _, count in FAMILIES),
-        "parameters": rounded.num_parameters(),
-        "accuracy": measure(rounded, tokenizer, n=1000, tasks=TASKS),
-    }
-    text = json.dumps(report, indent=2) + "\n"
-    (options.out / "training.json").write_text(text, encoding="utf-8")
-    log.info("%.0f s, saved to %s", time.perf_counter() - start, options.out)
+    """Train the model."""
+    rows = sum(count for _, count in FAMILIES)
+    run(Training("toy-context", context_folder(), STEPS, rows, context_tokenizer, train, TASKS))
 
 
 if __name__ == "__main__":

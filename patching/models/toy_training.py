@@ -240,29 +240,49 @@ def save(
     return model.float()
 
 
-def main() -> None:
-    """Train and save; reports the accuracies every 200 steps."""
-    parser = argparse.ArgumentParser(description="Train the toy model.")
-    parser.add_argument("--out", type=Path, default=toy_folder(), help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS)
+@dataclass(frozen=True)
+class Training:
+    """What it takes to make one embedded model: `train` gets tokenizer, steps and seed."""
+
+    name: str
+    folder: Path
+    steps: int
+    rows_per_step: int
+    make_tokenizer: Callable[[], PreTrainedTokenizerBase]
+    train: Callable[[PreTrainedTokenizerBase, int, int], PreTrainedModel]
+    tasks: Mapping[str, Generator]
+
+
+def run(training: Training) -> None:
+    """Train and save as the command line says; accuracies are logged on the way."""
+    parser = argparse.ArgumentParser(description=f"Train the model {training.name}.")
+    parser.add_argument("--out", type=Path, default=training.folder, help="folder to write")
+    parser.add_argument("--steps", type=int, default=training.steps)
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     start = time.perf_counter()
-    tokenizer = toy_tokenizer()
-    model = train(tokenizer, options.steps, options.seed)
+    tokenizer = training.make_tokenizer()
+    model = training.train(tokenizer, options.steps, options.seed)
     rounded = save(model, tokenizer, options.out)
     report = {
         "seed": options.seed,
         "steps": options.steps,
-        "rows_per_step": sum(count for _, count in FAMILIES),
+        "rows_per_step": training.rows_per_step,
         "parameters": rounded.num_parameters(),
-        "accuracy": measure(rounded, tokenizer, n=1000),
+        "accuracy": measure(rounded, tokenizer, n=1000, tasks=training.tasks),
     }
     text = json.dumps(report, indent=2) + "\n"
     (options.out / "training.json").write_text(text, encoding="utf-8")
     log.info("%.0f s, saved to %s", time.perf_counter() - start, options.out)
+
+
+def main() -> None:
+    """Train the toy model."""
+    rows = sum(count for _, count in FAMILIES)
+    tasks = toy_tasks.TOY_GENERATORS
+    run(Training("toy", toy_folder(), STEPS, rows, toy_tokenizer, train, tasks))
 
 
 if __name__ == "__main__":

@@ -142,13 +142,14 @@ def test_verified_places_are_left_out_of_all_subsets(gpt2):
         ({"kind": "resid_pre"}, "effects of resid_pre at several layers do not add up"),
         ({"direction": at_both}, "these are on the path 'clean-corrupt'"),
         ({"task": Task("one", families.task().prompts[:1])}, "on the same task"),
+        ({"over": ["head", "pos"]}, "go over layers first.* these have the axes head, pos"),
     ],
 )
 def test_wrong_input_is_explained(gpt2, changes, said):
     kind = changes.get("kind", "z")
     direction = changes.get("direction", "denoising")
     scores = attribution_patching(gpt2, families.task(), logit_diff, direction=direction)
-    over = ["layer", "head"] if kind == "z" else ["layer", "pos"]
+    over = changes.get("over", ["layer", "head"] if kind == "z" else ["layer", "pos"])
     task = changes.get("task", families.task())
     with pytest.raises(ValueError, match=said):
         bound_missed(
