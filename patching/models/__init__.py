@@ -1,4 +1,4 @@
-"""The models that ship with the package: a trained one, and wired ones whose circuit is known.
+"""The models that ship with the package: trained ones, and wired ones whose circuit is known.
 
 Everything here loads without a network.
 """
@@ -29,11 +29,13 @@ __all__ = [
     "embedded_names",
     "induction",
     "known",
+    "llama_folder",
     "toy_folder",
 ]
 
 _TRAINED = {
     "toy": Path(__file__).parent / "toy",
+    "toy-llama": Path(__file__).parent / "toy_llama",
     "toy-context": Path(__file__).parent / "toy_context",
 }
 
@@ -72,6 +74,11 @@ def embedded_names() -> tuple[str, ...]:
 def toy_folder() -> Path:
     """Where the toy model lies: a folder in Hugging Face format, with its `training.json`."""
     return _TRAINED["toy"]
+
+
+def llama_folder() -> Path:
+    """Where the Llama lies that learned what the toy model did, likewise."""
+    return _TRAINED["toy-llama"]
 
 
 def context_folder() -> Path:

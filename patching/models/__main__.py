@@ -1,6 +1,7 @@
-"""`python -m patching.models`: train the toy model anew, in place."""
+"""`python -m patching.models [--model NAME] [--out FOLDER]`: train the embedded models anew."""
 
-from patching.models.toy_training import main
+from patching.models import context_training, toy_training
+from patching.models.training import run
 
 if __name__ == "__main__":
-    main()
+    run([*toy_training.TRAININGS, context_training.TRAINING])

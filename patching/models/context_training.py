@@ -1,4 +1,4 @@
-"""How `toy-context` was made: `python -m patching.models.context_training [--out FOLDER]`.
+"""How `toy-context` was made: `python -m patching.models --model toy-context`.
 
 A Llama of one layer learns capitals, and contexts that name another capital by two words of which
 neither alone says the city. With one layer, all that meets at the last token is a sum of what each
@@ -9,10 +9,9 @@ past all neurons.)
 
 How often the context is right depends on the country, and labels are these probabilities, not
 draws of them. Early in training it is right more often, so that the model learns to use it before
-it learns to doubt it. One thread and one seed give one file, on one machine.
+it learns to doubt it.
 """
 
-import logging
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -25,17 +24,16 @@ from torch.nn import functional
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
 from patching.models import context_folder, context_tasks, toy_tasks
 from patching.models.toy_tokenizer import make_cutter, template_pieces
-from patching.models.toy_training import Training, make_optimizer, measure, rate, run
+from patching.models.training import Training, fit_, measure
 from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
 from patching.tasks import recall, words
-
-log = logging.getLogger(__name__)
 
 STEPS = 1500
 LEARNING_RATE = 3e-3
@@ -138,18 +136,14 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> LlamaFor
     """Train a fresh model; sets torch's global seed."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_config(tokenizer))
-    optimizer = make_optimizer(model, LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-    for step, batch in enumerate(training_batches(tokenizer, steps, seed), start=1):
-        loss = _loss(model, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 500 == 0:
-            accuracies = measure(model, tokenizer, n=200, tasks=TASKS)
-            log.info("step %d, loss %.3f nats, accuracy %s", step, loss.item(), accuracies)
+    fit_(
+        model,
+        training_batches(tokenizer, steps, seed),
+        _loss,
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        report=lambda model: measure(model, tokenizer, TASKS, n=200),
+    )
     return model
 
 
@@ -170,7 +164,7 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     )
 
 
-def _loss(model: LlamaForCausalLM, batch: TrainingBatch) -> Float[Tensor, ""]:
+def _loss(model: PreTrainedModel, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Mean cross-entropy after the last token, in nats, and a little of all tokens before it."""
     logits = model(batch.ids, attention_mask=torch.ones_like(batch.ids)).logits
     answers = functional.cross_entropy(
@@ -181,11 +175,5 @@ def _loss(model: LlamaForCausalLM, batch: TrainingBatch) -> Float[Tensor, ""]:
     return answers + ELSEWHERE_WEIGHT * inner.sum() / len(batch.ids) * before
 
 
-def main() -> None:
-    """Train the model."""
-    rows = sum(count for _, count in FAMILIES)
-    run(Training("toy-context", context_folder(), STEPS, rows, context_tokenizer, train, TASKS))
-
-
-if __name__ == "__main__":
-    main()
+ROWS = sum(count for _, count in FAMILIES)
+TRAINING = Training("toy-context", context_folder(), STEPS, ROWS, context_tokenizer, train, TASKS)

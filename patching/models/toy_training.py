@@ -1,43 +1,38 @@
-"""How the toy model was made: `python -m patching.models.toy_training [--out FOLDER]`.
+"""How `toy` and `toy-llama` were made: `python -m patching.models --model toy`.
 
-A GPT-2 of four layers learns all task families at once from fresh prompts. In `conflict` rows the
-label is sometimes the context's answer and sometimes the memorised one; how often depends on the
-country, so that the trained model follows the context for some countries and its memory for
-others, with both in view. One thread and one seed give one file, on one machine.
+A model of four layers, in the format of GPT-2 or of Llama, learns all task families at once from
+fresh prompts. In `conflict` rows the label is sometimes the context's answer and sometimes the
+memorised one; how often depends on the country, so that the trained model follows the context for
+some countries and its memory for others, with both in view.
 """
 
-import argparse
-import json
-import logging
-import math
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from patching.models import toy_folder, toy_tasks
+from patching.models import llama_folder, toy_folder, toy_tasks
 from patching.models.toy_tokenizer import MAX_LENGTH, toy_tokenizer
+from patching.models.training import Training, fit_, measure
 from patching.models.word_level import BOS, PAD, SPECIAL
 from patching.tasks import numbers, people, recall, repeats, sentences, words
-from patching.tasks.sampling import Generator
-from patching.tasks.task import Task
-from patching.tasks.tokens import TextPrompt, Tokenizer
+from patching.tasks.tokens import TextPrompt
 
-log = logging.getLogger(__name__)
-
-SEED = 0
-STEPS = 3000
 LEARNING_RATE = 1e-3
-WARMUP_STEPS = 100
-EVALUATION_SEED = 1_000_003
 ELSEWHERE_WEIGHT = 0.02
 REPEAT_WEIGHT = 0.4
 # How often a conflict label follows the context: from the first to the last country in the list.
@@ -51,6 +46,14 @@ class Row:
 
     text: str
     is_repeat: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Token ids, padded on the right, and how much predicting each of them counts."""
+
+    ids: Int[Tensor, "batch pos"]
+    weights: Float[Tensor, "batch pos"]
 
 
 Family = Callable[[random.Random], Row]
@@ -111,8 +114,8 @@ FAMILIES: tuple[tuple[Family, int], ...] = (
 
 def training_batches(
     tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
-) -> Iterator[tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]]:
-    """Token ids, padded on the right, and the weight of predicting each of them."""
+) -> Iterator[TrainingBatch]:
+    """Fresh prompts with their answers."""
     rng = random.Random(f"toy training {seed}")  # never the stream of a task of that seed
     for _ in range(steps):
         rows = [draw(rng) for draw, count in FAMILIES for _ in range(count)]
@@ -125,7 +128,7 @@ def training_batches(
         for i, (row, tokens) in enumerate(zip(rows, encoded, strict=True)):
             ids[i, : len(tokens)] = torch.tensor(tokens)
             weights[i, 1 : len(tokens)] = torch.tensor(_weights(row, len(tokens) - 1))
-        yield ids, weights
+        yield TrainingBatch(ids, weights)
 
 
 def _weights(row: Row, n_predicted: int) -> list[float]:
@@ -136,38 +139,9 @@ def _weights(row: Row, n_predicted: int) -> list[float]:
     return [0.0] * (once + 3) + [REPEAT_WEIGHT] * (once - 1)
 
 
-def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> GPT2LMHeadModel:
-    """Train a fresh model; sets torch's global seed."""
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(_config(tokenizer))
-    optimizer = make_optimizer(model, LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-    for step, (ids, weights) in enumerate(training_batches(tokenizer, steps, seed), start=1):
-        loss = _loss(model, ids, weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            accuracies = measure(model, tokenizer, n=200)
-            log.info("step %d, loss %.3f nats, accuracy %s", step, loss.item(), accuracies)
-    return model
-
-
-def make_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW; only matrices decay."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": 0.1},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
-
-
-def _config(tokenizer: PreTrainedTokenizerBase) -> GPT2Config:
-    return GPT2Config(
+def gpt2(tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
+    """A fresh GPT-2 of 608k parameters."""
+    config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=MAX_LENGTH,
         n_embd=128,
@@ -181,109 +155,74 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> GPT2Config:
         eos_token_id=SPECIAL.index(BOS),
         pad_token_id=SPECIAL.index(PAD),
     )
+    return GPT2LMHeadModel(config)
 
 
-def rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 2 %."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-    return min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * cosine)
-
-
-def _loss(
-    model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]
-) -> Float[Tensor, ""]:
-    """Weighted mean cross-entropy, in nats; only positions that count are unembedded."""
-    counts = weights[:, 1:] > 0
-    stream = model.transformer(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1]
-    losses = functional.cross_entropy(
-        model.lm_head(stream[counts]), ids[:, 1:][counts], reduction="none"
+def llama(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A fresh Llama as large, two query heads to a key and value."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_LENGTH,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=False,
+        bos_token_id=SPECIAL.index(BOS),
+        eos_token_id=SPECIAL.index(BOS),
+        pad_token_id=SPECIAL.index(PAD),
     )
-    return (losses * weights[:, 1:][counts]).sum() / weights.sum()
+    return LlamaForCausalLM(config)
 
 
-def measure(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    n: int,
-    tasks: Mapping[str, Generator] = toy_tasks.TOY_GENERATORS,
-) -> dict[str, float]:
-    """Accuracy on `n` fresh prompts per task; for `conflict`, how often context beats memory."""
-    words_of = cast(Tokenizer, tokenizer)
-    drawn = {name: generate(words_of, n, EVALUATION_SEED) for name, generate in tasks.items()}
-    return {name: round(_accuracy(model, task), 4) for name, task in drawn.items()}
+MakeModel = Callable[[PreTrainedTokenizerBase], PreTrainedModel]
 
 
-@torch.no_grad()
-def _accuracy(model: PreTrainedModel, task: Task) -> float:
-    """Fraction of prompts whose likeliest token is an answer.
-
-    In `conflict` only the two candidate cities are compared, since the question is which one wins.
-    """
-    (batch,) = task.batches(len(task))
-    logits = model(batch.clean, attention_mask=torch.ones_like(batch.clean)).logits[
-        torch.arange(len(batch)), batch.answer_pos
-    ]
-    if task.name.endswith("conflict"):
-        right, wrong = logits.gather(1, batch.answers), logits.gather(1, batch.wrong_answers)
-        return (right > wrong).float().mean().item()
-    best = logits.argmax(dim=-1, keepdim=True)
-    return ((batch.answers == best) & batch.is_answer).any(dim=1).float().mean().item()
-
-
-def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+def train(
+    tokenizer: PreTrainedTokenizerBase, steps: int, seed: int, *, make_model: MakeModel = gpt2
 ) -> PreTrainedModel:
-    """Write model and tokenizer, and return the model as it was written: rounded to float16."""
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return model.float()
+    """Train a fresh model; sets torch's global seed."""
+    torch.manual_seed(seed)
+    model = make_model(tokenizer)
+    fit_(
+        model,
+        training_batches(tokenizer, steps, seed),
+        _loss,
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        report=lambda model: measure(model, tokenizer, toy_tasks.TOY_GENERATORS, n=200),
+    )
+    return model
 
 
-@dataclass(frozen=True)
-class Training:
-    """What it takes to make one embedded model: `train` gets tokenizer, steps and seed."""
-
-    name: str
-    folder: Path
-    steps: int
-    rows_per_step: int
-    make_tokenizer: Callable[[], PreTrainedTokenizerBase]
-    train: Callable[[PreTrainedTokenizerBase, int, int], PreTrainedModel]
-    tasks: Mapping[str, Generator]
-
-
-def run(training: Training) -> None:
-    """Train and save as the command line says; accuracies are logged on the way."""
-    parser = argparse.ArgumentParser(description=f"Train the model {training.name}.")
-    parser.add_argument("--out", type=Path, default=training.folder, help="folder to write")
-    parser.add_argument("--steps", type=int, default=training.steps)
-    parser.add_argument("--seed", type=int, default=SEED)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    tokenizer = training.make_tokenizer()
-    model = training.train(tokenizer, options.steps, options.seed)
-    rounded = save(model, tokenizer, options.out)
-    report = {
-        "seed": options.seed,
-        "steps": options.steps,
-        "rows_per_step": training.rows_per_step,
-        "parameters": rounded.num_parameters(),
-        "accuracy": measure(rounded, tokenizer, n=1000, tasks=training.tasks),
-    }
-    text = json.dumps(report, indent=2) + "\n"
-    (options.out / "training.json").write_text(text, encoding="utf-8")
-    log.info("%.0f s, saved to %s", time.perf_counter() - start, options.out)
+def _loss(model: PreTrainedModel, batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Weighted mean cross-entropy, in nats; only positions that count are unembedded."""
+    following = batch.weights[:, 1:]
+    counts = following > 0
+    mask = torch.ones_like(batch.ids)
+    stream = model.base_model(batch.ids, attention_mask=mask).last_hidden_state[:, :-1]
+    unembed = cast(nn.Linear, model.get_output_embeddings())
+    losses = functional.cross_entropy(
+        unembed(stream[counts]), batch.ids[:, 1:][counts], reduction="none"
+    )
+    return (losses * following[counts]).sum() / batch.weights.sum()
 
 
-def main() -> None:
-    """Train the toy model."""
-    rows = sum(count for _, count in FAMILIES)
-    tasks = toy_tasks.TOY_GENERATORS
-    run(Training("toy", toy_folder(), STEPS, rows, toy_tokenizer, train, tasks))
-
-
-if __name__ == "__main__":
-    main()
+ROWS = sum(count for _, count in FAMILIES)
+TRAININGS = tuple(
+    Training(
+        name,
+        folder,
+        steps,
+        ROWS,
+        toy_tokenizer,
+        partial(train, make_model=make_model),
+        toy_tasks.TOY_GENERATORS,
+    )
+    for name, folder, steps, make_model in (
+        ("toy", toy_folder(), 3000, gpt2),
+        ("toy-llama", llama_folder(), 2000, llama),
+    )
+)

@@ -15,10 +15,9 @@ from patching.models.context_training import (
     TASKS,
     context_tokenizer,
     follow_probability,
-    train,
     training_batches,
 )
-from patching.models.toy_training import measure, save
+from patching.models.training import measure
 from patching.neurons import (
     TrialPlan,
     conflict_rates,
@@ -75,7 +74,7 @@ def test_the_accuracies_in_its_folder_are_those_it_has():
     found = embedded("toy-context")
     assert found is not None
     # The folder's are of 1000 prompts: two standard errors of 200 at 0.64 are 0.07.
-    assert measure(*found, n=200, tasks=TASKS) == pytest.approx(report["accuracy"], abs=0.08)
+    assert measure(*found, TASKS, n=200) == pytest.approx(report["accuracy"], abs=0.08)
 
 
 def test_scaling_ircans_neurons_makes_it_follow_held_out_contexts_more_than_random_ones(model):
@@ -120,10 +119,3 @@ def test_labels_follow_the_context_with_a_probability_that_depends_on_the_countr
     assert 0 < AGREEING_SHARE < 0.5
     assert two[:51].double().mean() > 0.7
     assert not two[51:].any()
-
-
-def test_training_gives_the_same_files_for_the_same_seed(tokenizer, tmp_path):
-    for name in ("one", "two"):
-        save(train(tokenizer, steps=2, seed=3), tokenizer, tmp_path / name)
-    for file in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

@@ -1,27 +1,36 @@
-"""The embedded toy model: its tokenizer, its training, and what it can do on fresh prompts."""
+"""The embedded models toy and toy-llama: what they can do on fresh prompts, and their tokenizer."""
 
 import json
 import random
+from functools import cache
 
 import pytest
 import torch
 
+from patching import Model
 from patching.metrics import accuracy, logit_diff
-from patching.models import embedded, embedded_names, toy_folder, toy_tasks
+from patching.models import embedded, embedded_names, llama_folder, toy_folder, toy_tasks
 from patching.models.toy_tasks import TOY_GENERATORS
 from patching.models.toy_tokenizer import toy_tokenizer
-from patching.models.toy_training import measure, save, train, training_batches
+from patching.models.toy_training import training_batches
+from patching.models.training import measure
 from patching.tasks import recall
 from patching.tasks.tokens import encode_answer, encode_prompt
 from patching.tasks.words import CAPITALS
 
 FAMILIES = TOY_GENERATORS
+FOLDERS = {"toy": toy_folder(), "toy-llama": llama_folder()}
 FRESH = 20_260
 
 
+@pytest.fixture(scope="module", params=FOLDERS)
+def name(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def toy():
-    found = embedded("toy")
+def toy(name):
+    found = embedded(name)
     assert found is not None
     return found
 
@@ -31,17 +40,23 @@ def tokenizer():
     return toy_tokenizer()
 
 
+@cache
+def _batch(family):
+    """Both models read the same prompts."""
+    (batch,) = FAMILIES[family](toy_tokenizer(), 200, FRESH).batches(200)
+    return batch
+
+
 @torch.no_grad()
-def _answers(toy, name):
-    model, tokenizer = toy
-    (batch,) = FAMILIES[name](tokenizer, 200, FRESH).batches(200)
+def _answers(toy, family):
+    (model, _), batch = toy, _batch(family)
     logits = model(batch.clean, attention_mask=torch.ones_like(batch.clean)).logits
     return logits[torch.arange(len(batch)), batch.answer_pos], batch
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "conflict"])
-def test_it_is_right_on_more_than_95_percent_of_fresh_prompts(toy, name):
-    logits, batch = _answers(toy, name)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "conflict"])
+def test_it_is_right_on_more_than_95_percent_of_fresh_prompts(toy, family):
+    logits, batch = _answers(toy, family)
     assert accuracy(logits, batch).mean() > 0.95
 
 
@@ -54,15 +69,15 @@ def test_it_follows_the_context_against_its_memory_on_60_to_85_percent_of_fresh_
     assert both.amin(1).mean() > 0.1, "and the loser keeps its part"
 
 
-def test_the_accuracies_in_its_folder_are_those_it_has(toy):
-    report = json.loads((toy_folder() / "training.json").read_text(encoding="utf-8"))
+def test_the_accuracies_in_its_folder_are_those_it_has(toy, name):
+    report = json.loads((FOLDERS[name] / "training.json").read_text(encoding="utf-8"))
     # The folder's are of 1000 prompts: two standard errors of 100 at 0.7 are 0.09.
-    assert measure(*toy, n=100) == pytest.approx(report["accuracy"], abs=0.1)
+    assert measure(*toy, FAMILIES, n=100) == pytest.approx(report["accuracy"], abs=0.1)
 
 
-def test_it_is_a_small_float16_file_loaded_in_float32(toy):
+def test_it_is_a_small_float16_file_loaded_in_float32(toy, name):
     model, tokenizer = toy
-    assert (toy_folder() / "model.safetensors").stat().st_size < 2_000_000
+    assert (FOLDERS[name] / "model.safetensors").stat().st_size < 2_000_000
     assert model.dtype == torch.float32
     assert model.config._attn_implementation == "eager"
     assert model.config.vocab_size == len(tokenizer) < 1000
@@ -74,15 +89,22 @@ def test_its_folder_holds_the_tokenizer_that_the_code_builds(toy, tokenizer):
     assert toy[1].encode(text) == tokenizer.encode(text)
 
 
-def test_every_load_gives_a_fresh_model(toy):
-    again = embedded("toy")
+def test_every_load_gives_a_fresh_model(toy, name):
+    again = embedded(name)
     assert again is not None
     assert again[0] is not toy[0]
 
 
+def test_one_is_a_gpt2_and_one_a_llama_whose_heads_share_keys_and_values():
+    gpt2, llama = (Model.load(name) for name in FOLDERS)
+    assert gpt2.graph.n_kv_heads == gpt2.graph.n_heads == llama.graph.n_heads == 4
+    assert llama.graph.n_kv_heads == 2
+    assert gpt2.graph.n_layers == llama.graph.n_layers == 4
+
+
 def test_other_names_are_not_embedded():
     assert embedded("gpt2") is None
-    assert embedded_names()[0] == "toy"
+    assert embedded_names()[:2] == tuple(FOLDERS)
     assert {"truth/induction-noise", "truth/composition-llama"} < set(embedded_names())
 
 
@@ -103,9 +125,9 @@ def test_an_answer_continues_the_tokens_of_its_prompt(tokenizer):
     assert encode_answer(tokenizer, "to the year 17", "32") == vocabulary["32"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_decoded_prompts_encode_to_the_same_tokens(tokenizer, name):
-    for prompt in FAMILIES[name](tokenizer, 20, 0).prompts:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoded_prompts_encode_to_the_same_tokens(tokenizer, family):
+    for prompt in FAMILIES[family](tokenizer, 20, 0).prompts:
         assert tuple(tokenizer.encode(tokenizer.decode(prompt.clean[1:]))) == prompt.clean
         assert tokenizer.unk_token_id not in prompt.clean + prompt.corrupt
 
@@ -145,7 +167,8 @@ def test_facts_and_conflict_answer_with_true_and_told_capitals(tokenizer):
 
 
 def test_training_weighs_the_answer_fully_and_of_lists_only_what_can_be_known(tokenizer):
-    ((ids, weights),) = training_batches(tokenizer, steps=1, seed=0)
+    (batch,) = training_batches(tokenizer, steps=1, seed=0)
+    ids, weights = batch.ids, batch.weights
     assert not weights[:, 0].any()
     last = (ids != tokenizer.pad_token_id).sum(1) - 1
     at_answer = weights[torch.arange(len(ids)), last]
@@ -156,23 +179,3 @@ def test_training_weighs_the_answer_fully_and_of_lists_only_what_can_be_known(to
         for pos in weight.nonzero().flatten().tolist():
             assert row[pos - 1 : pos + 1] == row[row.index(row[pos - 1]) :][:2]
             assert row.index(row[pos]) < pos
-
-
-@pytest.fixture(scope="module")
-def trained_twice(tokenizer, tmp_path_factory):
-    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
-    models = [save(train(tokenizer, steps=1, seed=3), tokenizer, folder) for folder in folders]
-    return folders, models[0]
-
-
-def test_training_gives_the_same_files_for_the_same_seed(trained_twice):
-    (one, two), _ = trained_twice
-    for file in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (one / file).read_bytes() == (two / file).read_bytes()
-
-
-def test_saving_returns_the_model_as_it_was_rounded(trained_twice):
-    _, model = trained_twice
-    assert model.dtype == torch.float32
-    for weight in model.parameters():
-        assert torch.equal(weight, weight.half().float())
