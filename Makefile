@@ -8,13 +8,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench quality model notebooks run-notebooks docs clean
+.PHONY: help demo test fuzz check soak bench truth reference model notebooks run-notebooks docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # These models are so small that a second thread costs more than it gains.
-demo test: export OMP_NUM_THREADS ?= 1
+demo test reference: export OMP_NUM_THREADS ?= 1
 
 demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, report
 	@$(BIN)/circuits discover --model toy --task ioi --method eap-ig --steps 5 --size 40 --out $(DEMO)
@@ -24,19 +24,29 @@ demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, 
 test: $(STAMP)  ## tests and doctests, a process for each core
 	$(BIN)/pytest -q -n auto --dist loadfile
 
+fuzz: $(STAMP)  ## 10,000 damaged files: each refused in words, or read and sound
+	$(BIN)/python -m tests.fuzz
+
 check: $(STAMP)  ## lint, format, types, floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+soak: export OMP_NUM_THREADS ?= 1
+soak: $(STAMP)  ## the longest tests: runs killed at random moments, 200 scorings in one process
+	$(BIN)/pytest -q -m slow -s tests/patching/work tests/circuits/test_runs.py tests/circuits/test_killed.py
+
 bench: $(STAMP)  ## time and memory, in units of a plain forward and backward pass
 	$(BIN)/python -m benchmarks
 
-quality: $(STAMP)  ## circuits of every rule on every path, on the embedded model (some minutes)
-	$(BIN)/python -m benchmarks.quality
+truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.md (some minutes)
+	$(BIN)/python -m benchmarks.truth
 
-model: $(STAMP)  ## train the embedded model anew (minutes)
+reference: $(STAMP)  ## exact scores of all edges on every task of the trained models (minutes)
+	$(BIN)/python -m benchmarks.reference
+
+model: $(STAMP)  ## train the embedded models anew (some minutes each)
 	$(BIN)/python -m patching.models
 
 notebooks: $(STAMP)  ## the tutorials, in Jupyter

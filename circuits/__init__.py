@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from circuits.checks import check_selector as check_selector
     from circuits.checks import check_task as check_task
     from circuits.circuit import Circuit as Circuit
-    from circuits.circuit import from_networkx as from_networkx
     from circuits.circuit import load_circuit as load_circuit
     from circuits.compare import compare_circuits as compare_circuits
     from circuits.compare import compare_scores as compare_scores
     from circuits.curves import plot_curves as plot_curves
     from circuits.doctor import examine as examine
+    from circuits.ensembles import hybrid as hybrid
     from circuits.evaluation import Evaluation as Evaluation
     from circuits.evaluation import evaluate as evaluate
     from circuits.explorer import explore as explore
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from circuits.faithfulness import Sweep as Sweep
     from circuits.faithfulness import curve as curve
     from circuits.inside import active as active
+    from circuits.learning import edge_pruning as edge_pruning
+    from circuits.learning import optimal_outside as optimal_outside
+    from circuits.learning import subnetwork_probing as subnetwork_probing
+    from circuits.learning import uniform_sampling as uniform_sampling
+    from circuits.networks import from_networkx as from_networkx
     from circuits.nodes import node_circuit as node_circuit
     from circuits.nodes import top_nodes as top_nodes
     from circuits.pathways import head_to_head as head_to_head
@@ -38,11 +43,13 @@ if TYPE_CHECKING:
     from circuits.plots import draw as draw
     from circuits.plots import draw_difference as draw_difference
     from circuits.plots import draw_roles as draw_roles
+    from circuits.repeating import rerun as rerun
     from circuits.role_pictures import picture_roles as picture_roles
     from circuits.roles import Roles as Roles
     from circuits.scores import Scores as Scores
     from circuits.scores import load_scores as load_scores
     from circuits.scores import merge as merge
+    from circuits.scoring import Interrupted as Interrupted
     from circuits.scoring import eap as eap
     from circuits.scoring import eap_ig as eap_ig
     from circuits.scoring import exact as exact
@@ -69,7 +76,7 @@ _HOMES = {
     ),
     "circuits.doctor": ("examine",),
     "circuits.inside": ("active",),
-    "circuits.circuit": ("Circuit", "from_networkx", "load_circuit"),
+    "circuits.circuit": ("Circuit", "load_circuit"),
     "circuits.compare": ("compare_circuits", "compare_scores"),
     "circuits.curves": ("plot_curves",),
     "circuits.evaluation": ("Evaluation", "evaluate"),
@@ -77,15 +84,24 @@ _HOMES = {
     "circuits.export": ("load", "save"),
     "circuits.faithfulness": ("Sweep", "curve"),
     "circuits.pictures": ("picture", "picture_difference"),
+    "circuits.networks": ("from_networkx",),
     "circuits.nodes": ("node_circuit", "top_nodes"),
     "circuits.pathways": ("head_to_head", "path", "path_patching"),
     "circuits.plots": ("draw", "draw_difference", "draw_roles"),
+    "circuits.repeating": ("rerun",),
     "circuits.role_pictures": ("picture_roles",),
     "circuits.roles": ("Roles",),
     "circuits.scores": ("Scores", "load_scores", "merge"),
-    "circuits.scoring": ("eap", "eap_ig", "exact", "relp"),
+    "circuits.learning": (
+        "edge_pruning",
+        "optimal_outside",
+        "subnetwork_probing",
+        "uniform_sampling",
+    ),
+    "circuits.scoring": ("Interrupted", "eap", "eap_ig", "exact", "relp"),
     "circuits.select": ("greedy", "prune", "random_circuit", "threshold", "top_n"),
     "circuits.shapley": ("Shapley", "shapley_cost", "shapley_values"),
+    "circuits.ensembles": ("hybrid",),
     "circuits.uncertainty": ("ensemble",),
     "circuits.verification": ("verify",),
 }

@@ -3,6 +3,7 @@
 Knows no model library.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor
 from circuits.scores import Scores, check_matrix, provenance_json
 from patching.files import write_text
 from patching.graph import Graph
+from patching.parsing import number, read_json, require_keys, shown
 
 _VERSION = 1
 
@@ -199,81 +201,82 @@ def kind_of(node: str) -> str:
 def to_json(circuit: Circuit) -> str:
     """The circuit as JSON text, one edge a line."""
     rows = ",\n".join("  " + json.dumps(edge) for edge in circuit.scored_edges())
-    return (
+    text = (
         f'{{\n"version": {_VERSION},\n"graph": {json.dumps(circuit.graph.to_dict())},\n'
-        f'"provenance": {provenance_json(circuit.provenance)},\n"edges": [\n{rows}\n]\n}}\n'
+        f'"provenance": {provenance_json(circuit.provenance)},\n"edges": [\n{rows}\n]'
     )
+    return f'{text},\n"checksum": "{_checksum(json.loads(text + "}"))}"\n}}\n'
 
 
 def load_circuit(path: str | Path) -> Circuit:
     """Read what `Circuit.save` wrote.
 
     Raises:
-        ValueError: if the file is damaged, or names edges its graph does not have.
+        ValueError: if the file is damaged or altered, or names edges its graph does not have.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a whole JSON file: {error}") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("edges"), list):
         raise ValueError(f"{path} is no circuit: it should hold version, graph and edges")
     if content.get("version") != _VERSION:
-        raise ValueError(
-            f"{path} has version {content.get('version')} of the format; "
-            f"this program reads version {_VERSION}"
-        )
-    rows = [(f"row {i} of {path}", row) for i, row in enumerate(content["edges"])]
-    for where, row in rows:
+        told = f"{path} has version {shown(content.get('version'))} of the format"
+        raise ValueError(f"{told}; this program reads version {_VERSION}")
+    try:
+        require_keys(content, ("version", "graph", "edges"), ("provenance", "checksum"))
+        if content.get("checksum", _checksum(content)) != _checksum(content):
+            told = "it was altered after it was written: its checksum does not fit"
+            raise ValueError(f"{told} (to change a circuit by hand, take the checksum out)")
+        return _from_content(path, content)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from None
+
+
+def _from_content(path: str | Path, content: Mapping[str, object]) -> Circuit:
+    rows, provenance = content["edges"], content.get("provenance", {})
+    assert isinstance(rows, list), "seen by the caller"
+    named = [(f"row {i} of {path}", row) for i, row in enumerate(rows)]
+    for where, row in named:
         if not _is_row(row):
             raise ValueError(
-                f"{where} is {json.dumps(row)}; [source, destination, score or null] would be right"
+                f"{where} is {json.dumps(row)[:99]}; "
+                "[source, destination, score or null] would be right"
             )
-    graph, provenance = Graph.from_dict(content.get("graph")), content.get("provenance", {})
-    return _from_rows(graph, [(where, *row) for where, row in rows], provenance)
+    if not isinstance(provenance, dict):
+        raise ValueError(f"the provenance is {shown(provenance)}; an object would be right")
+    graph = Graph.from_dict(content["graph"])
+    return from_rows(graph, [(where, *row) for where, row in named], provenance)
 
 
-def from_networkx(graph: nx.DiGraph, architecture: Graph | None = None) -> Circuit:
-    """The circuit that `Circuit.to_networkx` turned into a networkx graph.
-
-    `architecture` is for file formats that drop the attributes of a graph, such as GEXF.
-
-    Raises:
-        ValueError: if the graph does not describe a circuit.
-    """
-    if architecture is None and "graph" not in graph.graph:
-        raise ValueError(
-            "this networkx graph does not say which model's graph its edges are from; "
-            "pass architecture=Graph(...)"
-        )
-    architecture = architecture or Graph.from_dict(json.loads(graph.graph["graph"]))
-    rows = []
-    for source, end, values in graph.edges(data=True):
-        where = f"the edge {source}->{end}"
-        if node_of(values.get("reader", "")) != end:
-            raise ValueError(
-                f"{where} has the reader {values.get('reader')!r}; one of {end} would be right"
-            )
-        rows.append((where, source, values["reader"], values.get("score")))
-    return _from_rows(architecture, rows, json.loads(graph.graph.get("provenance", "{}")))
+def _checksum(content: Mapping[str, object]) -> str:
+    """A hash of what a circuit's JSON says, however it is spaced and ordered."""
+    said = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def _from_rows(
+def from_rows(
     graph: Graph,
-    rows: Iterable[tuple[str, str, str, int | float | None]],
+    rows: Iterable[tuple[str, str, str, object]],
     provenance: Mapping[str, object],
 ) -> Circuit:
+    """The circuit of rows: where each stands (for messages), source, destination, score or None.
+
+    Raises:
+        ValueError: if an edge does not exist or is there twice, or a score is no finite number or
+            missing where others are there.
+    """
     mask, scores = torch.zeros_like(graph.exists), graph.exists.double() * 0
     with_score = None
     for where, source, dest, score in rows:
         try:
             edge = graph.edge_index(source, dest)
+            value = 0.0 if score is None else number(score)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if mask[edge]:
             raise ValueError(f"{where}: the edge {source}->{dest} was there before")
         if with_score not in (None, score is not None):
             raise ValueError(f"{where}: either all edges have a score or none has")
-        mask[edge], scores[edge], with_score = True, score or 0.0, score is not None
+        mask[edge], scores[edge], with_score = True, value, score is not None
     return Circuit(mask, graph, scores if with_score else None, provenance)
 
 

@@ -167,15 +167,13 @@ class _Pass:
             self._set_starts(i, block.stream_in, self._chosen(live, i))
             x = sums.inputs(readers, n_sources, out=self._room).to(live.dtype)
             x = x if block.attention_norm is None else block.attention_norm(x)
-            parts = zip(block.qkv, block.w_qkv, block.b_qkv, self._spans(block), strict=True)
-            for name, w, b, part in parts:
-                which = sums.computed(part)
+            for part, readers in enumerate(self._spans(block)):
+                which = sums.computed(readers)
                 if not len(which):
                     continue
                 mine, x = x[: len(which)], x[len(which) :]
-                made = torch.bmm(mine, w if len(which) == len(w) else w[which])
-                made = made if b is None else made + b[which][:, None]
-                self._made.setdefault(name, []).append((i, which, made))
+                made = block.projected(part, mine, which)
+                self._made.setdefault(block.qkv[part], []).append((i, which, made))
 
     def _replace_projection(self, name: str, span: slice) -> Hook:
         def hook(live: Float[Tensor, "row pos head d_head"]) -> Tensor:

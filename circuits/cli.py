@@ -15,10 +15,14 @@ from circuits.shell import (
     doctor,
     drawing,
     judging,
+    learning,
     lens,
     neurons,
     options,
     patching_command,
+    rerun,
+    running,
+    searching,
     tasks,
     view,
 )
@@ -28,6 +32,8 @@ EPILOG = """examples:
   circuits discover --model toy --task ioi --out runs/ioi
   circuits score --model gpt2 --task ioi --method eap-ig --steps 5 --out scores.safetensors
   circuits select scores.safetensors --size 200 --out circuit.json
+  circuits search --model toy --task ioi --method acdc --threshold 0.01 --out circuit.json
+  circuits learn --model toy --task ioi --size 100 --out runs/learned
   circuits evaluate --model gpt2 --task ioi circuit.json --json
   circuits curve --model gpt2 --task ioi scores.safetensors --plot curve.pdf
   circuits compare a.json b.json
@@ -37,6 +43,7 @@ EPILOG = """examples:
   circuits neurons --apply runs/neurons/neurons.json --beta 4 --prompt "The capital of France is"
   circuits patch --model gpt2 --task ioi --what head --method relp --out runs/heads
   circuits report runs/ioi
+  circuits rerun runs/ioi
   circuits view circuit.json --scores scores.safetensors --open
 """
 
@@ -47,7 +54,7 @@ DISCOVER = "go the whole way: scores, circuit, figure, report"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error, 130 when interrupted.
 
-    `doctor` has one more: 3 for what is unusable.
+    `doctor` has one more: 3 for what is unusable; and `rerun`: 1 for a result that differs.
 
     Raises:
         RuntimeError: if something broke that is no fault of the caller's.
@@ -71,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {_one_line(error)}; try a smaller --batch-size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        given = sys.argv if arguments is None else arguments
+        kept = any(word.partition("=")[0] == "--run" for word in given)
+        print(f"interrupted{running.hint(kept)}", file=sys.stderr)
         return 130
     return code or 0
 
@@ -104,11 +113,16 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     ablation, ranking = options.ablation_options(), options.ranking_options()
     selection = options.selector_options()
     result = options.result_options()
-    scoring = (model, task, method, ablation, ranking)
+    run = running.run_options()
+    scoring = (model, task, method, ablation, ranking, run)
     _add_discover(add(discovery.discover, DISCOVER, *scoring, selection))
     _add_score(add(commands.score, "score all edges", *scoring))
     _add_select(add(commands.select, "choose a circuit from scores", ranking, selection))
-    runs = (model, task, ablation, options.intervention_options())
+    runs = (model, task, ablation, options.intervention_options(), run)
+    own = options.task_options()  # theirs alone: parsers share options, and here the metric is kl
+    learn = add(learning.learn, "learn a circuit by gradient descent", model, own, ablation)
+    learning.add_options(learn)
+    searching.add_options(add(searching.search, "search for a circuit", model, own, ablation))
     _add_evaluate(add(commands.evaluate, "run circuits on a task", *runs))
     _add_curve(add(judging.curve, "judge scores at all sizes", *runs, ranking, result))
     _add_compare(add(judging.compare, "say what circuits or scores share", ranking, result))
@@ -116,6 +130,7 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     options.add_report(add(drawing.report, "write figures, tables and text for a paper"))
     _add_view(add(view.view, "write a page to explore a circuit with, and open it"))
     _add_show(add(commands.show, "print what a file holds", ranking))
+    rerun.add_options(add(rerun.rerun, "make a result again, and compare"))
     add(commands.methods, "list the scoring methods")
 
 
@@ -123,10 +138,12 @@ def _add_model_commands(add: Callable[..., options.Parser]) -> None:
     """Looks into a model, its activations and its tasks."""
     model, task = options.model_options(), options.task_options()
     maybe = options.model_options(required=False)
-    patch = add(patching_command.patch, "patch activations: what each is worth", model, task)
+    run = running.run_options()
+    patch = add(patching_command.patch, "patch activations: what each is worth", model, task, run)
     patching_command.add_options(patch)
     lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
-    neurons.add_options(add(neurons.neurons, "find neurons that use context, reweight them", maybe))
+    use = "find neurons that use context, reweight them"
+    neurons.add_options(add(neurons.neurons, use, maybe, running.run_options()))
     check = "say whether a model, and a task for it, are fit for finding circuits"
     doctor.add_options(add(doctor.doctor, check, model))
     add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)

@@ -19,6 +19,7 @@ from patching.files import write_text
 from patching.metrics import Metric, accuracy, kl, logit_diff
 from patching.model import Model
 from patching.tasks import Task
+from patching.work import Run, leads
 
 N_RANDOM = 3
 FILES = (
@@ -29,7 +30,10 @@ FILES = (
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for and how. `select` makes a circuit of a given size from scores."""
+    """What to look for and how. `select` makes a circuit of a given size from scores.
+
+    `run` keeps what circuits came to, and says who ran them; `score` has its own.
+    """
 
     metric: Metric
     metric_name: str
@@ -40,6 +44,7 @@ class Search:
     ablation: Ablation = resample
     seed: int = 0
     batch_size: int = 16
+    run: Run | None = None
 
 
 def discover(
@@ -60,11 +65,13 @@ def discover(
             f"{model.graph.n_edges}"
         )
     tasks = [found, held_out] if held_out else [found]
-    verdict = check_task(model, tasks, search.metric, search.batch_size)
+    verdict = check_task(model, tasks, search.metric, search.batch_size, run=search.run)
     scores = search.score(model, found, search.metric)
     scores = replace(scores, provenance={**scores.provenance, "verdict": verdict.sentence})
     circuit = search.select(scores, search.size)
     findings, measurements = _judge(model, tasks, search, verdict, scores, circuit)
+    if search.run is not None and not leads(search.run.engine):
+        return findings
     out.mkdir(parents=True, exist_ok=True)
     scores.save(out / "scores.safetensors")
     for name in ("circuit.json", "circuit.svg", "circuit.pdf"):
@@ -84,7 +91,14 @@ def sizes_around(size: int, n_edges: int) -> list[int]:
     return sorted({n for n in steps if n < n_edges} | {size, n_edges})
 
 
-def check_task(model: Model, tasks: Sequence[Task], metric: Metric, batch_size: int) -> Verdict:
+def check_task(
+    model: Model,
+    tasks: Sequence[Task],
+    metric: Metric,
+    batch_size: int,
+    *,
+    run: Run | None = None,
+) -> Verdict:
     """Whether the model can do the task at all, on all prompts together.
 
     A metric that is at its best in the clean run by definition (`kl`) cannot tell; the logit
@@ -95,11 +109,12 @@ def check_task(model: Model, tasks: Sequence[Task], metric: Metric, batch_size: 
         has_wrong = all(prompt.wrong_answers for task in tasks for prompt in task.prompts)
         telling = logit_diff if has_wrong else accuracy
 
-    def run(task: Task, metric: Metric) -> Evaluation:
-        return evaluate(model, task, [Circuit.full(model.graph)], metric, batch_size=batch_size)
+    def measure_on(task: Task, metric: Metric) -> Evaluation:
+        full = [Circuit.full(model.graph)]
+        return evaluate(model, task, full, metric, batch_size=batch_size, run=run)
 
-    runs = [run(task, metric) for task in tasks]
-    told = runs if telling is metric else [run(task, telling) for task in tasks]
+    runs = [measure_on(task, metric) for task in tasks]
+    told = runs if telling is metric else [measure_on(task, telling) for task in tasks]
     return usable(
         torch.cat([run.clean for run in told]),
         torch.cat([run.clean for run in runs]),
@@ -137,6 +152,7 @@ def _judge(
         search.metric,
         ablation=search.ablation,
         batch_size=search.batch_size,
+        run=search.run,
     )
     measured = measure(evaluation, circuits)
     findings = Findings(

@@ -32,6 +32,7 @@ from patching.intervals import check_draws, interval, ratio_of_means
 from patching.metrics import Metric, accuracy, kl
 from patching.model import Model
 from patching.tasks.task import Task
+from patching.work import Run
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Sizes of the MIB benchmark, as shares of all edges. Mueller et al. 2025, arXiv:2504.13151."""
@@ -73,12 +74,13 @@ def curve(
     sweep: Sweep,
     *,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Curve:
     """Circuits of the best edges at every size, run on a task beside random circuits.
 
     Faithfulness is (circuit - corrupt) / (clean - corrupt), of means over examples: 1 is the whole
     model, 0 the empty circuit (under resampling the corrupt run), and nothing keeps it between.
-    Every distinct circuit is run once.
+    Every distinct circuit is run once, in a `run` as by `evaluate`.
 
     Raises:
         ValueError: if the scores are of another graph, a size is out of range, clean and corrupt
@@ -96,6 +98,7 @@ def curve(
         ablation=sweep.ablation,
         direction=sweep.direction,
         batch_size=batch_size,
+        kept_in=run,
     )
     runs = [~circuit for circuit in runs] if sweep.ablated == "inside" else runs
     found = run_all(trial, runs, (metric, kl, accuracy))

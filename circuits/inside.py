@@ -5,12 +5,11 @@ position. A reader takes the live stream with each removed edge's writer replace
 constants are needed: values from a paired prompt exist only on the task's own pairs (`evaluate`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import cast
 from weakref import WeakSet
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
@@ -80,7 +79,7 @@ def _inside(circuit: Circuit, model: Model, constants: Constants) -> Iterator[No
         end = original.register_forward_hook(run.end, always_call=True)
         stack.callback(end.remove)
         hooks = [(name, run.while_running(hook)) for name, hook in run.hooks()]
-        stack.enter_context(model.bridge.hooks(fwd_hooks=hooks))
+        stack.enter_context(model.hooked(hooks))
         yield
 
 
@@ -124,9 +123,9 @@ class _Run:
         self._running = False
         self._forget()
 
-    def while_running(self, change: Hook) -> Callable[[Tensor, object], Tensor | None]:
+    def while_running(self, change: Hook) -> Hook:
         """The hook, doing nothing where a part of the model is called by itself."""
-        return lambda tensor, hook: change(tensor) if self._running else None
+        return lambda tensor: change(tensor) if self._running else None
 
     def hooks(self) -> list[tuple[str, Hook]]:
         """All hooks, in the order in which they are to fire; none if the circuit is full."""
@@ -227,14 +226,12 @@ class _Run:
 
     def _replace_projection(self, block: Block, part: int, span: slice) -> Hook:
         computed = self._plan.computed[span].nonzero().squeeze(1)
-        w, b = block.w_qkv[part], block.b_qkv[part]
 
         def hook(live: Float[Tensor, "batch pos head d_head"]) -> Tensor:
             n_sources = self._graph.sources_before_attention(block.index)
             x = self._inputs(block.stream_in, span, n_sources)[computed].to(live.dtype)
             x = x if block.attention_norm is None else block.attention_norm(x)
-            made = torch.bmm(x, w[computed])
-            made = made if b is None else made + b[computed][:, None]
+            made = block.projected(part, x, computed)
             made = made.transpose(0, 1).unflatten(0, live.shape[:2])
             return live.index_copy(2, computed.to(live.device), made)
 

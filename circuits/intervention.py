@@ -32,7 +32,7 @@ def run_circuits(
     `removed` is 1 for removed edges, 0 for kept ones and non-edges; values between blend both.
     Passes take what fits in `CHUNK_BYTES` (or the memory budget) and `MAX_ROWS`.
     """
-    coupled = [block.post_attention_norm is not None for block in model.blocks]
+    coupled = [block.couples_heads for block in model.blocks]
     removed = removed.to("cpu", pair.replaced.embed.dtype)
     plans = make_plans(removed, model.graph, paired=pair.corrupt is not None, coupled=coupled)
     by_layer: dict[int, list[int]] = {}

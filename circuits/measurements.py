@@ -15,6 +15,7 @@ from torch import Tensor
 
 from patching.files import write_text
 from patching.intervals import interval, ratio_of_means
+from patching.parsing import number, read_json, require_keys, shown
 
 Kind = Literal["circuit", "size", "random"]
 """The circuit that was asked for, one of the same scores at another size, or a random one."""
@@ -107,35 +108,53 @@ def load_measurements(path: str | Path) -> Measurements:
     Raises:
         ValueError: if the file is damaged or holds something else.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a whole JSON file: {error}") from None
+    content = read_json(path)
     version = content.get("version") if isinstance(content, dict) else None
     if version != _VERSION:
-        raise ValueError(f"{path} has version {version} of the format; this program reads 1")
+        raise ValueError(f"{path} has version {shown(version)} of the format; this program reads 1")
     try:
-        texts = {name: str(content[name]) for name in _TEXTS}
-        n_edges, rows = int(content["n_edges"]), list(content["circuits"])
-        kinds, edges = [row["kind"] for row in rows], [int(row["edges"]) for row in rows]
-        values = torch.tensor([row["values"] for row in rows], dtype=torch.float64)
-        ends = [torch.tensor(content[run], dtype=torch.float64) for run in ("clean", "corrupt")]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no measurements: {error!r}") from None
-    expected = (len(rows), len(content["clean"]))
-    if values.shape != expected or any(end.shape != expected[1:] for end in ends):
-        raise ValueError(f"{path}: every circuit needs a value for each of {expected[1]} prompts")
-    if not set(kinds) <= set(get_args(Kind)):
-        raise ValueError(f"{path}: the kinds of circuits are {', '.join(get_args(Kind))}")
+        return _from_content(content)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no measurements: {error}") from None
+
+
+def _from_content(content: object) -> Measurements:
+    known = require_keys(content, ("version", *_TEXTS, "n_edges", "clean", "corrupt", "circuits"))
+    not_text = [name for name in _TEXTS if not isinstance(known[name], str)]
+    rows = known["circuits"]
+    if not_text or not isinstance(rows, list):
+        raise ValueError(f"{not_text[0] if not_text else 'circuits'} is of another type")
+    circuits = [require_keys(row, ("kind", "edges", "values")) for row in rows]
+    strange = [row["kind"] for row in circuits if row["kind"] not in get_args(Kind)]
+    if strange:
+        raise ValueError(
+            f"the kinds of circuits are {', '.join(get_args(Kind))}, not {shown(strange[0])}"
+        )
+    clean, corrupt = (_numbers(known[run]) for run in ("clean", "corrupt"))
+    values = [_numbers(row["values"]) for row in circuits]
+    if {len(corrupt), *map(len, values)} - {len(clean)}:
+        raise ValueError(f"every circuit needs a value for each of {len(clean)} prompts")
     return Measurements(
-        **texts,
-        n_edges=n_edges,
-        kinds=tuple(kinds),
-        edges=tuple(edges),
-        values=values,
-        clean=ends[0],
-        corrupt=ends[1],
+        **{name: str(known[name]) for name in _TEXTS},
+        n_edges=_count(known["n_edges"]),
+        kinds=tuple(kind for row in circuits for kind in get_args(Kind) if kind == row["kind"]),
+        edges=tuple(_count(row["edges"]) for row in circuits),
+        values=torch.stack(values) if values else torch.zeros(0, len(clean), dtype=torch.float64),
+        clean=clean,
+        corrupt=corrupt,
     )
+
+
+def _numbers(values: object) -> Float[Tensor, " example"]:
+    if not isinstance(values, list):
+        raise ValueError(f"a list of numbers would be right, got {shown(values)}")
+    return torch.tensor([number(value) for value in values], dtype=torch.float64)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"a number of edges would be right, got {shown(value)}")
+    return value
 
 
 def _finite(value: float) -> float:

@@ -1,6 +1,6 @@
 """A clean run and what stands in for its writes: what every pass over circuits starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ class Pair:
     """The clean run and what replaces removed writers, for use in `run_circuits`.
 
     `tokens` are those where the two differ; `replaced` is what stands in for the writes there.
+    All of it lies on the model's home device: every reader mixes writes of several layers.
     `streams` and `mlp_outs` are the clean run's, whole, by hook point. Where removed writers come
     from a corrupt run, `corrupt` is that run and `corrupt_streams` and `corrupt_projections` hold,
     at `tokens`, what a reader sees when everything is removed.
@@ -63,5 +64,6 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
             hooks += [keep_chosen(projections, name) for name in block.qkv]
         logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks])
         corrupt = recorder.finish(logits)
-    replaced = ablation.replace(batch, clean, corrupt).writes
+    replaced = ablation.replace(batch, clean, corrupt).writes.to(model.device)
+    clean = replace(clean, writes=clean.writes.to(model.device))
     return Pair(tokens, clean, replaced, streams, mlp_outs, corrupt, corrupt_streams, projections)

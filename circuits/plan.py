@@ -74,8 +74,8 @@ def make_plans(
 ) -> list[Plan]:
     """A plan for each circuit; `removed` is 1 for removed edges, 0 for kept ones and non-edges.
 
-    `paired` says that there is a corrupt run, `coupled` in which layers a norm over the sum of the
-    heads makes one head's write depend on all: these heads are never left alone.
+    `paired` says that there is a corrupt run, `coupled` in which layers a norm over all heads (of
+    queries, of keys, or of their sum) makes one's write depend on all: none is left alone there.
     """
     kept = torch.where(graph.exists, 1 - removed, torch.zeros_like(removed))
     active = _reached(kept != 0, graph, coupled) if paired else torch.ones_like(kept[:, :, 0]) > 0

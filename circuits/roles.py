@@ -4,7 +4,6 @@ Wang et al. 2022 (arXiv:2211.00593) explain a circuit of 26 heads by seven roles
 S-inhibition heads and so on.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from circuits.circuit import Circuit, kind_of, node_of
 from patching.graph import Graph
+from patching.parsing import read_json, shown
 
 TINTS = ("#DCECF7", "#6FBF9F", "#F5E98A", "#C58BB0", "#CFCFCF", "#8CC8EA", "#F2B48A")
 """Safe for colour-blind readers, and light and dark in turn for grey print; more start over."""
@@ -37,17 +37,20 @@ class Roles:
         for role, nodes in self.members.items():
             if not role or isinstance(nodes, str) or not nodes:
                 raise ValueError(
-                    f"the role {role!r} has the nodes {nodes!r}; a name and a list of nodes, "
-                    "say ['a9.h9', 'm0'], would be right"
+                    f"the role {shown(role)} has the nodes {shown(nodes)}; a name and a list "
+                    "of nodes, say ['a9.h9', 'm0'], would be right"
                 )
             for node in nodes:
                 if node in seen:
-                    raise ValueError(f"{node} is in two roles: {seen[node]} and {role}")
+                    raise ValueError(
+                        f"{node[:40]} is in two roles: {seen[node][:40]} and {role[:40]}"
+                    )
                 seen[node] = role
         for role, colour in self.colours.items():
             if role not in self.members:
                 raise ValueError(
-                    f"a colour for {role!r}, which is no role; there are {', '.join(self.members)}"
+                    f"a colour for {shown(role)}, which is no role; there are "
+                    f"{', '.join(self.members)[:200]}"
                 )
             _hex(role, colour)
 
@@ -79,8 +82,9 @@ class Roles:
             unknown = [node for node in nodes if node not in known]
             if unknown:
                 raise ValueError(
-                    f"the role {role!r} names {unknown[0]!r}; this graph has heads such as "
-                    f"{graph.sources[1].name} to {graph.sources[-2].name}, and m0, embed, logits"
+                    f"the role {shown(role)} names {shown(unknown[0])}; this graph has heads "
+                    f"such as {graph.sources[1].name} to {graph.sources[-2].name}, and m0, "
+                    "embed, logits"
                 )
             if role in known:
                 raise ValueError(f"{role!r} is the name of a node; call the role something else")
@@ -145,13 +149,10 @@ def load_roles(path: str | Path) -> Roles:
     Raises:
         ValueError: if the file is no such table.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a whole JSON file: {error}") from None
-    whole = isinstance(content, dict) and isinstance(content.get("members"), dict)
-    members = content["members"] if whole else content
-    colours = content.get("colours", {}) if whole else {}
+    content = read_json(path)
+    table: dict = content if isinstance(content, dict) else {"": None}
+    whole = isinstance(table.get("members"), dict)
+    members, colours = (table["members"], table.get("colours", {})) if whole else (table, {})
     if not _is_table(members, list) or not _is_table(colours, str):
         raise ValueError(
             f'{path} holds no roles; {{"movers": ["a9.h9", "a9.h6"], ...}} would be right'
@@ -193,5 +194,6 @@ def _hex(role: str, colour: str) -> str:
         return to_hex(colour).upper()
     except ValueError:
         raise ValueError(
-            f"the colour {colour!r} of the role {role!r} is unknown; '#0072B2' or 'gold' would do"
+            f"the colour {shown(colour)} of the role {shown(role)} is unknown; "
+            "'#0072B2' or 'gold' would do"
         ) from None

@@ -3,9 +3,7 @@
 Positive: the edge helps the metric in the clean run. Knows no model library.
 """
 
-import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from patching.files import write_bytes
 from patching.graph import Graph
+from patching.parsing import parse_json
+from patching.tensor_files import (
+    read_tensor_file,
+    require_checksum,
+    require_names,
+    write_tensor_file,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -30,6 +32,7 @@ MUST_AGREE = ("weights", "metric", "method", "options", "ablation", "dtype")
 
 _VERSION = "1"
 _METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
+_TENSORS = ("scores", "exists", "completeness")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,7 @@ class Scores:
             "graph": json.dumps(self.graph.to_dict()),
             "provenance": provenance_json(self.provenance),
         }
-        metadata["checksum"] = _checksum(tensors, metadata)
-        write_bytes(path, _sorted_header(to_safetensors(tensors, metadata)))
+        write_tensor_file(path, tensors, metadata)
 
 
 def rank(scores: Scores, ranking: Ranking) -> Int[Tensor, " edge"]:
@@ -142,7 +144,7 @@ def load_scores(path: str | Path) -> Scores:
     Raises:
         ValueError: if the file is damaged, altered or not a file of scores.
     """
-    tensors, metadata = _read(Path(path))
+    tensors, metadata = read_tensor_file(path)
     absent = [name for name in _METADATA if name not in metadata]
     absent += [name for name in ("scores", "exists") if name not in tensors]
     if absent:
@@ -152,11 +154,16 @@ def load_scores(path: str | Path) -> Scores:
             f"{path} has version {metadata['version']} of the format; "
             f"this program reads version {_VERSION}"
         )
-    if metadata["checksum"] != _checksum(tensors, metadata):
-        raise ValueError(f"{path} was altered after it was written: its checksum does not fit")
-    graph = Graph.from_dict(json.loads(metadata["graph"]))
-    provenance = json.loads(metadata["provenance"])
-    return Scores(tensors["scores"], graph, provenance, tensors.get("completeness"))
+    require_checksum(path, tensors, metadata)
+    require_names(path, tensors, _TENSORS)
+    try:
+        graph = Graph.from_dict(parse_json(metadata["graph"]))
+        provenance = parse_json(metadata["provenance"])
+        if not isinstance(provenance, dict) or not torch.equal(tensors["exists"], graph.exists):
+            raise ValueError("its graph, edges and provenance do not fit each other")
+        return Scores(tensors["scores"], graph, provenance, tensors.get("completeness"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def merge(a: Scores, b: Scores) -> Scores:
@@ -224,36 +231,6 @@ def provenance_json(provenance: Mapping[str, object]) -> str:
         return json.dumps(dict(provenance), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the provenance does not fit into JSON: {error}") from None
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file (cut short or of another kind): {error}"
-        ) from None
-
-
-def _sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with its header in one order: equal scores make equal files."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
-
-
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    rest = {name: text for name, text in metadata.items() if name != "checksum"}
-    digest.update(json.dumps(rest, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def _names(graph: Graph, edge: Int[Tensor, "2"]) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
+from patching.work import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Trial:
     ablation: Prepared
     direction: Direction
     batch_size: int
+    kept_in: Run | None = None
 
 
 def prepare(
@@ -37,9 +39,13 @@ def prepare(
     ablation: Ablation = resample,
     direction: Direction = "noising",
     batch_size: int = 16,
+    kept_in: Run | None = None,
 ) -> Trial:
-    """A trial whose ablation (the means of mean ablation, say) is worked out once for all runs."""
-    return Trial(model, task, metric, ablation(model), direction, batch_size)
+    """A trial whose ablation (the means of mean ablation, say) is worked out once for all runs.
+
+    `kept_in` is the `run` of its evaluations.
+    """
+    return Trial(model, task, metric, ablation(model), direction, batch_size, kept_in)
 
 
 def run(trial: Trial, circuits: Sequence[Circuit]) -> Evaluation:
@@ -68,6 +74,7 @@ def run_all(
         ablation=lambda model: trial.ablation,
         direction=trial.direction,
         batch_size=trial.batch_size,
+        run=trial.kept_in,
     )
     rows = torch.tensor([distinct[circuit] for circuit in circuits])
     return [Evaluation(one.values[rows], one.clean, one.corrupt) for one in found]

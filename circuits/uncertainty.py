@@ -8,7 +8,6 @@ the number of examples. Knows no model.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.progress import track
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
 from patching.tasks.task import Task
+from patching.work import Parts, Run, do
+from patching.work.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ENSEMBLE_SHARES = ("model", "revision", "weights", "task", "tokens", "n_examples", "metric")
 """What an ensemble's provenance says of itself, where all its members say the same."""
 
+EXAMPLES_A_CHUNK = 8  # scored before what they came to is kept
+
+_MADE_BY = ("weights", "metric", "method", "options", "ablation", "dtype", "versions")
 _MOST_NUMBERS = 2**24  # handled at once: 128 MiB of float64
 
 
@@ -93,6 +96,7 @@ def uncertainty(
     ranking: Ranking,
     n_resamples: int = 200,
     seed: int = 0,
+    run: Run | None = None,
 ) -> Uncertain:
     """Bootstrap any scorer over the examples of a task.
 
@@ -118,7 +122,8 @@ def uncertainty(
         size: how many edges count as the best, for `inclusion`.
         ranking: by which.
         n_resamples: how many resamples.
-        seed: of the resamples.
+        seed: of the resamples, which are drawn anew from what a run has kept.
+        run: keeps what is done, some prompts at a time, and says who does it.
 
     Raises:
         ValueError: if there are fewer than two prompts or two resamples, the graph has not `size`
@@ -126,17 +131,16 @@ def uncertainty(
     """
     _check_numbers(len(task), n_resamples)
     weights = _weights(len(task), n_resamples, seed)
-    examples = _one_by_one(task, score)
-    first = next(examples)
+    first = _of_one(task, score, 0)
     graph = first.graph
     _check(first, size, ranking)
     sums = torch.zeros(n_resamples, graph.n_edges, dtype=torch.float64)
     total = torch.zeros_like(first.matrix)
     deltas = []
-    for i, one in enumerate(track(chain([first], examples), "examples", len(task))):
-        sums.addr_(weights[:, i], one.matrix[graph.exists])  # in place: no second copy
-        total += one.matrix
-        deltas += [] if one.completeness is None else [one.completeness]
+    for i, (edges, completeness) in enumerate(_one_by_one(task, score, first, run)):
+        sums.addr_(weights[:, i], edges)  # in place: no second copy
+        total[graph.exists] += edges
+        deltas += [] if completeness is None else [completeness]
     sums /= weights.sum(dim=1, keepdim=True)
     provenance = {
         **first.provenance,
@@ -194,9 +198,41 @@ def ensemble(members: Sequence[Scores]) -> Scores:
     return Scores(total / len(members), graph, provenance)
 
 
-def _one_by_one(task: Task, score: Callable[[Task], Scores]) -> Iterator[Scores]:
-    for prompt in task.prompts:
-        yield score(replace(task, prompts=(prompt,)))
+def _one_by_one(
+    task: Task, score: Callable[[Task], Scores], first: Scores, run: Run | None
+) -> Iterator[tuple[Float[Tensor, " edge"], Float[Tensor, "1"] | None]]:
+    """Scores and deltas of every prompt; a run is known by its first one's, as `score` is not."""
+    settings = {
+        "made_by": {name: first.provenance.get(name) for name in _MADE_BY},
+        "first": fingerprint((first.matrix, task.padding)),
+        "tokens": task.hash,
+    }
+    work, n = _Work(task, score, first), -(-len(task) // EXAMPLES_A_CHUNK)
+    for done in do(run, work, n, what="examples", settings=settings):
+        edges = done.parts["edges"]
+        deltas = done.parts.get("completeness", [None] * len(edges))
+        yield from zip(edges, deltas, strict=True)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A chunk: some prompts scored one by one."""
+
+    task: Task
+    score: Callable[[Task], Scores]
+    first: Scores
+
+    def __call__(self, number: int) -> Parts:
+        start = number * EXAMPLES_A_CHUNK
+        rows = range(len(self.task))[start : start + EXAMPLES_A_CHUNK]
+        found = [_of_one(self.task, self.score, row) if row else self.first for row in rows]
+        parts = {"edges": torch.stack([one.matrix[one.graph.exists] for one in found])}
+        deltas = [one.completeness for one in found if one.completeness is not None]
+        return parts | ({"completeness": torch.stack(deltas)} if deltas else {})
+
+
+def _of_one(task: Task, score: Callable[[Task], Scores], row: int) -> Scores:
+    return score(replace(task, prompts=task.prompts[row : row + 1]))
 
 
 def _check(scores: Scores, size: int, ranking: Ranking) -> None:

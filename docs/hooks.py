@@ -153,7 +153,7 @@ def _tasks() -> Rows:
         others = ", ".join(f"`{other}`" for other in family.corruptions[1:])
         yield (f"`{name}`", family.asks, others or "–", _linked(family.source))
     for name in sorted({*TOY_GENERATORS} - {*FAMILIES}):
-        yield (f"`{name}`", _says(TOY_GENERATORS[name]), "–", "for the embedded model")
+        yield (f"`{name}`", _says(TOY_GENERATORS[name]), "–", "for `toy` and `toy-llama`")
 
 
 def _formats() -> Rows:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from patching.tracr import load_tracr as load_tracr
     from patching.views import attention_view as attention_view
     from patching.views import lens_view as lens_view
+    from patching.work import Run as Run
 
 _HOMES = {
     "patching.activation": ("activation_patching", "as_share", "neuron_patching", "span_patching"),
@@ -81,6 +82,7 @@ _HOMES = {
     "patching.tracing": ("causal_tracing",),
     "patching.tracr": ("load_tracr",),
     "patching.views": ("attention_view", "lens_view"),
+    "patching.work": ("Run",),
 }
 
 

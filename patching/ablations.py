@@ -128,7 +128,7 @@ class Constants:
                 f"a prompt has {int(rows.max()) + 1} tokens, and the positional means know only "
                 f"{len(self.writes)}; take them over prompts at least as long"
             )
-        writes = self.writes[rows].map(lambda part: part.to(clean.writes.embed.dtype))
+        writes = self.writes[rows].like(clean.writes)
         embedding = clean.embedding.clone()
         embedding[chosen] = clean.positions[chosen] + writes.embed.to(embedding.dtype)
         return Replacement(writes, embedding)
@@ -160,11 +160,11 @@ def _mean_writes(model: Model, task: Task, batch_size: int, *, n_places: int) ->
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    return total.map(lambda part: part / counts.view(-1, *[1] * (part.ndim - 1)))
+    return total.map(lambda part: part / counts.to(part.device).view(-1, *[1] * (part.ndim - 1)))
 
 
 def _sum_at(
     part: Float[Tensor, "token ..."], places: Tensor, n_places: int
 ) -> Float[Tensor, "place ..."]:
     sums = torch.zeros(n_places, *part.shape[1:], dtype=torch.float64, device=part.device)
-    return sums.index_add_(0, places, part.double())
+    return sums.index_add_(0, places.to(part.device), part.double())

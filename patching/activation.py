@@ -9,13 +9,14 @@ Meng et al. 2022, arXiv:2202.05262; Wang et al. 2022, arXiv:2211.00593; on the t
 Heimersheim and Nanda 2024, arXiv:2404.15255.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.batchwise import Keeping, Rows, all_rows
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
@@ -24,7 +25,8 @@ from patching.provenance import describe
 from patching.sweeps.engine import DIRECTIONS, Spots
 from patching.sweeps.pairs import Pair, run_pair
 from patching.sweeps.spots import Where, by_position, by_span, everywhere
-from patching.tasks.task import Task
+from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run
 
 OVERS = (("layer", "pos"), ("layer", "head"), ("head", "pos"), ("layer",))
 
@@ -39,6 +41,7 @@ def activation_patching(
     *,
     direction: str = "denoising",
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Grid:
     """The exact effect of each activation of one kind, by one patched run for each.
 
@@ -61,8 +64,10 @@ def activation_patching(
             where both runs are still equal, has effect 0.
         direction: `denoising` or `noising`.
         batch_size: pairs whose activations are held at once.
+        run: where what is done is kept, batch by batch, and who does it.
 
     Raises:
+        Interrupted: with the effects in the pairs so far, if somebody interrupts.
         ValueError: if a kind, direction or pair of axes is unknown, the family hides the kind or
             it has no heads, the model cannot read the task, or pairs do not differ.
     """
@@ -75,20 +80,13 @@ def activation_patching(
     if each_unit and not heads and what in KINDS:
         raise ValueError(f"{what} has no heads; sweep z, q, k, v or pattern, or over layer, pos")
     where = by_position(task.max_length) if "pos" in over else everywhere()
-    sweep = _Sweep(what, tuple(range(len(model.blocks))), where, each_unit)
-    values, ends = _run(model, task, metric, sweep, direction, batch_size)
-    layers = tuple(map(str, sweep.layers))
-    if over == ("head", "pos"):
-        values = values.transpose(2, 3).flatten(1, 2)
-        axes = {"head": tuple(f"a{i}.{h}" for i in layers for h in heads), "pos": where.labels}
-    elif each_unit:
-        values, axes = values[:, :, 0], {"layer": layers, "head": heads}
-    else:
-        axes = {"layer": layers, "pos": where.labels}
-        values = values[..., 0]
-        if over == ("layer",):
-            values, axes = values[..., 0], {"layer": layers}
-    return Grid("effect", values, axes, *ends, _provenance(model, task, metric, what, direction))
+    layers = tuple(range(len(model.blocks)))
+    sweep = _Sweep(model, metric, what, layers, where, each_unit, direction)
+
+    def arrange(values: Float[Tensor, "example layer where unit"]) -> Arranged:
+        return _arranged(values, over, where, heads)
+
+    return sweep.run(task, arrange, batch_size, run)
 
 
 @torch.no_grad()
@@ -101,6 +99,7 @@ def span_patching(
     *,
     direction: str = "denoising",
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Grid:
     """As `activation_patching` over `layer, span`: all positions of a named span at once.
 
@@ -108,15 +107,15 @@ def span_patching(
     prompts of one template.
 
     Raises:
+        Interrupted: as `activation_patching`.
         ValueError: if there are no spans, or one is empty or beyond the prompts; and as
             `activation_patching`.
     """
     where = by_span(spans, task.max_length)
-    sweep = _Sweep(what, tuple(range(len(model.blocks))), where, each_unit=False)
-    values, ends = _run(model, task, metric, sweep, direction, batch_size)
-    axes = {"layer": tuple(map(str, sweep.layers)), "span": where.labels}
-    facts = _provenance(model, task, metric, what, direction)
-    return Grid("effect", values[..., 0], axes, *ends, facts)
+    layers = tuple(range(len(model.blocks)))
+    sweep = _Sweep(model, metric, what, layers, where, False, direction)
+    axes = {"layer": tuple(map(str, layers)), "span": where.labels}
+    return sweep.run(task, lambda values: (values[..., 0], axes), batch_size, run)
 
 
 @torch.no_grad()
@@ -128,12 +127,14 @@ def neuron_patching(
     *,
     direction: str = "denoising",
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Grid:
     """As `activation_patching` over `layer, neuron`: each MLP neuron of some layers, alone.
 
     As many runs as there are neurons, at all positions: choose layers.
 
     Raises:
+        Interrupted: as `activation_patching`.
         ValueError: if there are no layers or no such layer; and as `activation_patching`.
     """
     n = len(model.blocks)
@@ -141,11 +142,14 @@ def neuron_patching(
         raise ValueError(
             f"name different layers from 0 to {n - 1} of {model.name}, got {list(layers)}"
         )
-    sweep = _Sweep("neurons", tuple(layers), everywhere(), each_unit=True)
-    values, ends = _run(model, task, metric, sweep, direction, batch_size)
-    axes = {"layer": tuple(map(str, layers)), "neuron": tuple(map(str, range(values.shape[3])))}
-    facts = _provenance(model, task, metric, "neurons", direction)
-    return Grid("effect", values[:, :, 0], axes, *ends, facts)
+    sweep = _Sweep(model, metric, "neurons", tuple(layers), everywhere(), True, direction)
+    labels = tuple(map(str, layers))
+
+    def arrange(values: Float[Tensor, "example layer where unit"]) -> Arranged:
+        neurons = tuple(map(str, range(values.shape[3])))
+        return values[:, :, 0], {"layer": labels, "neuron": neurons}
+
+    return sweep.run(task, arrange, batch_size, run)
 
 
 def as_share(grid: Grid) -> Grid:
@@ -166,47 +170,85 @@ def as_share(grid: Grid) -> Grid:
     return replace(grid, quantity=quantity, values=grid.values / gap)
 
 
+Arranged = tuple[Float[Tensor, "example ..."], dict[str, tuple[str, ...]]]
+"""Values, and the names and labels of their axes."""
+
+Arrange = Callable[[Float[Tensor, "example layer where unit"]], Arranged]
+
+
+def _arranged(
+    values: Float[Tensor, "example layer where unit"],
+    over: tuple[str, ...],
+    where: Where,
+    heads: tuple[str, ...],
+) -> Arranged:
+    layers = tuple(map(str, range(values.shape[1])))
+    if over == ("head", "pos"):
+        labels = tuple(f"a{i}.{h}" for i in layers for h in heads)
+        return values.transpose(2, 3).flatten(1, 2), {"head": labels, "pos": where.labels}
+    if "head" in over:
+        return values[:, :, 0], {"layer": layers, "head": heads}
+    if over == ("layer",):
+        return values[:, :, 0, 0], {"layer": layers}
+    return values[..., 0], {"layer": layers, "pos": where.labels}
+
+
 @dataclass(frozen=True)
 class _Sweep:
+    """Effects of a batch: of everything of one kind, with the metric of both plain runs."""
+
+    model: Model
+    metric: Metric
     what: str
     layers: tuple[int, ...]
     where: Where
     each_unit: bool
+    direction: str
 
+    def run(self, task: Task, arrange: Arrange, batch_size: int, run: Run | None) -> Grid:
+        """The grid of all examples.
 
-Ends = tuple[Float[Tensor, " example"], Float[Tensor, " example"]]
+        Raises:
+            ValueError: if the sweep does not fit the model or the task.
+        """
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"a direction is 'denoising' or 'noising', got {self.direction!r}")
+        of_kind(self.model, self.what)
+        self.model.check(task)
+        task.require_contrast()
+        described = self._describe(task)
+        deciding = (self.metric, self.what, self.layers, self.where, self.each_unit)
+        keeping = Keeping("patching", described, deciding, batch_size, run)
 
+        def finish(rows: Rows) -> Grid:
+            values, axes = arrange(rows.parts["effects"])
+            ends = rows.parts["clean"], rows.parts["corrupt"]
+            return Grid("effect", values, axes, *ends, rows.provenance(described))
 
-def _run(
-    model: Model, task: Task, metric: Metric, sweep: _Sweep, direction: str, batch_size: int
-) -> tuple[Float[Tensor, "example layer where unit"], Ends]:
-    """Effects of everything, and the metric of the clean and the corrupt runs.
+        return all_rows(self.model, task, self, keeping, finish)
 
-    Raises:
-        ValueError: if the sweep does not fit the model or the task.
-    """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"a direction is 'denoising' or 'noising', got {direction!r}")
-    places = of_kind(model, sweep.what)
-    model.check(task)
-    task.require_contrast()
-    n_units = len(units(model, sweep.what)) if sweep.each_unit else 1
-    shape = (len(sweep.layers), len(sweep.where.labels), n_units)
-    parts: list[Tensor] = []
-    ends: list[Ends] = []
-    for batch in task.batches(batch_size, model.device):
-        pair = run_pair(model, batch, metric, [places[i] for i in sweep.layers], direction)
-        spots = sweep.where.spots(pair.base.batch, pair.base.differs)
-        effects = torch.zeros(len(batch), *shape, dtype=torch.float64)
-        for i, layer in enumerate(sweep.layers):
-            some = _that_matter(model, pair, spots, sweep.what, layer)
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Parts:
+        model = self.model
+        places = of_kind(model, self.what)
+        n_units = len(units(model, self.what)) if self.each_unit else 1
+        shape = (len(batch), len(self.layers), len(self.where.labels), n_units)
+        chosen = [places[i] for i in self.layers]
+        pair = run_pair(model, batch, self.metric, chosen, self.direction)
+        spots = self.where.spots(pair.base.batch, pair.base.differs)
+        effects = torch.zeros(shape, dtype=torch.float64)
+        for i, layer in enumerate(self.layers):
+            some = _that_matter(model, pair, spots, self.what, layer)
             if len(some.example):
-                found = pair.effect(model, metric, some, (places[layer],), sweep.each_unit)
+                found = pair.effect(model, self.metric, some, (places[layer],), self.each_unit)
                 effects[some.example.cpu(), i, some.where.cpu()] = found
-        parts.append(effects)
-        ends.append((pair.clean, pair.corrupt))
-    clean, corrupt = (torch.cat(values) for values in zip(*ends, strict=True))
-    return torch.cat(parts), (clean, corrupt)
+        return {"effects": effects, "clean": pair.clean, "corrupt": pair.corrupt}
+
+    def _describe(self, task: Task) -> dict[str, object]:
+        sign = "positive: the clean activation helps the metric"
+        facts = {"what": self.what, "direction": self.direction, "sign": sign}
+        method = "activation patching"
+        return describe(self.model, task, self.metric, method, {}, facts=facts)
 
 
 _READ_BY_LATER_TOKENS = ("resid_pre", "k", "v")
@@ -219,11 +261,3 @@ def _that_matter(model: Model, pair: Pair, spots: Spots, what: str, layer: int) 
     answer = pair.base.batch.answer_pos[spots.example]
     rows = spots.cells.gather(1, answer[:, None])[:, 0]
     return Spots(spots.example[rows], spots.where[rows], spots.cells[rows])
-
-
-def _provenance(
-    model: Model, task: Task, metric: Metric, what: str, direction: str
-) -> dict[str, object]:
-    sign = "positive: the clean activation helps the metric"
-    facts = {"what": what, "direction": direction, "sign": sign}
-    return describe(model, task, metric, "activation patching", {}, facts=facts)

@@ -5,7 +5,7 @@ Hook names of the model library live here (and, for rules alone, in `rules.sites
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from einops import einsum
@@ -13,65 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
+from patching.norms import Norm, find_norm, widen
+
 EMBEDDING = "blocks.0.hook_in"
 POSITIONS = "pos_embed.hook_out"
 FINAL_STREAM = "ln_final.hook_in"
 UNEMBED_IN = "unembed.hook_in"
-
-
-@runtime_checkable
-class _NormBridge(Protocol):
-    original_component: nn.Module
-    uses_rms_norm: bool
-    uses_weight_offset: bool
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A LayerNorm or RMSNorm, `gamma * x_hat + beta` with `x_hat = x / sigma` (x centred or not).
-
-    `module` is the model's own norm, to be used wherever a value is needed; the formula here is
-    only for derivatives, and `prove` holds it against the module.
-    """
-
-    module: nn.Module
-    gamma: Float[Tensor, " d_model"] | None
-    beta: Float[Tensor, " d_model"] | None
-    centred: bool
-    eps: float
-
-    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """The norm's output, by the model's own module."""
-        return self.module(x)
-
-    def sigma(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
-        """The norm's denominator, in float32 or wider."""
-        x = self._centre(widen(x))
-        return (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
-
-    def x_hat(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """The normalised input before gamma and beta, in float32 or wider."""
-        return self._centre(widen(x)) / self.sigma(x)
-
-    def formula(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What `module` should compute, written out."""
-        out = self.x_hat(x) if self.gamma is None else self.x_hat(x) * widen(self.gamma)
-        return out if self.beta is None else out + widen(self.beta)
-
-    def pull_back(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """`centre(gamma * g)`: the norm's linear part transposed, without the division by sigma."""
-        return self._centre(g if self.gamma is None else g * widen(self.gamma))
-
-    def pull_back_(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """`pull_back` in place."""
-        if self.gamma is not None:
-            g *= self.gamma
-        if self.centred:
-            g -= g.mean(dim=-1, keepdim=True)
-        return g
-
-    def _centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        return x - x.mean(dim=-1, keepdim=True) if self.centred else x
 
 
 @dataclass(frozen=True)
@@ -139,7 +86,23 @@ class Block:
         """What the MLP writes to the stream."""
         return f"blocks.{self.index}.hook_mlp_out"
 
-    # Weights: views of the model's own, one matrix a head.
+    # Weights: views of the model's own, one matrix a head, on the layer's device. What the methods
+    # below are given is taken there, and their results lie where it lay.
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the layer's attention lies."""
+        return self.w_o.device
+
+    def projected(
+        self, part: int, x: Float[Tensor, "head token d_model"], heads: Int[Tensor, " head"]
+    ) -> Float[Tensor, "head token d_head"]:
+        """Queries (0), keys (1) or values (2) of some heads, each from an input of its own."""
+        w, b = self.w_qkv[part], self.b_qkv[part]
+        heads = heads.to(w.device)
+        made = torch.bmm(x.to(w.device), w if len(heads) == len(w) else w[heads])
+        made = made if b is None else made + b[heads][:, None]
+        return made.to(x.device)
 
     @property
     def w_qkv(
@@ -156,6 +119,14 @@ class Block:
     def b_qkv(self) -> tuple[Float[Tensor, "head d_head"] | None, ...]:
         """Query, key and value biases, where the family has them."""
         return tuple(getattr(self.bridge.attn, name, None) for name in ("b_Q", "b_K", "b_V"))
+
+    @cached_property
+    def couples_heads(self) -> bool:
+        """Whether a head's write depends on the inputs of others too: by a norm over them all."""
+        norms = (find_norm(getattr(self.bridge.attn, name, None)) for name in ("q_norm", "k_norm"))
+        gammas = [norm.gamma for norm in norms if norm is not None and norm.gamma is not None]
+        d_head = self.w_o.shape[1]
+        return self.post_attention_norm is not None or any(len(g) > d_head for g in gammas)
 
     @property
     def w_o(self) -> Float[Tensor, "head d_head d_model"]:
@@ -175,7 +146,7 @@ class Block:
         if self.post_attention_norm is None:
             return widen(z)
         assert attention_sum is not None, "a post-norm block needs the sum of its heads"
-        return widen(z) / self.post_attention_norm.sigma(attention_sum)[..., None]
+        return widen(z) / self.post_attention_norm.sigma(attention_sum.to(z.device))[..., None]
 
     def head_writes(
         self,
@@ -188,14 +159,18 @@ class Block:
 
         `heads` says which ones `head_input` holds, where it is not all of them.
         """
-        w = self.w_o if heads is None else self.w_o[heads]
-        writes = torch.bmm(head_input.transpose(0, 1), w.to(head_input.dtype), out=out)
+        w = self.w_o if heads is None else self.w_o[heads.to(self.device)]
+        made = out if out is not None and out.device == w.device else None
+        z = head_input.to(w.device).transpose(0, 1)
+        writes = torch.bmm(z, w.to(z.dtype), out=made)
         norm = self.post_attention_norm
         if norm is not None and norm.gamma is not None:
-            writes *= norm.gamma.to(writes.dtype)
+            writes *= norm.gamma.to(writes)
         if self.scale != 1.0:
             writes *= self.scale
-        return writes
+        if out is not None and made is None:
+            return out.copy_(writes)
+        return writes.to(head_input.device) if out is None else writes
 
     def pull_back_qkv(
         self, g: Float[Tensor, "token reader d_head"]
@@ -205,12 +180,14 @@ class Block:
         `centre(gamma * (W_j g_j))` for each reader j: the norm's own derivative is complete with
         the part along `x_hat`, which the caller subtracts.
         """
-        w_qkv = self.w_qkv
+        w_qkv, home = self.w_qkv, g.device
+        g = g.to(self.device)
         back = g.new_empty(g.shape[1], g.shape[0], w_qkv[0].shape[1])
         sizes = [len(w) for w in w_qkv]
         for w, part, out in zip(w_qkv, g.split(sizes, dim=1), back.split(sizes), strict=True):
             torch.bmm(part.transpose(0, 1), w.to(g.dtype).transpose(1, 2), out=out)
-        return back if self.attention_norm is None else self.attention_norm.pull_back_(back)
+        back = back if self.attention_norm is None else self.attention_norm.pull_back_(back)
+        return back.to(home)
 
     @cached_property
     def qkv_offset(self) -> tuple[Float[Tensor, "head d_head"], ...]:
@@ -227,11 +204,6 @@ class Block:
         return cast(Tensor, getattr(self.bridge.attn, name)).detach()
 
 
-def widen(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The same values in float32, or as they are where they are wider."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
 def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
     """The blocks of a booted model.
 
@@ -245,25 +217,6 @@ def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
             "attention and an MLP"
         )
     return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
-
-
-def find_norm(bridge: nn.Module | None) -> Norm | None:
-    """A norm of the model library as a `Norm`; None where the family has none there."""
-    module = getattr(bridge, "original_component", None)
-    if bridge is None or module is None or isinstance(module, nn.Identity):
-        return None
-    norm = cast(_NormBridge, bridge)
-    gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
-    if gamma is not None:
-        gamma = 1.0 + widen(gamma.detach()) if norm.uses_weight_offset else gamma.detach()
-    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
-    return Norm(
-        module=module,
-        gamma=gamma,
-        beta=None if beta is None else beta.detach(),
-        centred=not norm.uses_rms_norm,
-        eps=1e-5 if eps is None else float(eps),
-    )
 
 
 def _find_block(bridge: TransformerBridge, index: int) -> Block:
@@ -293,4 +246,6 @@ def _offset(
     offset = widen(offset)
     if beta is None:
         return offset
-    return offset + einsum(widen(w), widen(beta), "head d_model d_head, d_model -> head d_head")
+    return offset + einsum(
+        widen(w), widen(beta).to(w.device), "head d_model d_head, d_model -> head d_head"
+    )

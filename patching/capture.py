@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.blocks import EMBEDDING, POSITIONS, Block, widen
-from patching.model import Hook, Model
+from patching.devices import AtLayer, Hook, rows_at
+from patching.model import Model
 from patching.tasks.task import Batch
 
 
@@ -22,6 +23,7 @@ class Writes:
 
     `embed` is the token embedding alone, without learned positions. `heads[l]` is the
     `Block.head_input` of layer l. All of it is linear: differences are taken part by part.
+    Each part lies where its layer lies.
     """
 
     embed: Float[Tensor, "token d_model"]
@@ -33,6 +35,14 @@ class Writes:
         return Writes(
             change(self.embed), tuple(map(change, self.heads)), tuple(map(change, self.mlps))
         )
+
+    def to(self, device: torch.device) -> "Writes":
+        """All parts on one device."""
+        return self.map(lambda part: part.to(device))
+
+    def like(self, other: "Writes") -> "Writes":
+        """Each part in the type of the other's, and where that one lies."""
+        return self._pairwise(other, lambda part, there: part.to(there))
 
     def _pairwise(self, other: "Writes", join: Callable[[Tensor, Tensor], Tensor]) -> "Writes":
         return Writes(
@@ -48,7 +58,9 @@ class Writes:
         return self._pairwise(other, torch.add)
 
     def __getitem__(self, tokens: slice | Int[Tensor, " chosen"]) -> "Writes":
-        return self.map(lambda part: part[tokens])
+        if isinstance(tokens, slice):
+            return self.map(lambda part: part[tokens])
+        return self.map(lambda part: part[tokens.to(part.device)])
 
     def __len__(self) -> int:
         return len(self.embed)
@@ -112,16 +124,16 @@ class Recorder:
 
     def _keep(self, name: str) -> Hook:
         def hook(tensor: Tensor) -> None:
-            self._kept[name] = tensor.detach()[self._tokens]
+            self._kept[name] = rows_at(tensor.detach(), self._tokens)
 
-        return hook
+        return AtLayer(hook)
 
     def _divide_by_sigma(self, block: Block) -> Hook:
         def hook(total: Tensor) -> None:
-            chosen = total.detach()[self._tokens]
+            chosen = rows_at(total.detach(), self._tokens)
             self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
 
-        return hook
+        return AtLayer(hook)
 
 
 @torch.no_grad()

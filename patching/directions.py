@@ -69,7 +69,7 @@ def steering(
             f"no layer {wrong[0]} in {model.name}, whose layers are 0 to {len(model.blocks) - 1}"
         )
     hooks = [(model.blocks[i].stream_out, _pushing(alpha * vectors[i])) for i in chosen]
-    with model.bridge.hooks(fwd_hooks=hooks):
+    with model.hooked(hooks):
         yield
 
 
@@ -158,8 +158,8 @@ def first_component(
     return (first * mean).sum(dim=1, keepdim=True) * first
 
 
-def _pushing(push: Float[Tensor, " d_model"]) -> Callable[..., Tensor]:
-    def hook(stream: Float[Tensor, "batch pos d_model"], hook: object) -> Tensor:
+def _pushing(push: Float[Tensor, " d_model"]) -> Hook:
+    def hook(stream: Float[Tensor, "batch pos d_model"]) -> Tensor:
         wide = widen(stream)
         pushed = wide + push.to(wide)
         length = wide.norm(dim=-1, keepdim=True)

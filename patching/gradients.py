@@ -16,10 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.blocks import EMBEDDING, FINAL_STREAM, Block, Norm, widen
+from patching.blocks import EMBEDDING, FINAL_STREAM, Block, widen
 from patching.capture import indices
+from patching.devices import AtLayer, Hook, rows_at
 from patching.metrics import Metric, measure
-from patching.model import Hook, Model
+from patching.model import Model
+from patching.norms import Norm
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch
 
@@ -40,7 +42,10 @@ class AttentionGradients:
 
 @dataclass(frozen=True)
 class ReaderGradients:
-    """Gradients at all readers' stream inputs, at the chosen tokens, in float32 or wider."""
+    """Gradients at all readers' stream inputs, at the chosen tokens, in float32 or wider.
+
+    Each layer's lie where the layer lies.
+    """
 
     attention: tuple[AttentionGradients, ...]
     mlps: tuple[Float[Tensor, "token d_model"], ...]
@@ -103,7 +108,7 @@ class GradientSum:
                 self._mlps[block.index] = self._mlps[block.index] + start.weight * self._at_mlp(
                     block, gradients, live
                 )
-            at_logits = widen(gradients[FINAL_STREAM][self._tokens])
+            at_logits = widen(rows_at(gradients[FINAL_STREAM], self._tokens))
             self._logits = self._logits + start.weight * at_logits
         return Point(values.detach(), logits.detach(), gradients[EMBEDDING])
 
@@ -112,11 +117,11 @@ class GradientSum:
         attention = tuple(
             AttentionGradients(
                 projected,
-                _stack(x_hat, like=self._logits),
+                _stack(x_hat, like=mlp),
                 _stack(radial, like=projected[:, :, 0]),
             )
-            for projected, x_hat, radial in zip(
-                self._projected, self._x_hat, self._radial, strict=True
+            for projected, x_hat, radial, mlp in zip(
+                self._projected, self._x_hat, self._radial, self._mlps, strict=True
             )
         )
         return ReaderGradients(attention, tuple(self._mlps), self._logits)
@@ -124,10 +129,10 @@ class GradientSum:
     def _add_attention(
         self, block: Block, gradients: dict[str, Tensor], live: "_Live", weight: float
     ) -> None:
-        g = torch.cat([widen(gradients[name][self._tokens]) for name in block.qkv], dim=1)
+        g = torch.cat([widen(rows_at(gradients[name], self._tokens)) for name in block.qkv], dim=1)
         norm = block.attention_norm
         if norm is not None:
-            x = live.norm_inputs[block.stream_in]
+            x = live.norm_inputs[block.stream_in].to(g.device)
             g = g / norm.sigma(x)[..., None]
             if not self._rule.freezes_norms:
                 self._x_hat[block.index].append(norm.x_hat(x))
@@ -139,7 +144,7 @@ class GradientSum:
     ) -> Float[Tensor, "token reader"]:
         """`g . (W^T gamma x_hat)`: projections less what does not come from the stream."""
         made = [
-            widen(live.tensors[name].detach()[self._tokens]) - offset
+            widen(rows_at(live.tensors[name].detach(), self._tokens)) - offset
             for name, offset in zip(block.qkv, block.qkv_offset, strict=True)
         ]
         return (g * torch.cat(made, dim=1)).sum(dim=-1)
@@ -147,10 +152,10 @@ class GradientSum:
     def _at_mlp(
         self, block: Block, gradients: dict[str, Tensor], live: "_Live"
     ) -> Float[Tensor, "token d_model"]:
-        g = widen(gradients[block.mlp_in][self._tokens])
+        g = widen(rows_at(gradients[block.mlp_in], self._tokens))
         if block.mlp_norm is None:
             return g
-        x = live.norm_inputs[block.mlp_stream]
+        x = live.norm_inputs[block.mlp_stream].to(g.device)
         return through_norm(block.mlp_norm, g, x, frozen=self._rule.freezes_norms)
 
 
@@ -208,13 +213,13 @@ class _Live:
             self.tensors[name] = tensor.view_as(tensor)
             return self.tensors[name]
 
-        return hook
+        return AtLayer(hook)
 
     def _keep_input(self, name: str) -> Hook:
         def hook(stream: Tensor) -> None:
-            self.norm_inputs[name] = stream.detach()[self._tokens]
+            self.norm_inputs[name] = rows_at(stream.detach(), self._tokens)
 
-        return hook
+        return AtLayer(hook)
 
 
 def _stack(parts: list[Tensor], *, like: Float[Tensor, "token d"]) -> Float[Tensor, "step token d"]:

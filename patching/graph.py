@@ -12,11 +12,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+
+_MOST_CELLS = (
+    10**9
+)  # of the matrix of a graph that a file describes; the largest models have a third
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ class Graph:
         Raises:
             ValueError: if no reader has this name.
         """
-        return _lookup(self._dest_positions, name, "destination")
+        return _lookup(self._dest_positions, name, "destination", self._shared_reader(name))
 
     def edge_index(self, source: str, dest: str) -> tuple[int, int]:
         """The position of the edge `source->dest` in a score matrix.
@@ -208,22 +213,24 @@ class Graph:
         """
         sizes = ("n_layers", "n_heads", "n_kv_heads")
         if not isinstance(values, Mapping):
-            raise ValueError(f"not the description of a graph: {json.dumps(values)}")
+            raise ValueError(f"not the description of a graph: {json.dumps(values)[:200]}")
         missing = [name for name in sizes if name not in values]
         if missing:
             raise ValueError(f"the description of the graph lacks {', '.join(missing)}")
-        if not all(isinstance(values[name], int) for name in sizes):
-            raise ValueError(f"not the description of a graph: {json.dumps(dict(values))}")
-        graph = Graph(
-            n_layers=int(values["n_layers"]),
-            n_heads=int(values["n_heads"]),
-            n_kv_heads=int(values["n_kv_heads"]),
-            parallel=bool(values.get("parallel", False)),
-        )
+        parallel = values.get("parallel", False)
+        if not all(type(values[name]) is int for name in sizes) or not isinstance(parallel, bool):
+            raise ValueError(f"not the description of a graph: {json.dumps(dict(values))[:200]}")
+        n_layers, n_heads, n_kv_heads = (int(values[name]) for name in sizes)
+        if n_layers**2 * (n_heads + 1) * (n_heads + 2 * n_kv_heads + 1) > _MOST_CELLS:
+            raise ValueError(
+                f"no model has {n_layers} layers of {n_heads} heads and {n_kv_heads} "
+                "key-value heads"
+            )
+        graph = Graph(n_layers, n_heads, n_kv_heads, parallel)
         if values.get("fingerprint", graph.fingerprint) != graph.fingerprint:
             raise ValueError(
                 f"the graph's fingerprint is {graph.fingerprint}, the file says "
-                f"{values['fingerprint']}: it was altered or written for other node names"
+                f"{str(values['fingerprint'])[:40]}: it was altered or written for other node names"
             )
         return graph
 
@@ -234,6 +241,14 @@ class Graph:
             f"{self.n_layers} {blocks} layers, {self.n_heads} heads, "
             f"{self.n_kv_heads} key-value heads"
         )
+
+    def _shared_reader(self, name: str) -> str | None:
+        """The shared reader that a head's own name for its keys or values stands for, if any."""
+        head, _, letter = name.rpartition(".")
+        if letter not in ("k", "v") or head not in self._source_positions:
+            return None
+        layer, _, number = head.partition(".h")
+        return f"{layer}.g{int(number) // (self.n_heads // self.n_kv_heads)}.{letter}"
 
     def _mlp_order(self, layer: int) -> int:
         return 2 * layer + (1 if self.parallel else 2)
@@ -256,9 +271,11 @@ class Graph:
         return {node.name: i for i, node in enumerate(self.destinations)}
 
 
-def _lookup(positions: Mapping[str, int], name: str, kind: str) -> int:
+def _lookup(positions: Mapping[str, int], name: str, kind: str, likely: str | None = None) -> int:
     if name not in positions:
         names = list(positions)
         known = ", ".join([*names[:3], "...", names[-1]])
-        raise ValueError(f"no {kind} named {name!r}; this graph has {known}")
+        near = [likely] if likely in positions else get_close_matches(name[:40], names, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no {kind} named {name[:100]!r}; this graph has {known}{meant}")
     return positions[name]

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from patching.models import embedded, embedded_names
 from patching.proof import Probe, draw_probe, run_plain
+from patching.spread import Spread, check_spread
 from patching.tasks.tokens import Tokenizer
 from patching.weights import hash_folder, hash_tensors
 
@@ -27,7 +28,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 class Opened:
     """A booted model and what is known of its origin.
 
-    `weights` hashes when called; `probe` is for `prove`.
+    `weights` hashes when called; `probe` is for `prove`. `reference` says how to open the same
+    model in another process; None where it was made of something in memory.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Opened:
     tokenizer: Tokenizer | None
     weights: Callable[[], str]
     probe: Probe
+    reference: "Reference | None" = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class Wishes:
     device: str | None
     revision: str | None
     trust_remote_code: bool
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model by its name or folder, and how it is loaded: enough to load it again elsewhere."""
+
+    source: str
+    wishes: Wishes
 
 
 def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
@@ -54,6 +66,11 @@ def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> 
     Raises:
         ValueError: if there is no such model, it cannot be read, or the module is already booted.
     """
+    if wishes.spread is not None and not isinstance(source, str | Path):
+        raise ValueError(
+            "a model in memory stays where it lies: load a folder or a name over several devices, "
+            "or have accelerate dispatch the module before"
+        )
     if isinstance(source, TransformerBridge):
         source.to(dtype=wishes.dtype, device=wishes.device)
         return _opened(source, source.cfg.model_name, None, tokenizer or source.tokenizer)
@@ -66,11 +83,17 @@ def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> 
         return _boot(source, type(source).__name__, tokenizer, wishes)
     name = str(source)
     if Path(source).is_dir():
-        return _open_folder(Path(source), tokenizer, wishes)
+        opened = _open_folder(Path(source), tokenizer, wishes)
+        return replace(opened, reference=Reference(str(Path(source).resolve()), wishes))
     known = embedded(name, dtype=wishes.dtype or torch.float32)
     if known is not None:
-        return _boot(known[0], name, tokenizer or cast(Tokenizer, known[1]), wishes)
-    return _open_hub(name, tokenizer, wishes)
+        if wishes.spread is not None:
+            raise ValueError(f"{name} is embedded and fits anywhere: give a device, no device map")
+        opened = _boot(known[0], name, tokenizer or cast(Tokenizer, known[1]), wishes)
+        return replace(opened, reference=Reference(name, wishes))
+    opened = _open_hub(name, tokenizer, wishes)
+    there = replace(wishes, revision=opened.revision)
+    return replace(opened, reference=Reference(name, there))
 
 
 def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
@@ -97,6 +120,7 @@ def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
 
 
 def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
+    spread = {} if wishes.spread is None else wishes.spread.options()
     try:
         return AutoModelForCausalLM.from_pretrained(
             name,
@@ -104,6 +128,7 @@ def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
             revision=wishes.revision,
             trust_remote_code=wishes.trust_remote_code,
             attn_implementation="eager",
+            **spread,
         )
     except Exception as error:  # many kinds, by library and format: said in one line
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -125,6 +150,7 @@ def _boot(
         )
     if getattr(module.config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is refused: it is an encoder with a decoder, not one stack")
+    check_spread(name, module)
     nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
     module.eval()
     before = [(key, value) for key, value in module.state_dict().items()]
@@ -140,6 +166,7 @@ def _boot(
         raise ValueError(
             f"{name}: the model library cannot wrap a {type(module).__name__}: {error}"
         ) from error
+    bridge.cfg.n_devices = len({str(value.device) for _, value in before})
     return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before), probe)
 
 

@@ -4,23 +4,33 @@ The budget holds inside `with budget(...)`. Tiling never changes a result's mean
 up in float64, in order.
 """
 
-from collections.abc import Callable, Iterator
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+R = TypeVar("R")
 
 DEFAULT_BYTES = {"cpu": 2**25, "cuda": 2**30}
 
 
 @dataclass
 class Ledger:
-    """What the planner did: the budget, the largest tile used, how often a tile was halved."""
+    """What the planner did: the budget, the largest tile, how often tiles and batches were halved.
+
+    What is done under a budget inside this one counts here too.
+    """
 
     limit: int | float | None = None
     largest_tile: int = 0
     halved: int = 0
+    batches_halved: int = 0
 
     def bytes_on(self, device: torch.device) -> int:
         """The budget in bytes; a fraction is of the device's free memory."""
@@ -30,9 +40,23 @@ class Ledger:
             return self.limit
         return int(self.limit * free_bytes(device))
 
+    def counts(self) -> dict[str, int]:
+        """What was done, without the budget it was done under."""
+        return {
+            "largest_tile": self.largest_tile,
+            "halved": self.halved,
+            "batches_halved": self.batches_halved,
+        }
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Count in what was done elsewhere."""
+        self.largest_tile = max(self.largest_tile, counts["largest_tile"])
+        self.halved += counts["halved"]
+        self.batches_halved += counts["batches_halved"]
+
     def report(self) -> dict[str, object]:
         """For provenance."""
-        return {"limit": self.limit, "largest_tile": self.largest_tile, "halved": self.halved}
+        return {"limit": self.limit, **self.counts()}
 
 
 _CURRENT: ContextVar[Ledger | None] = ContextVar("memory", default=None)
@@ -49,12 +73,14 @@ def budget(limit: int | float | None) -> Iterator[Ledger]:
         raise ValueError(
             f"a memory budget is a whole number of bytes or a fraction up to 1.0, got {limit!r}"
         )
-    ledger = Ledger(limit)
+    ledger, outer = Ledger(limit), _CURRENT.get()
     token = _CURRENT.set(ledger)
     try:
         yield ledger
     finally:
         _CURRENT.reset(token)
+        if outer is not None:
+            outer.add(ledger.counts())
 
 
 def current() -> Ledger:
@@ -84,11 +110,69 @@ def in_tiles(
             if size == 1 or not is_lack_of_memory(error):
                 raise
             size, ledger.halved = size // 2, ledger.halved + 1
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            _free_cached()
             continue
         ledger.largest_tile = max(ledger.largest_tile, span.stop - span.start)
         start = span.stop
+
+
+def in_halves(span: range, work: Callable[[range], R], join: Callable[[R, R], R]) -> R:
+    """`work` on a span of examples at once, or, where memory runs out, on its halves joined.
+
+    Raises:
+        MemoryError: if memory runs out even for one example.
+        RuntimeError: if something else breaks.
+    """
+    try:
+        return work(span)
+    except RuntimeError as error:
+        if not is_lack_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+    if len(span) == 1:
+        raise MemoryError(
+            f"memory runs out even for one example at a time ({said}); {_in_need_of(said)}. A "
+            "device with more memory, a model laid over several (--n-devices), weights in bfloat16 "
+            "(--dtype), shorter prompts, or smaller tiles of large products (--memory, now "
+            f"{_in_words(tiles_bytes())}) would be right"
+        )
+    _free_cached()
+    current().batches_halved += 1
+    middle = len(span) // 2
+    return join(in_halves(span[:middle], work, join), in_halves(span[middle:], work, join))
+
+
+def tiles_bytes() -> int:
+    """What tiles of large products may take, where the work is done."""
+    return current().bytes_on(torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
+
+
+def peak_bytes() -> dict[str, int]:
+    """The most memory this process has had so far, on "cpu" and, where it uses one, on "cuda"."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_initialized():
+        peaks["cuda"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+def _in_need_of(said: str) -> str:
+    """A lower bound on what was needed, from the peak so far and from what was asked for last."""
+    device, peak = list(peak_bytes().items())[-1]
+    asked = re.search(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)", said)
+    more = 0 if asked is None else int(float(asked[1]) * _UNITS[asked[2]])
+    return (
+        f"it needs {_in_words(peak + more)} on {device} or more, weights included, of which the "
+        f"process has had {_in_words(peak)}"
+    )
+
+
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def _in_words(n_bytes: int) -> str:
+    unit = next(u for u in reversed(_UNITS) if n_bytes >= _UNITS[u] or u == "bytes")
+    return f"{n_bytes / _UNITS[unit]:.3g} {unit}"
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
@@ -106,3 +190,9 @@ def free_bytes(device: torch.device) -> int:
     import psutil  # comes with accelerate, which transformer-lens needs
 
     return psutil.virtual_memory().available
+
+
+def _free_cached() -> None:
+    """Give memory back that torch keeps for later; pieces of it may be too small for anything."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,25 +1,27 @@
 """Model: a language model with its graph and its blocks, proven to fit each other."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
+from patching.devices import AtLayer, Hook, at_home, rows_at
 from patching.graph import Graph
 from patching.kept import Activations, Keeper
-from patching.loading import Opened, Source, Wishes, open_source
+from patching.loading import Opened, Reference, Source, Wishes, open_source
 from patching.places import find
 from patching.proof import prove
+from patching.spread import DeviceMap, Spread, device_map_of
 from patching.stack import returns_tuples
 from patching.tasks.task import Batch, Task
-from patching.tasks.tokens import Tokenizer, encode_prompt
-
-Hook = Callable[[Tensor], Tensor | None]
+from patching.tasks.tokens import Tokenizer, as_tokens
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Model:
     """A transformer language model, its computational graph and its named places.
 
     Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer
-    than a `with` lasts.
+    than a `with` lasts. Sent to another process, it goes as what it was loaded from, and is loaded
+    there, once.
     """
 
     name: str
@@ -47,36 +50,32 @@ class Model:
         device: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        device_map: DeviceMap | None = None,
+        n_devices: int | None = None,
     ) -> "Model":
         """Load and prove a model.
 
         `source` is a hub name, a folder, an embedded model (`toy`, ...), a Hugging Face module or
         a TransformerBridge. A module in memory is wrapped in place (use a copy to keep the
         original), keeps its dtype and device unless told otherwise, and is frozen; folders and
-        hub models are loaded in float32 on the CPU unless told otherwise.
+        hub models are loaded in float32 on the CPU unless told otherwise. One that does not fit is
+        laid over `n_devices` GPUs or as `device_map` says (accelerate's maps, all GPUs or all CPU).
 
         >>> Model.load("truth/induction").graph.describe()
         '2 sequential layers, 4 heads, 4 key-value heads'
 
         Raises:
-            ValueError: if there is no such model, its weights hold NaN, or its structure cannot
-                be proven.
+            ValueError: if there is no such model, its weights hold NaN, its structure cannot be
+                proven, or it cannot lie as asked.
         """
-        wishes = Wishes(dtype, device, revision, trust_remote_code)
-        opened = open_source(source, tokenizer, wishes)
-        bridge = opened.bridge
-        blocks = find_blocks(bridge)
-        graph = _graph(opened.name, blocks)
-        prove(opened.name, bridge, blocks, opened.probe)
-        return Model(
-            name=opened.name,
-            bridge=bridge,
-            graph=graph,
-            blocks=blocks,
-            tokenizer=opened.tokenizer,
-            revision=opened.revision,
-            opened=opened,
-        )
+        spread = Spread.over(device_map, n_devices, device)
+        wishes = Wishes(dtype, device, revision, trust_remote_code, spread)
+        return _from(open_source(source, tokenizer, wishes))
+
+    @property
+    def source(self) -> str | None:
+        """The name or folder it was loaded by; None for one made of something in memory."""
+        return None if self.opened.reference is None else self.opened.reference.source
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,8 +84,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in."""
+        """Where tokens go in and logits come out, and where hooks meet activations."""
         return next(self.bridge.parameters()).device
+
+    @property
+    def device_map(self) -> dict[str, str | int] | None:
+        """Which part lies on which device, where accelerate has laid it over several."""
+        return device_map_of(cast(nn.Module, self.bridge.original_model))
 
     @property
     def learns_positions(self) -> bool:
@@ -162,37 +166,16 @@ class Model:
         """
         places = {name: find(self, name) for name in cache}
         keeper = Keeper(places)
-        tokens = self._tokens(prompts)
+        vocab = int(self.bridge.cfg.d_vocab)
+        tokens = as_tokens(prompts, self.tokenizer, self.name, vocab=vocab).to(self.device)
         mask = None if is_token is None else is_token.long()
         try:
-            with self.bridge.hooks(
-                fwd_hooks=[(name, library_hook(hook)) for name, hook in keeper.hooks]
-            ):
-                logits = self.bridge(tokens, attention_mask=mask)
+            with self.hooked(keeper.hooks):
+                logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         finally:
             for block in self.blocks:
                 block.forget_pattern()
         return Activations(tokens, logits, places, {name: keeper.values[name] for name in places})
-
-    def _tokens(
-        self, prompts: Int[Tensor, "batch pos"] | Sequence[int] | str
-    ) -> Int[Tensor, "batch pos"]:
-        if isinstance(prompts, str):
-            if self.tokenizer is None:
-                raise ValueError(f"{self.name} has no tokenizer: give token ids, not text")
-            prompts = encode_prompt(self.tokenizer, prompts)
-        tokens = (
-            prompts
-            if isinstance(prompts, Tensor)
-            else torch.tensor([list(prompts)], dtype=torch.long)
-        )
-        vocab = int(self.bridge.cfg.d_vocab)
-        if not tokens.numel() or int(tokens.min()) < 0 or int(tokens.max()) >= vocab:
-            raise ValueError(
-                f"prompts hold at least one token id, each from 0 to {vocab - 1} in {self.name}; "
-                f"got {list(tokens.shape)} ids" + _range(tokens)
-            )
-        return tokens.to(self.device)
 
     def answer_logits(
         self, tokens: Int[Tensor, "batch pos"], batch: Batch, hooks: Iterable[tuple[str, Hook]] = ()
@@ -210,14 +193,13 @@ class Model:
         rows = torch.arange(len(tokens), device=tokens.device)
         answer_pos = batch.answer_pos.repeat(copies)
 
-        def at_answer(normed: Tensor, hook: object) -> Tensor:
-            return normed[rows.to(normed.device), answer_pos.to(normed.device)][:, None]
+        def at_answer(normed: Tensor) -> Tensor:
+            return rows_at(normed, (rows, answer_pos))[:, None]
 
-        plain = [(name, library_hook(hook)) for name, hook in hooks] + [(UNEMBED_IN, at_answer)]
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
         try:
-            with self.bridge.hooks(fwd_hooks=plain):
-                logits = self.bridge(tokens, attention_mask=mask)
+            with self.hooked([*hooks, (UNEMBED_IN, AtLayer(at_answer))]):
+                logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         finally:
             for block in self.blocks:
                 block.forget_pattern()
@@ -228,14 +210,70 @@ class Model:
             )
         return widen(logits[:, 0])
 
+    @contextmanager
+    def hooked(self, hooks: Iterable[tuple[str, Hook]]) -> Iterator[None]:
+        """Runs inside pass the hooks, by the names of the model library's hook points.
 
-def library_hook(change: Hook) -> Callable[..., Tensor | None]:
+        A hook takes the activation and returns a new one or None; whatever layer it is at, it sees
+        it on the home device (`device`), unless it is `AtLayer`.
+        """
+        home = self.device
+        fwd_hooks = [(name, _library_hook(at_home(hook, home))) for name, hook in hooks]
+        with self.bridge.hooks(fwd_hooks=fwd_hooks):
+            yield
+
+    def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
+        """Travel to other processes as what it was loaded from, not as its weights.
+
+        Raises:
+            ValueError: if it was made of a module or bridge in memory.
+        """
+        if self.opened.reference is None:
+            raise ValueError(
+                f"{self.name} was made of a model in memory, which cannot go to another process; "
+                "keep it in a folder (module.save_pretrained) and load it from there"
+            )
+        return _load_again, (self.opened.reference, self.weights, self.tokenizer)
+
+
+def _load_again(reference: Reference, weights: str, tokenizer: Tokenizer | None) -> Model:
+    """The model that was sent here, loaded only once in this process.
+
+    Raises:
+        ValueError: if its weights are not those of the model that was sent.
+    """
+    model = _load(reference)
+    if model.weights != weights:
+        raise ValueError(
+            f"{reference.source} holds other weights here ({model.weights}) than where it was sent "
+            f"from ({weights}); give all machines the same folder or revision"
+        )
+    return replace(model, tokenizer=tokenizer)
+
+
+@lru_cache(maxsize=2)
+def _load(reference: Reference) -> Model:
+    return _from(open_source(reference.source, None, reference.wishes))
+
+
+def _from(opened: Opened) -> Model:
+    blocks = find_blocks(opened.bridge)
+    graph = _graph(opened.name, blocks)
+    prove(opened.name, opened.bridge, blocks, opened.probe)
+    return Model(
+        name=opened.name,
+        bridge=opened.bridge,
+        graph=graph,
+        blocks=blocks,
+        tokenizer=opened.tokenizer,
+        revision=opened.revision,
+        opened=opened,
+    )
+
+
+def _library_hook(change: Hook) -> Callable[..., Tensor | None]:
     """A hook as the model library calls them: with the hook point as a second argument."""
     return lambda tensor, hook: change(tensor)
-
-
-def _range(tokens: Int[Tensor, "..."]) -> str:
-    return f" from {int(tokens.min())} to {int(tokens.max())}" if tokens.numel() else ""
 
 
 def _graph(name: str, blocks: tuple[Block, ...]) -> Graph:

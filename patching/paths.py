@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from patching.ablations import Replacement
+from patching.approach import approach, logits_from
+from patching.blocks import widen
 from patching.capture import Run, Writes
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint, name_of
@@ -125,20 +127,49 @@ def along_activations(
     )
 
 
+def adjusted(steps: int = 5, *, scaled: bool = False) -> Path:
+    """From the clean embedding, each step down the distance to the corrupt end's logits.
+
+    `e_0 = clean; e_(k+1) = e_k - g / |g|` with `g` the gradient of the squared distance between the
+    logits at all positions, by example; the metric's gradients are taken at `e_1, e_2, ...` with
+    equal weight. Steps have length 1 whatever the embeddings' scale, as published; `scaled` makes
+    them as long as those of a straight path. Nothing makes the path arrive: it is not complete.
+    Zhang et al. 2025 (EAP-GP), arXiv:2502.06852, eq. 8.
+
+    Raises:
+        ValueError: if there are fewer than 1 steps.
+    """
+    weight = 1.0 / len(_points(steps, midpoint))
+
+    def between(ends: Ends) -> Iterator[Step]:
+        here, end = ends.clean.embedding, ends.replaced.embedding
+        with torch.no_grad():
+            target = logits_from(ends.model, ends.batch, end)
+        apart = widen(here - end).flatten(1).norm(dim=1)
+        length = apart / steps if scaled else torch.ones_like(apart)
+        for _ in range(steps):
+            here = approach(ends.model, ends.batch, here, target, length)
+            yield Step(weight, embedding=here)
+
+    name = "adjusted-scaled" if scaled else "adjusted"
+    return Path(name, "3F + 2 steps (F + B)", between=between, options={"steps": steps})
+
+
 def _groups(ends: Ends) -> Iterator[tuple[slice, Callable[[float], Step]]]:
     """Each group's writers, and the run in which a share of its write is replaced.
 
     What is moved is a given value: no gradient goes through it to what it was made from.
     """
     graph, difference = ends.model.graph, ends.difference
-    start, end = ends.replaced.embedding, ends.clean.embedding
+    start, end, home = ends.replaced.embedding, ends.clean.embedding, ends.tokens.device
     yield slice(0, 1), lambda share: Step(0.0, embedding=torch.lerp(end, start, share))
     for block in ends.model.blocks:
         heads = graph.head_sources(block.index)
-        missing = block.head_writes(difference.heads[block.index]).sum(dim=0)
+        missing = block.head_writes(difference.heads[block.index]).sum(dim=0).to(home)
         yield heads, _less(ends, block.attention_out, missing)
         mlp = graph.mlp_source(block.index)
-        yield slice(mlp, mlp + 1), _less(ends, block.mlp_out, difference.mlps[block.index])
+        missing = difference.mlps[block.index].to(home)
+        yield slice(mlp, mlp + 1), _less(ends, block.mlp_out, missing)
 
 
 def _less(
@@ -162,7 +193,8 @@ def _points(steps: int, quadrature: Quadrature) -> list[tuple[float, float]]:
     return list(zip(*quadrature(steps), strict=True))
 
 
-PATHS_WITH_STEPS = ("inputs", "activations", "activations-own")
+PATHS_WITH_STEPS = ("inputs", "activations", "activations-own", "adjusted", "adjusted-scaled")
+PATHS_WITHOUT_QUADRATURE = ("adjusted", "adjusted-scaled")
 PATHS: dict[str, Callable[..., Path]] = {
     "clean": lambda: at_clean,
     "corrupt": lambda: at_corrupt,
@@ -170,4 +202,6 @@ PATHS: dict[str, Callable[..., Path]] = {
     "inputs": along_inputs,
     "activations": along_activations,
     "activations-own": lambda *args: along_activations(*args, own_edges_only=True),
+    "adjusted": adjusted,
+    "adjusted-scaled": lambda *args: adjusted(*args, scaled=True),
 }

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.blocks import FINAL_STREAM, Block, Norm, find_norm, widen
+from patching.blocks import FINAL_STREAM, Block, widen
+from patching.norms import Norm, find_norm
 
 Seen = dict[str, Tensor]
 
@@ -135,8 +136,13 @@ def _claims(block: Block, seen: Seen) -> list[Claim]:
     ]
     normed = _apply(block.attention_norm, stream)
     for letter, w, b, name in zip("qkv", block.w_qkv, block.b_qkv, block.qkv, strict=True):
-        made = einsum(normed, w, "batch pos d_model, head d_model d_head -> batch pos head d_head")
-        claims.append(Claim(f"layer {i}'s {letter}", made if b is None else made + b, seen[name]))
+        made = einsum(
+            normed.to(w.device),
+            w,
+            "batch pos d_model, head d_model d_head -> batch pos head d_head",
+        )
+        made = (made if b is None else made + b).to(normed.device)
+        claims.append(Claim(f"layer {i}'s {letter}", made, seen[name]))
     for what, norm, x in (
         (f"layer {i}'s attention norm", block.attention_norm, stream),
         (f"layer {i}'s MLP norm", block.mlp_norm, mid),
@@ -183,10 +189,11 @@ def _watch(
     bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe
 ) -> tuple[Tensor, Seen]:
     seen: Seen = {}
+    home = next(bridge.parameters()).device
 
     def keep(name: str) -> Callable[..., None]:
         def hook(tensor: Tensor, hook: object) -> None:
-            seen[name] = tensor.detach()
+            seen[name] = tensor.detach().to(home)
 
         return hook
 
@@ -196,7 +203,7 @@ def _watch(
         names += [block.mlp_out, block.stream_out]
         names += [block.attention_sum] if block.post_attention_norm is not None else []
     with bridge.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
-        logits = bridge(probe.tokens.to(next(bridge.parameters()).device))
+        logits = bridge(probe.tokens.to(home)).to(home)
     return logits, seen
 
 

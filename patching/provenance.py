@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from importlib import metadata
 
+import torch
+
+from patching import memory
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
+from patching.work.fingerprint import fingerprint
 
+_DECIDES_NOTHING = ("source", "origin")  # paths, which differ from machine to machine
 _PACKAGES = ("circuit-workbench", "torch", "transformer-lens", "transformers")
 
 
@@ -22,12 +27,16 @@ def describe(
     """Everything a reader needs to make the result again; `facts` are the method's own.
 
     `task` names the prompts, `tokens` is the hash of their ids; `weights` that of the weights.
+    `source` is what the model was loaded by, `origin` how the prompts were made; None and nothing
+    for what was made in memory.
     """
     return {
         "model": model.name,
+        "source": model.source,
         "revision": model.revision,
         "weights": model.weights,
         "task": task.name,
+        "origin": dict(task.origin),
         "tokens": task.hash,
         "n_examples": len(task),
         "metric": metric.__name__,
@@ -36,8 +45,48 @@ def describe(
         **facts,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        **({} if model.device_map is None else {"device_map": model.device_map}),
+        **({"hooks": hooks} if (hooks := _hooks_in_place(model)) else {}),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def run_settings(
+    described: Mapping[str, object], task: Task, *, batch_size: int, functions: object
+) -> dict[str, object]:
+    """All that decides a result to the last bit, for `patching.work`.
+
+    That is its provenance and how its sums are rounded. `functions` are those that a user may have
+    written; provenance has no more than their names. Devices of one kind count as the same.
+
+    Raises:
+        ValueError: if a function cannot be told from others, or hooks are in place, which cannot.
+    """
+    if "hooks" in described:
+        raise ValueError(
+            "a run in a folder has to tell its settings from others, and cannot for the hooks that "
+            f"are in place ({', '.join(_listed(described['hooks']))}); leave the `with` that put "
+            "them there, or run without a folder"
+        )
+    return {
+        **{name: fact for name, fact in described.items() if name not in _DECIDES_NOTHING},
+        "device": torch.device(str(described["device"])).type,
+        "batch_size": batch_size,
+        "padding": task.padding,
+        "two_way": task.two_way,
+        "memory_limit": memory.current().limit,
+        "functions": fingerprint(functions),
+    }
+
+
+def _hooks_in_place(model: Model) -> list[str]:
+    """Where somebody outside changes or reads activations: results are of the model so changed."""
+    points = model.bridge.hook_dict.values()  # one point may have several names there
+    return sorted({str(point.name) for point in points if point.fwd_hooks or point.bwd_hooks})
+
+
+def _listed(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
 
 
 def _version(package: str) -> str:

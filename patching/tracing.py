@@ -12,11 +12,13 @@ arXiv:2202.05262.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.batchwise import Keeping, Rows, all_rows
 from patching.blocks import EMBEDDING
 from patching.grid import Grid
 from patching.intervene import embedding_sigma
@@ -24,10 +26,12 @@ from patching.kept import Keeper
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.places import Place, of_kind
+from patching.provenance import describe
 from patching.sweeps.engine import Base, record, rows_of
 from patching.sweeps.pairs import Pair, at_hook
 from patching.sweeps.spots import by_position
 from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run
 
 RESTORED = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
@@ -56,6 +60,7 @@ def causal_tracing(
     what: str = "resid_post",
     window: int = 1,
     noise: Noise = Noise(),  # noqa: B008 - frozen
+    run: Run | None = None,
 ) -> Grid:
     """The indirect effect of restoring each layer and position, `[example layer pos]`.
 
@@ -80,8 +85,10 @@ def causal_tracing(
         window: how many layers are restored together, around each (10 in ROME for MLPs and
             attention); fewer at the ends of the model.
         noise: how strong, how often, from which seed.
+        run: where what is done is kept, prompt by prompt, and who does it.
 
     Raises:
+        Interrupted: with the effects in the prompts so far, if somebody interrupts.
         ValueError: if the noise, the window or what is restored makes no sense, the subject is
             not within a prompt, or the model cannot read the task.
     """
@@ -90,20 +97,7 @@ def causal_tracing(
     spans = _spans(task, subject)
     sigma = embedding_sigma(model) if noise.sigma is None else noise.sigma
     tracer = _Tracer(model, metric, places, window, noise, sigma, task.max_length)
-    parts = [
-        tracer.trace(batch, span)
-        for batch, span in zip(task.batches(1, model.device), spans, strict=True)
-    ]
-    values, clean, corrupt = (torch.cat(some) for some in zip(*parts, strict=True))
-    layers, positions = (tuple(map(str, range(n))) for n in values.shape[1:])
-    axes = {"layer": layers, "pos": positions}
     facts = {
-        "model": model.name,
-        "weights": model.weights,
-        "task": task.name,
-        "tokens": task.hash,
-        "metric": metric.__name__,
-        "method": "causal tracing",
         "what": what,
         "window": window,
         "sigma": sigma,
@@ -111,7 +105,18 @@ def causal_tracing(
         "seed": noise.seed,
         "direction": "denoising",
     }
-    return Grid("indirect effect", values, axes, clean, corrupt, facts)
+    described = describe(model, task, metric, "causal tracing", {}, facts=facts)
+
+    def finish(rows: Rows) -> Grid:
+        values = rows.parts["effects"]
+        layers, positions = (tuple(map(str, range(n))) for n in values.shape[1:])
+        axes = {"layer": layers, "pos": positions}
+        ends = rows.parts["clean"], rows.parts["noised"]
+        return Grid("indirect effect", values, axes, *ends, rows.provenance(described))
+
+    keeping = Keeping("tracing", described, (metric, spans), 1, run)
+    measures = [partial(tracer.trace, span=span) for span in spans]
+    return all_rows(model, task, measures, keeping, finish)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class _Tracer:
     sigma: float
     max_length: int
 
-    def trace(self, batch: Batch, span: range) -> tuple[Tensor, Tensor, Tensor]:
+    def trace(self, batch: Batch, span: range) -> Parts:
         """Effects, clean metric and noised metric of one prompt, `[1 ...]` each."""
         pair = self._run(batch, span)
         spots = by_position(self.max_length).spots(pair.base.batch, pair.base.differs)
@@ -134,7 +139,8 @@ class _Tracer:
             window = self.places[slice(*self._window(layer))]
             found = pair.effect(self.model, self.metric, spots, window)
             effects[spots.example.cpu(), layer, spots.where.cpu()] = found[:, 0]
-        return effects.mean(0)[None], pair.clean[:1], pair.corrupt.mean()[None]
+        noised = pair.corrupt.mean()[None]
+        return {"effects": effects.mean(0)[None], "clean": pair.clean[:1], "noised": noised}
 
     def _window(self, layer: int) -> tuple[int, int]:
         """The layers restored around one, as ROME counts them: [l - w // 2, l - w // 2 + w)."""

@@ -6,13 +6,11 @@ library's old parameter names (`blocks.0.attn.W_Q`, ...), `config.json` with its
 with prompts and what the compiler's own runtime says to them, and `circuit.json` with its edges.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,9 +19,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import native
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
+from patching.files import inside
 from patching.model import Model
 from patching.models import Known
+from patching.parsing import read_json, shown
 from patching.tasks.task import Batch, Prompt, Task
+from patching.tensor_files import read_npz
 
 FILES = ("config.json", "weights.npz", "io.json", "circuit.json")
 SHAPES = ("n_layers", "n_heads", "d_head", "d_model", "d_mlp", "n_ctx", "d_vocab")
@@ -53,16 +54,17 @@ def load_tracr(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tup
             of other shapes, or the model does not give the stored outputs.
     """
     folder = Path(folder)
-    config, circuit = _read(folder, "config.json"), _read(folder, "circuit.json")
+    config, named = _config(folder), _named_edges(folder)
     bridge = _boot(folder, config, dtype)
     examples = read_examples(folder)
     _require_outputs(folder, bridge, examples)
     model = Model.load(bridge)
-    edges = {
-        kind: frozenset(edge_name(edge) for edge in circuit.get(name, ()))
-        for kind, name in (("structural", "structural"), ("active", "active_under_resample"))
-    }
-    return model, Known(_task(folder, model, examples), **edges)
+    for edge in sorted(named["structural"] | named["active"]):
+        try:
+            model.graph.edge_index(*edge.split("->"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder}/circuit.json: {error}") from None
+    return model, Known(_task(folder, model, examples), **named)
 
 
 def read_examples(folder: str | Path) -> Examples:
@@ -71,15 +73,28 @@ def read_examples(folder: str | Path) -> Examples:
     Raises:
         ValueError: if the file is missing or malformed, or prompts differ in length.
     """
-    rows = _read(Path(folder), "io.json")
+    rows = read_json(_find(Path(folder), "io.json"))
     try:
-        tokens = torch.tensor([row["tokens"] for row in rows])
-        outputs = torch.tensor([row["resid"] for row in rows], dtype=torch.float64)
-    except (TypeError, KeyError, ValueError) as error:
+        tokens = torch.tensor([row["tokens"] for row in _as_list(rows)])
+        outputs = torch.tensor([row["resid"] for row in _as_list(rows)], dtype=torch.float64)
+        if (
+            tokens.dtype != torch.long
+            or tokens.ndim != 2
+            or not tokens.numel()
+            or outputs.ndim != 3
+        ):
+            raise ValueError(f"shapes are {list(tokens.shape)} and {list(outputs.shape)}")
+    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"{folder}/io.json lists examples of one length, each with tokens and resid: {error}"
         ) from error
     return Examples(tokens, outputs)
+
+
+def _as_list(rows: object) -> list:
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("it is no list, or an empty one")
+    return rows
 
 
 def edge_name(edge: str) -> str:
@@ -106,46 +121,92 @@ def nearness(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor
     return -torch.linalg.vector_norm(logits - batch.clean_logits, dim=-1)
 
 
+def _config(folder: Path) -> Mapping[str, Any]:
+    """What config.json says, with whole numbers for all shapes.
+
+    Raises:
+        ValueError: as `load_tracr` does.
+    """
+    config = read_json(_find(folder, "config.json"))
+    missing = [
+        key for key in SHAPES if not isinstance(config, dict) or type(config.get(key)) is not int
+    ]
+    if missing or not isinstance(config, dict):
+        raise ValueError(f"{folder}/config.json lacks {', '.join(missing)}")
+    low = [key for key in SHAPES if config[key] < 1]
+    if low:
+        raise ValueError(f"{folder}/config.json says that {low[0]} is {shown(config[low[0]])}")
+    if config.get("layer_norm", False):
+        raise ValueError(f"{folder} is refused: compiled programs have no norms, this one has")
+    for key, kind in (("act", str), ("causal", bool)):
+        if not isinstance(config.get(key, kind()), kind):
+            raise ValueError(f"{folder}/config.json says that {key} is {shown(config[key])}")
+    return config
+
+
+def _named_edges(folder: Path) -> dict[str, frozenset[str]]:
+    circuit = read_json(_find(folder, "circuit.json"))
+    named = {}
+    for kind, key in (("structural", "structural"), ("active", "active_under_resample")):
+        edges = circuit.get(key, []) if isinstance(circuit, dict) else None
+        if not isinstance(edges, list) or not all(isinstance(edge, str) for edge in edges):
+            raise ValueError(f"{folder}/circuit.json: {key} should be a list of edges")
+        named[kind] = frozenset(map(edge_name, edges))
+    return named
+
+
 def _boot(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> TransformerBridge:
     """The model library's own small transformer, with the stored weights.
 
     Raises:
         ValueError: as `load_tracr` does.
     """
-    missing = [key for key in SHAPES if not isinstance(config.get(key), int)]
-    if missing:
-        raise ValueError(f"{folder}/config.json lacks {', '.join(missing)}")
-    if config.get("layer_norm", False):
-        raise ValueError(f"{folder} is refused: compiled programs have no norms, this one has")
     stored = _weights(folder)
-    cfg = TransformerBridgeConfig(
-        **{key: config[key] for key in SHAPES},
-        d_vocab_out=stored["unembed.b_U"].shape[0],
-        act_fn=config.get("act", "relu"),
-        normalization_type=None,
-        attention_dir="causal" if config.get("causal", False) else "bidirectional",
-        architecture="TransformerLensNative",
-        init_weights=False,
-    )
-    with torch.random.fork_rng(devices=[]):  # the random start is overwritten below, all of it
-        bridge = native.boot(cfg, dtype=dtype, model_name=f"tracr/{folder.resolve().name}")
+    sizes = {key: config[key] for key in SHAPES}
+    _require_sizes(folder, sizes, stored)
     try:
+        cfg = TransformerBridgeConfig(
+            **sizes,
+            d_vocab_out=stored["unembed.b_U"].shape[0],
+            act_fn=str(config.get("act", "relu")),
+            normalization_type=None,
+            attention_dir="causal" if config.get("causal", False) else "bidirectional",
+            architecture="TransformerLensNative",
+            init_weights=False,
+        )
+        with torch.random.fork_rng(devices=[]):  # the random start is overwritten below, all of it
+            bridge = native.boot(cfg, dtype=dtype, model_name=f"tracr/{folder.resolve().name}")
         bridge.load_state_dict(convert_tl_checkpoint(stored, cfg), strict=True)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{folder}/weights.npz does not fit its config.json: {' '.join(str(error).split())}"
-        ) from error
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:600]
+        raise ValueError(f"{folder}/weights.npz does not fit its config.json: {reason}") from error
     return bridge
+
+
+def _require_sizes(folder: Path, sizes: Mapping[str, int], stored: Mapping[str, Tensor]) -> None:
+    """Refuse shapes that ask for more memory than the weights could fill, before it is taken.
+
+    Raises:
+        ValueError: saying what was asked for.
+    """
+    width = sizes["d_model"]
+    layer = width * (4 * sizes["n_heads"] * sizes["d_head"] + 2 * sizes["d_mlp"])
+    asked = sizes["n_layers"] * layer + width * (sizes["n_ctx"] + sizes["d_vocab"])
+    held = sum(tensor.numel() for tensor in stored.values())
+    if asked > 2 * held + 1000 or sizes["n_ctx"] ** 2 > 10**9:
+        raise ValueError(
+            f"{folder}/weights.npz does not fit its config.json: that is of a model of {asked:,} "
+            f"numbers, and {held:,} are stored"
+        )
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     path = _find(folder, "weights.npz")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            stored = {str(k): torch.from_numpy(arrays[k]) for k in arrays.files}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from error
-    if "W_U" not in stored:
+    stored = read_npz(path)
+    strange = [name for name, t in stored.items() if not t.isfinite().all() or t.is_complex()]
+    if strange:
+        raise ValueError(f"{path}: {shown(strange[0])} holds other than finite numbers")
+    if "W_U" not in stored or not stored["W_U"].ndim:
         raise ValueError(f"{path} holds no W_U, which makes the outputs")
     no_bias = torch.zeros(stored["W_U"].shape[-1])
     return {"unembed.b_U": no_bias, **{OUTSIDE.get(k, k): stored[k] for k in stored}}
@@ -153,6 +214,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _require_outputs(folder: Path, bridge: TransformerBridge, examples: Examples) -> None:
+    vocab, longest = int(bridge.cfg.d_vocab), int(bridge.cfg.n_ctx)
+    low, high = int(examples.tokens.min()), int(examples.tokens.max())
+    if low < 0 or high >= vocab or examples.tokens.shape[1] > longest:
+        raise ValueError(
+            f"{folder}/io.json holds tokens {low} to {high}, {examples.tokens.shape[1]} in a row; "
+            f"0 to {vocab - 1} and at most {longest} would be right"
+        )
     found = bridge(examples.tokens)
     if found.shape != examples.outputs.shape:
         raise ValueError(
@@ -193,15 +261,7 @@ def _next_other(last: Float[Tensor, "example output"], i: int) -> int | None:
 
 
 def _find(folder: Path, name: str) -> Path:
-    path = folder / name
+    path = inside(folder, name)
     if not path.is_file():
         raise ValueError(f"{folder} is no compiled program: it lacks {name} ({', '.join(FILES)})")
     return path
-
-
-def _read(folder: Path, name: str) -> Any:  # noqa: ANN401 - as json gives it
-    path = _find(folder, name)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error

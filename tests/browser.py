@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from patching.views.page import source_hash
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in _NAMES if (found := shutil.which(name))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -56,14 +58,16 @@ class Visit:
 def visit(content: str, script: str, folder: Path) -> Visit:
     """Open a page, run a script that fills `said`, and give back what came of it."""
     run = (
-        f"<script>(async () => {{ {_HELP} const said = {{}}; try {{ await frame(); {script} }}"
+        f"(async () => {{ {_HELP} const said = {{}}; try {{ await frame(); {script} }}"
         " catch (error) { said.error = String(error.stack); }"
         " const out = document.createElement('pre'); out.id = 'said';"
-        " out.textContent = JSON.stringify(said); document.body.append(out); })();</script>"
+        " out.textContent = JSON.stringify(said); document.body.append(out); })();"
     )
     path = folder / "visited.html"
     page = content.replace("<head>", f"<head><script>{_FRAMES}</script>", 1)
-    path.write_text(page.replace("</body>", run + "</body>"), encoding="utf-8")
+    page = page.replace("script-src ", f"script-src {source_hash(run)} ", 1)  # ours may run as well
+    page = page.replace("</body>", f"<script>{run}</script></body>")
+    path.write_text(page, encoding="utf-8")
     done = browse(["--dump-dom", path.as_uri()], folder)
     found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, f"the script did not come to its end: {done.stderr[-2000:]}"

@@ -19,7 +19,8 @@ def memory(model: Model, task: Task, metric: Metric, batch_size: int) -> list[Fi
 
     Scoring keeps what autograd saves of a run (seen on one prompt, times the batch) and writes and
     gradients of all nodes; evaluating keeps the streams of both runs and works in chunks of a fixed
-    size. The weights are there already.
+    size. The weights are there already. The fixed part is what tiles of large products may take: a
+    small model fills less of it, and needs less than is predicted.
     """
     longest = max(task.prompts, key=lambda prompt: len(prompt.clean))
     per_prompt = {
@@ -48,7 +49,8 @@ def _finding(model: Model, what: str, fixed: int, each: int, batch_size: int) ->
         threshold=free / 2 / GIB,
         unit="GiB",
         means=f"Predicted beyond the weights for {batch_size} prompts of the greatest length, "
-        f"of {free / GIB:.3g} GiB free on {model.device}.",
+        f"of {free / GIB:.3g} GiB free on {model.device}; {fixed / GIB:.2g} GiB of it is a ceiling "
+        "that small models stay under.",
         advice="" if verdict == "good" else f"Take --batch-size {most}, or fewer.",
         details=(("bytes a prompt", each), ("fixed bytes", fixed)),
     )

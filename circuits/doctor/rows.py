@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patching.tasks import Prompt, Task, Tokenizer
-from patching.tasks.files import open_csv, open_json, read_csv_row, read_json_row
+from patching.tasks.formats import Rows, open_rows
 from patching.tasks.task import FAULTS
 
 MULTI_TOKEN = "an answer of several tokens"
@@ -50,25 +50,17 @@ def read_rows(
     first_token: bool = False,
     limit: int | None = None,
 ) -> Reading:
-    """A task file row by row (the first `limit`), in either form of `patching.tasks`.
+    """A task file row by row (the first `limit`), in any form that `patching.from_file` reads.
 
     Raises:
-        ValueError: if the file as a whole is of neither form, or a CSV comes without a tokenizer.
+        ValueError: if the file as a whole is of no such form, or a CSV comes without a tokenizer.
         OSError: if it cannot be opened.
     """
-    path = Path(path)
-    if path.suffix == ".csv":
-        if tokenizer is None:
-            raise ValueError(f"there is no tokenizer to read the texts of {path} with")
-        table, known = open_csv(path)[:limit], tokenizer
-        return _sort(path.stem, len(table), lambda i: read_csv_row(path, i, table[i], known))
-    rows, rest = open_json(path)
-    rows = rows[:limit]
-
-    def read(i: int) -> Prompt | Fault:
-        return _read_json(path, i, rows[i], tokenizer, first_token)
-
-    return _sort(str(rest.get("name", path.stem)), len(rows), read)
+    if Path(path).suffix == ".csv" and tokenizer is None:
+        raise ValueError(f"there is no tokenizer to read the texts of {path} with")
+    rows = open_rows(path, tokenizer)
+    n = len(rows) if limit is None else min(limit, len(rows))
+    return _sort(rows.name, n, lambda i: _read(rows, i, first_token))
 
 
 def sound_rows(task: Task) -> Reading:
@@ -106,14 +98,12 @@ def _judged(i: int, read: Callable[[int], Prompt | Fault]) -> Prompt | Fault:
     return Fault(i, NO_CONTRAST) if found.clean == found.corrupt else found
 
 
-def _read_json(
-    path: Path, i: int, values: object, tokenizer: Tokenizer | None, first_token: bool
-) -> Prompt | Fault:
+def _read(rows: Rows, i: int, first_token: bool) -> Prompt | Fault:
     """A row, or the fault that its answers have several tokens: then it reads with the first."""
     if first_token:
-        return read_json_row(path, i, values, tokenizer, first_token=True)
+        return rows.prompt(i, first_token=True)
     try:
-        return read_json_row(path, i, values, tokenizer)
+        return rows.prompt(i)
     except ValueError as error:
-        read_json_row(path, i, values, tokenizer, first_token=True)
+        rows.prompt(i, first_token=True)
         return Fault(i, MULTI_TOKEN, str(error))

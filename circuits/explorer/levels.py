@@ -5,12 +5,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from circuits.circuit import Circuit
 from circuits.explorer.content import Ordered
 from circuits.points import Curve
 from circuits.scores import Ranking, Scores, provenance_json
 from circuits.select import prune, top_n
+from patching.parsing import number, read_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,10 @@ def load_levels(path: str | Path, scores: Scores | None = None) -> Measured:
         ValueError: if the file holds no curve, or none of these scores.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         rows = content if isinstance(content, list) else [content]
         found = [_from_json(row) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise ValueError(
             f"{path} holds no curve; what `circuits curve --json` prints would be right"
         ) from None
@@ -127,24 +131,38 @@ def level_rows(levels: Sequence[Level]) -> list[list[float | int | None]]:
     ]
 
 
-def _from_json(row: dict) -> Measured:
+def _from_json(row: object) -> Measured:
+    if not isinstance(row, dict):
+        raise TypeError("no object")
     numbers = ("faithfulness", "low", "high")
     return Measured(
         levels=tuple(
             Level(
-                int(point["requested"]),
-                int(point["edges"]),
-                *(math.nan if point[name] is None else float(point[name]) for name in numbers),
+                _count(point["requested"]),
+                _count(point["edges"]),
+                *(math.nan if point[name] is None else number(point[name]) for name in numbers),
             )
             for point in row["points"]
         ),
-        ranking="signed" if row["ranking"] == "signed" else "absolute",
-        pruned=bool(row["pruned"]),
+        ranking=_one_of(row["ranking"], ("signed", "absolute")),
+        pruned=_one_of(row["pruned"], (True, False)),
         metric=str(row["conditions"]["metric"]),
         ablation=str(row["conditions"]["ablation"]),
-        n_examples=len(row["examples"]["clean"]),
+        n_examples=len(list(row["examples"]["clean"])),
         scores=dict(row["provenance"]["scores"]),
     )
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"a number of edges, not {value!r}")
+    return value
+
+
+def _one_of(value: T, allowed: Sequence[T]) -> T:
+    if value not in allowed:
+        raise ValueError(f"one of {allowed}, not {value!r}")
+    return value
 
 
 def _with_circuits(found: Measured, scores: Scores) -> Measured:

@@ -8,13 +8,20 @@ no such place and carries them in its description.
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import networkx as nx
 
-from circuits.circuit import Circuit, from_networkx
+from circuits.circuit import Circuit
+from circuits.networks import from_networkx
+from patching.files import read_bytes, read_text
 from patching.graph import Graph
+from patching.parsing import parse_json, read_json, shown
+
+_DEEPEST = 50  # levels of a file; ours have six
 
 
 def to_graphml(circuit: Circuit) -> bytes:
@@ -30,10 +37,7 @@ def from_graphml(path: str | Path, graph: Graph | None = None) -> Circuit:
     Raises:
         ValueError: if the file does not describe a circuit.
     """
-    try:
-        return _of(nx.read_graphml(path), graph)
-    except (ElementTree.ParseError, nx.NetworkXError) as error:
-        raise ValueError(f"not a whole GraphML file: {error}") from None
+    return _of(_parsed("GraphML", nx.read_graphml, _plain_xml(path)), graph)
 
 
 def to_gexf(circuit: Circuit) -> bytes:
@@ -54,15 +58,16 @@ def from_gexf(path: str | Path, graph: Graph | None = None) -> Circuit:
     Raises:
         ValueError: if the file does not describe a circuit.
     """
+    content = _plain_xml(path)
+    found = _parsed("GEXF", nx.read_gexf, content)
+    said = ElementTree.fromstring(content).findtext(".//{*}meta/{*}description") or "{}"
     try:
-        found = nx.read_gexf(path)
-        said = ElementTree.parse(path).findtext(".//{*}meta/{*}description") or "{}"
-    except (ElementTree.ParseError, nx.NetworkXError) as error:
-        raise ValueError(f"not a whole GEXF file: {error}") from None
-    try:
-        found.graph |= {key: str(value) for key, value in json.loads(said).items()}
-    except (ValueError, AttributeError):  # another program's description
-        found.graph.pop("graph", None)
+        stated = parse_json(said)
+    except ValueError:  # another program's description
+        stated = None
+    found.graph.pop("graph", None)
+    if isinstance(stated, dict):
+        found.graph |= {key: str(value) for key, value in stated.items()}
     return _of(found, graph)
 
 
@@ -77,10 +82,8 @@ def from_gml(path: str | Path, graph: Graph | None = None) -> Circuit:
     Raises:
         ValueError: if the file does not describe a circuit.
     """
-    try:
-        return _of(nx.parse_gml(Path(path).read_text(encoding="ascii")), graph)
-    except nx.NetworkXError as error:
-        raise ValueError(f"not a whole GML file: {error}") from None
+    text = read_text(path).encode("ascii", "xmlcharrefreplace")
+    return _of(_parsed("GML", nx.read_gml, text), graph)
 
 
 def to_node_link(circuit: Circuit) -> bytes:
@@ -105,22 +108,72 @@ def from_node_link(path: str | Path, graph: Graph | None = None) -> Circuit:
     Raises:
         ValueError: if the file does not describe a circuit.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = content["edges"] if "edges" in content else content["links"]
-        found = nx.MultiDiGraph(**content.get("graph", {}))
-        for row in rows:
-            found.add_edge(row["source"], row["target"], row.get("key"), **_values(row))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not node-link JSON of a circuit: {error!r}") from None
+    content = read_json(path)
+    table = content if isinstance(content, dict) else {}
+    rows, about = table.get("edges", table.get("links")), table.get("graph", {})
+    if not isinstance(rows, list) or not isinstance(about, dict) or not table.get("directed", True):
+        raise ValueError(
+            "not node-link JSON of a circuit: a directed graph with its edges would be right"
+        )
+    found = nx.MultiDiGraph()
+    found.graph |= about
+    for i, row in enumerate(rows):
+        ends = [row.get(end) for end in ("source", "target")] if isinstance(row, dict) else []
+        if not ends or not all(isinstance(end, str) for end in ends):
+            raise ValueError(
+                f"not node-link JSON of a circuit: edge {i} is {shown(row)}; source and target, "
+                "names of nodes, would be right"
+            )
+        values = {key: row[key] for key in ("reader", "score") if key in row}
+        found.add_edge(*ends, **values)
     return _of(found, graph)
 
 
-def _values(row: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in row.items() if key not in ("source", "target", "key")}
+def _parsed(name: str, parse: Callable[[io.BytesIO], nx.Graph], content: bytes) -> nx.Graph:
+    """What networkx makes of a file.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    try:
+        return parse(io.BytesIO(content))
+    except Exception as error:  # many kinds, by what is damaged: said in one line
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"not a whole {name} file: {reason[:200]}") from None
 
 
-def _of(found: nx.DiGraph, graph: Graph | None) -> Circuit:
+def _plain_xml(path: str | Path) -> bytes:
+    """An XML file that defines no entities, which could stand for gigabytes, and is not deep.
+
+    Raises:
+        ValueError: if it does, or is no XML.
+    """
+    content, depth = read_bytes(path), 0
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it has a document type, which could define entities; leave it out")
+
+    def enter(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+
+    def leave(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler, parser.EndElementHandler = enter, leave
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise ValueError(f"not a whole XML file: {error}") from None
+    return content
+
+
+def _of(found: nx.Graph, graph: Graph | None) -> Circuit:
     """The circuit; a given graph must be the one the file names, if it names one.
 
     Raises:

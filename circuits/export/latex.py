@@ -19,7 +19,7 @@ _SPECIAL = {
 
 PREAMBLE = r"""\IfFileExists{lmodern.sty}{\usepackage[T1]{fontenc}\usepackage{lmodern}}{}
 \usepackage{textcomp}
-\providecommand{\textquotedbl}{''}
+\DeclareTextCommandDefault{\textquotedbl}{''}
 """
 """What `escaped` text needs of a document, beside LaTeX itself."""
 

@@ -12,7 +12,6 @@ in the graph. Masks of nodes are not read: EAP-IG finds them from the edges.
 
 import io
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from circuits.circuit import Circuit, node_of
 from circuits.scores import Scores, provenance_json
 from patching.files import write_bytes, write_text
 from patching.graph import Graph
+from patching.parsing import number, read_json, shown
+from patching.tensor_files import read_pt
 
 PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """Of all edges of the ungrouped graph: the sizes of circuits in a submission."""
@@ -91,11 +92,7 @@ def from_mib_json(path: str | Path, graph: Graph) -> Scores | Circuit:
     Raises:
         ValueError: if the file is damaged, of another graph, or about nodes or neurons.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a whole JSON file: {error}") from None
-    _check_head(path, content, graph, ("cfg", "nodes", "edges"))
+    content = _checked(path, read_json(path), graph, ("cfg", "nodes", "edges"))
     nodes, rows = content["nodes"], content["edges"]
     if not isinstance(nodes, dict) or not isinstance(rows, dict):
         raise ValueError(f"{path} is no graph file: nodes and edges should be tables of names")
@@ -105,12 +102,12 @@ def from_mib_json(path: str | Path, graph: Graph) -> Scores | Circuit:
     for name, row in rows.items():
         if name not in where:
             raise ValueError(
-                f"{path} has the edge {name!r}; this graph has {next(iter(where))} and so on"
+                f"{path} has the edge {shown(name)}; this graph has {next(iter(where))} and so on"
             )
         _check_row(path, name, row)
     scores, mask = wide.exists.double() * 0, torch.zeros_like(wide.exists)
     index = torch.tensor([where[name] for name in rows], dtype=torch.long).view(-1, 2).unbind(1)
-    scores[index] = scores.new_tensor([row.get("score") or 0.0 for row in rows.values()])
+    scores[index] = scores.new_tensor([number(row.get("score") or 0.0) for row in rows.values()])
     mask[index] = mask.new_tensor([row["in_graph"] for row in rows.values()])
     _check_about_edges(path, "neurons" in about, "score" in about and not scores.any())
     return _grouped(path, _Table(wide, scores, mask), graph, content)
@@ -123,15 +120,12 @@ def from_mib_pt(path: str | Path, graph: Graph) -> Scores | Circuit:
         ValueError: if the file is damaged, of another graph, about nodes or neurons, or holds
             more than plain tensors, names and numbers.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no whole .pt file of plain tensors: {reason}") from None
-    _check_head(path, content, graph, ("cfg", "src_nodes", "dst_nodes", "edges_in_graph"))
+    content = _checked(
+        path, read_pt(path), graph, ("cfg", "src_nodes", "dst_nodes", "edges_in_graph")
+    )
     wide = ungrouped(graph)
     for key, names in (("src_nodes", _nodes(wide)), ("dst_nodes", _readers(wide))):
-        if content[key] != names:
+        if not isinstance(content[key], list) or content[key] != names:
             raise ValueError(f"{path} has other {key} than this graph, {names[0]} and so on")
     mask = content["edges_in_graph"]
     scores = content.get("edges_scores", torch.zeros(wide.exists.shape))
@@ -139,6 +133,8 @@ def from_mib_pt(path: str | Path, graph: Graph) -> Scores | Circuit:
         if not isinstance(tensor, Tensor) or tensor.shape != wide.exists.shape:
             got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"{path}: {key} is {got}, not of shape {tuple(wide.exists.shape)}")
+        if tensor.is_complex() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise ValueError(f"{path}: {key} holds no plain numbers, but {tensor.dtype}")
     scores_nodes = "nodes_scores" in content and not scores.any()
     _check_about_edges(path, "neurons_in_graph" in content, scores_nodes)
     return _grouped(path, _Table(wide, scores.double(), mask.bool()), graph, content)
@@ -211,14 +207,17 @@ def _grouped(
     shared, exists, zeros = _shared_reader(graph), table.graph.exists, graph.exists.double() * 0
     scores = zeros.index_add(1, shared, table.scores.where(exists, 0.0))
     n_kept = zeros.index_add(1, shared, (table.mask & exists).double())
-    stated = content.get("provenance")
-    named = {"file": Path(path).name}
+    stated, named = content.get("provenance"), {"file": Path(path).name}
+    kind = content.get("kind", "circuit" if bool(table.mask.any()) else "scores")
     provenance = dict[str, object](stated if isinstance(stated, dict) else named)
     n_split = int(((n_kept > 0) & (n_kept < shared.bincount())).sum())
     if n_split:
         provenance["edges kept for some heads of a group"] = n_split
     try:
-        if content.get("kind", "circuit" if bool(table.mask.any()) else "scores") == "scores":
+        provenance_json(provenance)
+        if kind not in ("scores", "circuit"):
+            raise ValueError(f"its kind is {shown(kind)}; scores or circuit would be right")
+        if kind == "scores":
             return Scores(scores, graph, provenance)
         return Circuit(n_kept > 0, graph, scores if scores.any() else None, provenance)
     except ValueError as error:
@@ -263,13 +262,14 @@ def _head(result: Scores | Circuit, graph: Graph, d_model: int) -> dict[str, obj
     }
 
 
-def _check_head(path: str | Path, content: object, graph: Graph, keys: Sequence[str]) -> None:
+def _checked(path: str | Path, content: object, graph: Graph, keys: Sequence[str]) -> dict:
     if not isinstance(content, dict) or not all(key in content for key in keys):
         raise ValueError(f"{path} is no graph file of EAP-IG: it should hold {', '.join(keys)}")
     expected, cfg = _cfg(graph), content["cfg"]
     got = {key: cfg.get(key) for key in expected} if isinstance(cfg, dict) else cfg
     if got != expected:
-        raise ValueError(f"{path} is of another graph: cfg says {got}, {expected} would be right")
+        raise ValueError(f"{path} is of another graph: cfg says {got!s:.99}, not {expected}")
+    return content
 
 
 def _check_row(path: str | Path, name: str, row: object) -> None:
@@ -277,8 +277,8 @@ def _check_row(path: str | Path, name: str, row: object) -> None:
     number = type(values.get("score")) in (int, float, NoneType)
     if not isinstance(values.get("in_graph"), bool) or not number:
         raise ValueError(
-            f"{path}: the edge {name} is {json.dumps(row)}; in_graph (true or false) and score "
-            "(a number, or left out) would be right"
+            f"{path}: the edge {name} is {json.dumps(row)[:99]}; in_graph (true or false) and "
+            "score (a number, or left out) would be right"
         )
 
 

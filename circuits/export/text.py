@@ -8,6 +8,7 @@ import torch
 
 from circuits.circuit import Circuit, kind_of, node_of
 from patching.graph import Graph
+from patching.parsing import number, read_table, shown
 
 _SHAPES = {"embed": "box", "logits": "box", "head": "ellipse", "group": "ellipse", "mlp": "box"}
 
@@ -49,25 +50,33 @@ def from_csv(path: str | Path, graph: Graph | None) -> Circuit:
             "a table of edges does not say which model's graph they are from; pass "
             "graph=model.graph"
         )
-    rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"))))
-    if rows and not {"source", "dest"} <= set(rows[0]):
+    columns, rows = read_table(path)
+    if rows and not {"source", "dest"} <= set(columns):
         raise ValueError(
-            f"the columns are {', '.join(rows[0])}; source, dest and score would be right"
+            f"the columns are {', '.join(columns)[:99]}; source, dest and score would be right"
         )
     mask, scores = torch.zeros_like(graph.exists), graph.exists.double() * 0
     given = [row.get("score") or "" for row in rows]
     if len({score == "" for score in given}) > 1:
         raise ValueError(f"row {given.index('') + 1} has no score, and others have one")
-    for number, (row, score) in enumerate(zip(rows, given, strict=True), 1):
+    for place, (row, score) in enumerate(zip(rows, given, strict=True), 1):
         try:
             edge = graph.edge_index(row["source"] or "", row["dest"] or "")
-            scores[edge] = float(score or 0.0)
+            scores[edge] = _score(score)
         except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from None
+            raise ValueError(f"row {place}: {error}") from None
         if mask[edge]:
-            raise ValueError(f"row {number}: {row['source']}->{row['dest']} was there before")
+            raise ValueError(f"row {place}: {row['source']}->{row['dest']} was there before")
         mask[edge] = True
     return Circuit(mask, graph, scores if any(given) else None)
+
+
+def _score(cell: str) -> float:
+    try:
+        value = float(cell or 0.0)
+    except ValueError:
+        raise ValueError(f"a score is a number, got {shown(cell)}") from None
+    return number(value)
 
 
 def _quoted(text: str) -> str:

@@ -12,8 +12,8 @@ from circuits.paper.references import (
     INTERVALS,
     REFERENCES,
     SELECTORS,
-    TASKS,
     of_method,
+    of_task,
 )
 from circuits.paper.run import Run
 from circuits.report import percent, plain, readable, title
@@ -77,7 +77,7 @@ def _search(run: Run) -> list[Piece]:
     return [
         f"We searched for a circuit of {run.stated('model') or 'the model'}{revision} on the task "
         f"{task}",
-        *_cited(TASKS.get(task, ())),
+        *_cited(of_task(task)),
         f", with {run.stated('n_examples') or 'an unknown number of'} pairs of a clean and a "
         f"corrupt prompt. The computational graph joins the embedding, the attention heads and the "
         f"MLPs ({heads}{shared} each) to every later query, key, value and MLP input and to the "

@@ -8,6 +8,8 @@ Gradient methods are combinations of a backward rule (what gradient), a path (wh
 and an ablation (what a removed writer becomes): `score(model, task, metric, Recipe(...))`.
 """
 
+from circuits.scoring.adjusted import eap_gp
+from circuits.scoring.conductance import conductance
 from circuits.scoring.dropping import atp_star, grad_drop
 from circuits.scoring.flow import information_flow
 from circuits.scoring.gather import Recipe
@@ -25,11 +27,14 @@ from circuits.scoring.named import (
 from circuits.scoring.patterns import qk_fix
 from circuits.scoring.positions import PositionScores, position_scores
 from circuits.scoring.score import score
+from circuits.scoring.second_order import Curvature, curvature, eap_hvp, screen_flag_fix
 from circuits.scoring.single_edges import exact
 from patching.paths import (
     PATHS,
     PATHS_WITH_STEPS,
+    PATHS_WITHOUT_QUADRATURE,
     Path,
+    adjusted,
     along_activations,
     along_inputs,
     at_both,
@@ -37,18 +42,22 @@ from patching.paths import (
     at_corrupt,
 )
 from patching.quadrature import QUADRATURES, Quadrature
+from patching.work import Interrupted
 
 __all__ = [
     "METHODS",
     "PATHS",
+    "PATHS_WITHOUT_QUADRATURE",
     "PATHS_WITH_STEPS",
     "QUADRATURES",
+    "Curvature",
     "Laws",
     "Method",
     "Path",
     "PositionScores",
     "Quadrature",
     "Recipe",
+    "adjusted",
     "along_activations",
     "along_inputs",
     "at_both",
@@ -56,7 +65,11 @@ __all__ = [
     "at_corrupt",
     "atp_star",
     "clean_corrupt",
+    "conductance",
+    "curvature",
     "eap",
+    "eap_gp",
+    "eap_hvp",
     "eap_ig",
     "exact",
     "gim",
@@ -68,4 +81,5 @@ __all__ = [
     "relp",
     "relp_ah",
     "score",
+    "screen_flag_fix",
 ]

@@ -1,8 +1,12 @@
 """From differences of writes and gradients at readers to one score per edge.
 
 `score[s, j] = sum over tokens of D_s . (d metric / d x_j)`, as two matrix products a layer, a few
-tokens at a time so that memory does not grow with the number of prompts.
+tokens at a time so that memory does not grow with the number of prompts. Each layer's products are
+made where the layer lies: a few tokens' writes go there, and only scores come back.
 """
+
+from collections.abc import Mapping
+from itertools import groupby
 
 import torch
 from einops import rearrange
@@ -38,29 +42,37 @@ def _tile_scores(
 ) -> Float[Tensor, "source dest"]:
     graph = model.graph
     written = expand_writes(model, difference)
-    flat = written.flatten(1)
-    scores = flat.new_zeros(graph.exists.shape)
-    along_x_hat = _along_x_hat(written, gradients, tile)
+    scores = written.new_zeros(graph.exists.shape)
+    copies = {g.projected.device: written.to(g.projected.device) for g in gradients.attention}
+    along_x_hat = _along_x_hat(copies, gradients, tile)
     for block, gradient, along in zip(model.blocks, gradients.attention, along_x_hat, strict=True):
         n = graph.sources_before_attention(block.index)
         at_readers = block.pull_back_qkv(gradient.projected[tile])
-        part = flat[:n] @ at_readers.flatten(1).T
+        part = copies[at_readers.device].flatten(1)[:n] @ at_readers.flatten(1).T
         part -= along[:, :n].transpose(0, 1).flatten(1) @ _radial(gradient, tile)
         scores[:n, graph.attention_readers(block.index)] = part
-    others = torch.stack([*(g[tile] for g in gradients.mlps), gradients.logits[tile]])
+    others = [g[tile].to(written.device) for g in (*gradients.mlps, gradients.logits)]
     columns = [graph.mlp_reader(block.index) for block in model.blocks] + [-1]
-    scores[:, columns] = flat @ others.flatten(1).T
+    scores[:, columns] = written.flatten(1) @ torch.stack(others).flatten(1).T
     return scores
 
 
 def _along_x_hat(
-    written: Float[Tensor, "source token d_model"], gradients: ReaderGradients, tile: slice
+    copies: Mapping[torch.device, Float[Tensor, "source token d_model"]],
+    gradients: ReaderGradients,
+    tile: slice,
 ) -> list[Float[Tensor, "token source step"]]:
-    """`D_s . x_hat` for each layer and point, in one product that reads the writes once."""
-    steps = [len(g.x_hat) for g in gradients.attention]
-    x_hat = torch.cat([g.x_hat[:, tile] for g in gradients.attention])
-    products = torch.bmm(written.transpose(0, 1), rearrange(x_hat, "step t d -> t d step"))
-    return list(products.split(steps, dim=2))
+    """`D_s . x_hat` for each layer and point, in one product a device that reads the writes once.
+
+    A device holds consecutive layers.
+    """
+    found: list[Tensor] = []
+    for device, layers in groupby(gradients.attention, key=lambda g: g.projected.device):
+        x_hats = [g.x_hat[:, tile] for g in layers]
+        x_hat = rearrange(torch.cat(x_hats), "step t d -> t d step")
+        products = torch.bmm(copies[device].transpose(0, 1), x_hat)
+        found += products.split([len(x) for x in x_hats], dim=2)
+    return found
 
 
 def _radial(gradient: AttentionGradients, tile: slice) -> Float[Tensor, "token_step reader"]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from circuits.scores import Scores
+from circuits.scoring.batches import whole
 from circuits.scoring.gather import Recipe
 from circuits.scoring.patterns import qk_fix
 from circuits.scoring.score import score
@@ -21,6 +22,7 @@ from patching.paths import at_clean
 from patching.rules import Rule, plain
 from patching.rules.sites import Part, Site, Unruled
 from patching.tasks.task import Task
+from patching.work import Run
 
 ScoreByRule = Callable[[Rule], Scores]
 
@@ -32,6 +34,7 @@ def grad_drop(
     *,
     recipe: Recipe = Recipe(),  # noqa: B008 - a frozen value
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """Scores with each layer in turn left out of the gradient: the mean of their absolute values.
 
@@ -49,7 +52,7 @@ def grad_drop(
 
     def by_rule(rule: Rule) -> Scores:
         dropped = Recipe(recipe.path, rule, recipe.ablation)
-        return score(model, task, metric, dropped, batch_size=batch_size)
+        return score(model, task, metric, dropped, batch_size=batch_size, run=run)
 
     options = {**recipe.path.options, "rule": recipe.rule.name, "path": recipe.path.name}
     return _over_dropped_layers(model, recipe.rule, by_rule, method="grad-drop", options=options)
@@ -62,6 +65,7 @@ def atp_star(
     *,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """Both repairs: `grad_drop` of `qk_fix`. Not signed and not additive, as `grad_drop`.
 
@@ -72,7 +76,9 @@ def atp_star(
     """
 
     def by_rule(rule: Rule) -> Scores:
-        return qk_fix(model, task, metric, rule=rule, ablation=ablation, batch_size=batch_size)
+        return qk_fix(
+            model, task, metric, rule=rule, ablation=ablation, batch_size=batch_size, run=run
+        )
 
     options = {"rule": plain.name, "path": at_clean.name}
     return _over_dropped_layers(model, plain, by_rule, method="atp-star", options=options)
@@ -107,7 +113,8 @@ def _over_dropped_layers(
             f"GradDrop leaves out one layer at a time and averages over the others; {model.name} "
             f"has {n} layer, take eap"
         )
-    passes = [by_rule(without_layer(rule, layer)) for layer in range(n)]
+    with whole():
+        passes = [by_rule(without_layer(rule, layer)) for layer in range(n)]
     total = torch.stack([scores.matrix.abs() for scores in passes]).sum(dim=0) / (n - 1)
     changes = {"method": method, "options": dict(options), "direction": "absolute values: no sign"}
     return Scores(total, model.graph, {**passes[0].provenance, **changes})

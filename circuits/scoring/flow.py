@@ -12,18 +12,25 @@ from torch import Tensor
 
 from circuits.provenance import describe
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
 from patching.blocks import FINAL_STREAM, widen
 from patching.capture import Recorder, Writes, expand_writes, indices
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model
+from patching.provenance import run_settings
 from patching.tasks.task import Batch, Task
+from patching.work import Run
 
 TILE_BYTES = 2**25
 
 
 def information_flow(
-    model: Model, task: Task, metric: Metric | None = None, *, batch_size: int = 16
+    model: Model,
+    task: Task,
+    metric: Metric | None = None,
+    *,
+    batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """The share of each writer in what each reader sees, by how far it brings it from zero.
 
@@ -36,21 +43,32 @@ def information_flow(
     Ferrando & Voita 2024, arXiv:2403.00824.
 
     Raises:
+        Interrupted: as `score`.
         ValueError: if the model cannot read the task, or a batch would be empty.
     """
-
-    def score_batch(batch: Batch) -> BatchScores:
-        return BatchScores(_score(model, batch), None)
-
-    found = score_batches(model, task, score_batch, batch_size=batch_size)
     nothing = "none (clean runs alone)"
-    provenance = describe(model, task, logit_diff, "information-flow", {}, ablation=nothing)
-    provenance |= {
+    described = describe(model, task, logit_diff, "information-flow", {}, ablation=nothing) | {
         "metric": nothing,
         "positions": "mean over real tokens",
         "direction": "shares of what a reader sees, never negative",
     }
-    return Scores(found.matrix, model.graph, provenance)
+    settings = run_settings(described, task, batch_size=batch_size, functions=()) if run else {}
+
+    def finish(found: TaskScores) -> Scores:
+        return Scores(found.mean, model.graph, found.provenance(described))
+
+    scoring = Scoring([Portion(_ScoreBatch(model))], batch_size, run, settings)
+    return score_batches(model, task, scoring, finish)
+
+
+@dataclass(frozen=True)
+class _ScoreBatch:
+    """Shares in one batch, summed over its examples."""
+
+    model: Model
+
+    def __call__(self, batch: Batch) -> BatchScores:
+        return BatchScores(_score(self.model, batch), None)
 
 
 @dataclass(frozen=True)

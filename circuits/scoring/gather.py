@@ -13,12 +13,13 @@ from torch import Tensor
 
 from circuits.provenance import describe
 from patching.ablations import Ablation, Prepared, Replacement, resample
-from patching.blocks import EMBEDDING
+from patching.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Run, Writes, capture
 from patching.gradients import GradientSum, ReaderGradients, Start
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
 from patching.model import Model
 from patching.paths import Ends, Path, Step, at_clean
+from patching.provenance import run_settings
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch, Task
 
@@ -84,6 +85,13 @@ class Job:
         said = describe(self.model, task, self.metric, name, options, ablation=ablation)
         return {**said, "unruled": unruled}
 
+    def settings(
+        self, described: Mapping[str, object], task: Task, *, batch_size: int
+    ) -> dict[str, object]:
+        """What decides this job's scores to the last bit, for a run."""
+        functions = self.metric, self.recipe.path, self.recipe.rule, self.prepared
+        return run_settings(described, task, batch_size=batch_size, functions=functions)
+
     def gather(self, batch: Batch) -> Gathered:
         """Gradients at the plain runs, then at the steps between them."""
         path, tokens = self.recipe.path, self.prepared.tokens(batch)
@@ -109,7 +117,7 @@ class Job:
             return None
         batch = sums.batch
         end = self._run_from(ends.replaced, batch) if corrupt is None else corrupt.logits
-        moved = ends.clean.embedding - ends.replaced.embedding
+        moved = widen(ends.clean.embedding) - widen(ends.replaced.embedding)
         scored = (moved * sums.at_embedding).flatten(1).sum(dim=1)
         gap = measure(self.metric, ends.clean.logits, batch) - measure(self.metric, end, batch)
         return scored.to(gap.dtype) - gap
@@ -138,7 +146,7 @@ class _Sums:
         point = self._of(None).add(
             self.batch, job.metric, Start(weight, prompts, hooks=tuple(recorder.hooks))
         )
-        self.at_embedding = self.at_embedding + weight * point.embedding_gradient
+        self.at_embedding = self.at_embedding + weight * widen(point.embedding_gradient)
         return recorder.finish(point.logits)
 
     def step(self, step: Step) -> None:
@@ -146,7 +154,7 @@ class _Sums:
         start = Start(step.weight, self.batch.clean, step.embedding, step.hooks)
         point = self._of(step.sources).add(self.batch, self._job.metric, start)
         if step.sources is None or step.sources.start == 0:
-            self.at_embedding = self.at_embedding + step.weight * point.embedding_gradient
+            self.at_embedding = self.at_embedding + step.weight * widen(point.embedding_gradient)
 
     def finish(self) -> list[tuple[slice, ReaderGradients]]:
         """The sums, each with the writers whose edges it scores."""

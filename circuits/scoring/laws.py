@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Laws:
     """Every scorer obeys what `circuits.checks.check_scorer` asks of all; these are its own.
 
-    What it takes: `takes_steps`: a number of steps, as `steps=`; `takes_ablation`: what replaces
+    What it takes: `takes_steps`: a number of steps, as `steps=`, and where they lie, as
+    `quadrature=`, unless `takes_quadrature` is off; `takes_ablation`: what replaces
     removed writers, as `ablation=`. What it needs: `by_gradient`: a metric with a slope; `paired`:
     pairs that differ, and a metric; `n_layers`: at least so many layers. What it obeys: `additive`:
     edges out of a writer sum to its node score; `complete`: the embedding's scores approach the
@@ -17,6 +18,7 @@ class Laws:
     """
 
     takes_steps: bool = False
+    takes_quadrature: bool = True
     takes_ablation: bool = True
     by_gradient: bool = True
     paired: bool = True

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from circuits.scores import Scores
+from circuits.scoring.adjusted import eap_gp
+from circuits.scoring.conductance import conductance
 from circuits.scoring.dropping import atp_star, grad_drop
 from circuits.scoring.flow import information_flow
 from circuits.scoring.laws import Laws
@@ -17,6 +19,7 @@ from circuits.scoring.named import (
     relp_ah,
 )
 from circuits.scoring.patterns import qk_fix
+from circuits.scoring.second_order import eap_hvp
 from circuits.scoring.single_edges import exact
 
 
@@ -50,6 +53,28 @@ METHODS: dict[str, Method] = {
         "Marks et al. 2024, arXiv:2403.19647",
         takes_steps=True,
         exact_if_linear=False,
+    ),
+    "eap-gp": Method(
+        eap_gp,
+        "3F + 2 steps (F + B)",
+        "Zhang et al. 2025, arXiv:2502.06852",
+        takes_steps=True,
+        takes_quadrature=False,
+    ),
+    "conductance": Method(
+        conductance,
+        "2F + (steps + 1) (F + B)",
+        "arXiv:2606.16920; Dhamdhere et al. 2018, arXiv:1805.12233",
+        takes_steps=True,
+        takes_quadrature=False,
+        takes_ablation=False,
+        complete=True,
+    ),
+    "eap-hvp": Method(
+        eap_hvp,
+        "2F + 1B + 8 double B, each reader by itself",
+        "arXiv:2606.09899",
+        additive=False,
     ),
     "relp": Method(relp, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),
     "relp-ah": Method(relp_ah, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),

@@ -1,4 +1,4 @@
-"""The named methods: each is one backward rule on one path."""
+"""The named methods: each is one backward rule on one path; for `run`, see `score`."""
 
 from circuits.scores import Scores
 from circuits.scoring.gather import Recipe
@@ -12,6 +12,7 @@ from patching.rules import gim as gim_rule
 from patching.rules import relp as relp_rule
 from patching.rules import relp_ah as relp_ah_rule
 from patching.tasks.task import Task
+from patching.work import Run
 
 
 def eap(
@@ -21,6 +22,7 @@ def eap(
     *,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """Edge attribution patching: (clean - corrupt write) times the reader's gradient, clean run.
 
@@ -31,7 +33,7 @@ def eap(
         ValueError: as `score`.
     """
     recipe = Recipe(at_clean, ablation=ablation)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="eap")
+    return score(model, task, metric, recipe, batch_size=batch_size, method="eap", run=run)
 
 
 def eap_ig(
@@ -43,6 +45,7 @@ def eap_ig(
     quadrature: Quadrature = midpoint,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """EAP with gradients integrated over embeddings between the corrupt and the clean prompt.
 
@@ -55,10 +58,17 @@ def eap_ig(
         ValueError: if there are fewer than 1 steps, and as `score`.
     """
     recipe = Recipe(along_inputs(steps, quadrature), ablation=ablation)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="eap-ig")
+    return score(model, task, metric, recipe, batch_size=batch_size, method="eap-ig", run=run)
 
 
-def clean_corrupt(model: Model, task: Task, metric: Metric, *, batch_size: int = 16) -> Scores:
+def clean_corrupt(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    *,
+    batch_size: int = 16,
+    run: Run | None = None,
+) -> Scores:
     """Half the gradient at the clean run and half at the corrupt one: a trapezoid on real runs.
 
     Hanna et al. 2024, arXiv:2403.17806 ("clean-corrupted"). Costs two forwards and two backwards.
@@ -67,7 +77,9 @@ def clean_corrupt(model: Model, task: Task, metric: Metric, *, batch_size: int =
         ValueError: as `score`.
     """
     recipe = Recipe(at_both)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="clean-corrupt")
+    return score(
+        model, task, metric, recipe, batch_size=batch_size, method="clean-corrupt", run=run
+    )
 
 
 def ig_activations(
@@ -79,6 +91,7 @@ def ig_activations(
     quadrature: Quadrature = midpoint,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """EAP with gradients integrated over each group's write in turn, averaged over all groups.
 
@@ -90,7 +103,9 @@ def ig_activations(
         ValueError: if there are fewer than 1 steps, and as `score`.
     """
     recipe = Recipe(along_activations(steps, quadrature), ablation=ablation)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="ig-activations")
+    return score(
+        model, task, metric, recipe, batch_size=batch_size, method="ig-activations", run=run
+    )
 
 
 def relp(
@@ -100,6 +115,7 @@ def relp(
     *,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """Relevance patching: EAP with the gradient replaced by relevance (LN, identity, half rules).
 
@@ -109,7 +125,7 @@ def relp(
         ValueError: as `score`.
     """
     recipe = Recipe(at_clean, relp_rule, ablation)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="relp")
+    return score(model, task, metric, recipe, batch_size=batch_size, method="relp", run=run)
 
 
 def relp_ah(
@@ -119,6 +135,7 @@ def relp_ah(
     *,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """RelP with attention patterns held fixed: nothing flows to queries and keys.
 
@@ -128,7 +145,7 @@ def relp_ah(
         ValueError: as `score`.
     """
     recipe = Recipe(at_clean, relp_ah_rule, ablation)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="relp-ah")
+    return score(model, task, metric, recipe, batch_size=batch_size, method="relp-ah", run=run)
 
 
 def gim(
@@ -138,6 +155,7 @@ def gim(
     *,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """Gradient interaction modifications: EAP with norms frozen and softmax at temperature 2.
 
@@ -147,4 +165,4 @@ def gim(
         ValueError: as `score`, and where the family's attention cannot take the softmax rule.
     """
     recipe = Recipe(at_clean, gim_rule, ablation)
-    return score(model, task, metric, recipe, batch_size=batch_size, method="gim")
+    return score(model, task, metric, recipe, batch_size=batch_size, method="gim", run=run)

@@ -14,8 +14,9 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.provenance import describe
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, Scoring, score_batches, whole
 from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Ablation, Prepared, resample
@@ -25,9 +26,11 @@ from patching.capture import Recorder, Writes, capture, indices
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.paths import at_clean
+from patching.provenance import run_settings
 from patching.rules import Rule, plain
 from patching.stack import skipping
 from patching.tasks.task import Batch, Task
+from patching.work import Run
 
 TILE_BYTES = 2**27
 
@@ -40,6 +43,7 @@ def qk_fix(
     rule: Rule = plain,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """EAP with recomputed attention patterns for edges into queries and keys.
 
@@ -57,19 +61,39 @@ def qk_fix(
     require_patterns(model, instead="eap, or grad_drop")
     prepared = ablation(model)
     recipe = Recipe(at_clean, rule, ablation)
-    base = score(model, task, metric, recipe, batch_size=batch_size)
-
-    def score_batch(batch: Batch) -> BatchScores:
-        clean = _run_clean(model, batch, metric, rule, prepared)
-        return BatchScores(_fixed_scores(model, batch, clean), None)
-
-    fixed = score_batches(model, task, score_batch, batch_size=batch_size).matrix
+    scorer = _ScoreBatch(model, metric, rule, prepared)
+    with whole():
+        base = score(model, task, metric, recipe, batch_size=batch_size, run=run)
+        settings = scorer.settings(task, batch_size) if run else {}
+        scoring = Scoring([Portion(scorer)], batch_size, run, settings, "scoring-patterns")
+        fixed = score_batches(model, task, scoring, lambda found: found.mean)
     matrix = base.matrix.clone()
     for block in model.blocks:
         graph, i = model.graph, block.index
         for readers in (graph.q_readers(i), graph.k_readers(i)):
             matrix[:, readers] = fixed[:, readers]
     return Scores(matrix, model.graph, {**base.provenance, "method": "qk-fix"})
+
+
+@dataclass(frozen=True)
+class _ScoreBatch:
+    """Scores of one batch's edges into queries and keys."""
+
+    model: Model
+    metric: Metric
+    rule: Rule
+    prepared: Prepared
+
+    def settings(self, task: Task, batch_size: int) -> dict[str, object]:
+        described = describe(
+            self.model, task, self.metric, "qk-fix", {}, ablation=self.prepared.name
+        )
+        functions = self.metric, self.rule, self.prepared
+        return run_settings(described, task, batch_size=batch_size, functions=functions)
+
+    def __call__(self, batch: Batch) -> BatchScores:
+        clean = _run_clean(self.model, batch, self.metric, self.rule, self.prepared)
+        return BatchScores(_fixed_scores(self.model, batch, clean), None)
 
 
 @dataclass(frozen=True)

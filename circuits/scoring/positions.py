@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.progress import track
 from circuits.scores import Scores
+from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
 from circuits.scoring.contract import edge_scores
-from circuits.scoring.gather import Recipe, prepare
+from circuits.scoring.gather import Job, Recipe, prepare
 from patching.attribution import over_spans
 from patching.gradients import AttentionGradients, ReaderGradients
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
-from patching.tasks.task import Task
+from patching.tasks.task import Batch, Task
+from patching.work import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ def position_scores(
     *,
     recipe: Recipe = Recipe(),  # noqa: B008 - a frozen value
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> PositionScores:
     """Edge attribution as by `score`, with positions kept; mean over prompts.
 
@@ -77,12 +79,32 @@ def position_scores(
     Takes `sources * dests * positions` float64 values of memory on the CPU.
 
     Raises:
+        Interrupted: as `score`, with a part of the prompts.
         ValueError: as `score`.
     """
     job = prepare(model, task, metric, recipe)
-    total = torch.zeros(*model.graph.exists.shape, task.max_length, dtype=torch.float64)
-    batches = task.batches(batch_size, model.device)
-    for batch in track(batches, "scoring positions", task.n_batches(batch_size)):
+    positions = "kept, from the first real token"
+    described = {**job.describe(task, None), "positions": positions, "n_positions": task.max_length}
+    settings = job.settings(described, task, batch_size=batch_size) if run else {}
+
+    def finish(found: TaskScores) -> PositionScores:
+        return PositionScores(found.mean, model.graph, found.provenance(described))
+
+    scorer = _ScoreBatch(job, task.max_length)
+    scoring = Scoring([Portion(scorer)], batch_size, run, settings, "scoring-positions")
+    return score_batches(model, task, scoring, finish)
+
+
+@dataclass(frozen=True)
+class _ScoreBatch:
+    """Scores of one batch by a job, position by position."""
+
+    job: Job
+    n_positions: int
+
+    def __call__(self, batch: Batch) -> BatchScores:
+        model, job = self.job.model, self.job
+        total = torch.zeros(*model.graph.exists.shape, self.n_positions, dtype=torch.float64)
         places = batch.places[job.prepared.tokens(batch)]
         gathered = job.gather(batch)
         for place in places.unique().tolist():
@@ -90,8 +112,7 @@ def position_scores(
             for rows, gradients in gathered.gradients:
                 at = edge_scores(model, gathered.difference[chosen], _at_tokens(gradients, chosen))
                 total[rows, :, place] += at[rows]
-    provenance = {**job.describe(task, None), "positions": "kept, from the first real token"}
-    return PositionScores(total / len(task), model.graph, provenance)
+        return BatchScores(total, None)
 
 
 def _at_tokens(gradients: ReaderGradients, chosen: Int[Tensor, " chosen"]) -> ReaderGradients:

@@ -1,15 +1,17 @@
 """One scorer for every backward rule, path and ablation."""
 
+from dataclasses import dataclass
+
 import torch
 
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import Job, Recipe, prepare
-from patching.memory import budget, current
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Batch, Task
+from patching.work import Run
 
 
 def score(
@@ -20,29 +22,40 @@ def score(
     *,
     batch_size: int = 16,
     method: str | None = None,
+    run: Run | None = None,
 ) -> Scores:
     """Edge attribution: (clean write - its replacement) times the reader's gradient.
 
     The gradient is that of the recipe's backward rule, averaged over the runs of its path. The
     completeness delta of each example comes with the scores where the path has two known ends.
-    `method` is the name to put into the provenance.
+    `method` is the name to put into the provenance. Batches are the chunks of a `run`, which keeps
+    them and says who does them.
 
     Raises:
-        ValueError: as `prepare`, and if the batch size is no number of examples or scores come
-            out as NaN.
+        Interrupted: with the scores of the batches so far, if somebody interrupts.
+        ValueError: as `prepare`, and if the batch size is no number of examples, scores come out
+            as NaN, or a run cannot tell the settings from others.
     """
     job = prepare(model, task, metric, recipe)
-    with budget(current().limit) as ledger:
-        found = score_batches(
-            model, task, lambda batch: _score_batch(job, batch), batch_size=batch_size
-        )
-    provenance = {**job.describe(task, method), "memory": ledger.report()}
-    return Scores(found.matrix, model.graph, provenance, found.completeness)
+    described = job.describe(task, method)
+    settings = job.settings(described, task, batch_size=batch_size) if run else {}
+
+    def finish(found: TaskScores) -> Scores:
+        return Scores(found.mean, model.graph, found.provenance(described), found.deltas)
+
+    scoring = Scoring([Portion(_ScoreBatch(job))], batch_size, run, settings)
+    return score_batches(model, task, scoring, finish)
 
 
-def _score_batch(job: Job, batch: Batch) -> BatchScores:
-    gathered = job.gather(batch)
-    total = torch.zeros(job.model.graph.exists.shape, dtype=torch.float64)
-    for rows, gradients in gathered.gradients:
-        total[rows] += edge_scores(job.model, gathered.difference, gradients)[rows]
-    return BatchScores(total, gathered.completeness)
+@dataclass(frozen=True)
+class _ScoreBatch:
+    """Scores of one batch by a job."""
+
+    job: Job
+
+    def __call__(self, batch: Batch) -> BatchScores:
+        gathered = self.job.gather(batch)
+        total = torch.zeros(self.job.model.graph.exists.shape, dtype=torch.float64)
+        for rows, gradients in gathered.gradients:
+            total[rows] += edge_scores(self.job.model, gathered.difference, gradients)[rows]
+        return BatchScores(total, gathered.completeness)

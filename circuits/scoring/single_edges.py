@@ -5,8 +5,9 @@ edge's layer on; edges into one reader run together, since they share all that c
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,17 +15,22 @@ from torch import Tensor
 
 from circuits.intervention import run_circuits
 from circuits.pair import Pair, run_pair
-from circuits.progress import track
 from circuits.provenance import describe
 from circuits.scores import Scores
-from patching.ablations import Ablation, resample
+from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
+from patching.ablations import Ablation, Prepared, resample
 from patching.graph import Graph
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.provenance import run_settings
 from patching.tasks.task import Batch, Task
+from patching.work import Run
 
 AT_ONCE = 256
 """Edges planned together; passes take as many of them as memory allows."""
+
+EDGES_A_CHUNK = 1024
+"""So many single forwards that the two runs each chunk starts with do not count."""
 
 Edge = tuple[str, str]
 
@@ -37,6 +43,7 @@ def exact(
     edges: Sequence[Edge] | None = None,
     ablation: Ablation = resample,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Scores:
     """What the metric loses when one edge alone carries its writer's replacement.
 
@@ -60,8 +67,10 @@ def exact(
             stay 0, and `provenance["scored_edges"]` names those that were scored.
         ablation: what a removed writer is replaced by.
         batch_size: examples to a batch; edges share the batch axis with them.
+        run: keeps what is done, by batches and readers, and says who does it.
 
     Raises:
+        Interrupted: as `score`.
         ValueError: if the graph lacks an edge, there is none to score, the model cannot read the
             task, pairs do not differ (where the ablation needs them), or the metric comes out NaN.
     """
@@ -70,46 +79,68 @@ def exact(
     prepared = ablation(model)
     if prepared.paired:
         task.require_contrast()
-    total = torch.zeros(chosen.shape, dtype=torch.float64)
-    n_readers = int(chosen.any(dim=0).sum())
-    effects = (
-        part
-        for batch in task.batches(batch_size, model.device)
-        for part in _effects(model, batch, run_pair(model, batch, prepared), metric, chosen)
-    )
-    for part in track(effects, "patching edges", task.n_batches(batch_size) * n_readers):
-        total[part.sources, part.dest] += part.lost
     which = "all" if edges is None else _digest(chosen)
     options = {"n_edges": int(chosen.sum()), "edges": which}
-    provenance = describe(model, task, metric, "exact", options, ablation=prepared.name)
-    provenance["scored_edges"] = "all" if edges is None else _names(model.graph, chosen)
-    return Scores(total / len(task), model.graph, provenance)
+    described = describe(model, task, metric, "exact", options, ablation=prepared.name)
+    functions = metric, prepared
+    settings = (
+        run_settings(described, task, batch_size=batch_size, functions=functions) if run else {}
+    )
+    described["scored_edges"] = "all" if edges is None else _names(model.graph, chosen)
+
+    def finish(found: TaskScores) -> Scores:
+        return Scores(found.mean, model.graph, found.provenance(described))
+
+    portions = [
+        Portion(_ScoreBatch(model, metric, prepared, chosen, readers), readers)
+        for readers in _few_readers(chosen)
+    ]
+    scoring = Scoring(portions, batch_size, run, settings, "patching-edges")
+    return score_batches(model, task, scoring, finish)
 
 
 @dataclass(frozen=True)
-class _Lost:
-    """What the metric loses by edges into one reader, summed over the examples of a batch."""
+class _ScoreBatch:
+    """What the metric loses by the chosen edges into some readers, summed over a batch."""
 
-    sources: Int[Tensor, " edge"]
-    dest: int
-    lost: Float[Tensor, " edge"]
+    model: Model
+    metric: Metric
+    prepared: Prepared
+    chosen: Bool[Tensor, "source dest"]
+    readers: slice
+
+    def __call__(self, batch: Batch) -> BatchScores:
+        pair = run_pair(self.model, batch, self.prepared)
+        batch = replace(batch, clean_logits=pair.clean.logits)
+        clean = measure(self.metric, pair.clean.logits, batch).double().sum().cpu()
+        total = torch.zeros(self.chosen.shape, dtype=torch.float64)
+        for dest in range(self.chosen.shape[1])[self.readers]:
+            sources = self.chosen[:, dest].nonzero().flatten()
+            for few in sources.split(AT_ONCE):
+                total[few, dest] = clean - self._kept(batch, pair, few, dest)
+        return BatchScores(total, None)
+
+    def _kept(
+        self, batch: Batch, pair: Pair, sources: Int[Tensor, " edge"], dest: int
+    ) -> Float[Tensor, " edge"]:
+        """The metric's sum over the batch without each of some edges into one reader."""
+        kept = torch.empty(len(sources), dtype=torch.float64)
+        removed = _one_hot(self.model, sources, dest)
+        for chunk, some in run_circuits(self.model, batch, pair, removed):
+            for i, logits in zip(chunk, some, strict=True):
+                kept[i] = measure(self.metric, logits, batch).double().sum().cpu()
+        return kept
 
 
-def _effects(
-    model: Model, batch: Batch, pair: Pair, metric: Metric, chosen: Bool[Tensor, "source dest"]
-) -> Iterator[_Lost]:
-    """The chosen edges of one batch, reader by reader."""
-    batch = replace(batch, clean_logits=pair.clean.logits)
-    clean = measure(metric, pair.clean.logits, batch).double().sum().cpu()
-    for dest in chosen.any(dim=0).nonzero().flatten().tolist():
-        sources = chosen[:, dest].nonzero().flatten()
-        kept = torch.empty(len(sources), dtype=clean.dtype)
-        for block in range(0, len(sources), AT_ONCE):
-            removed = _one_hot(model, sources[block : block + AT_ONCE], dest)
-            for chunk, some in run_circuits(model, batch, pair, removed):
-                for i, logits in zip(chunk, some, strict=True):
-                    kept[block + i] = measure(metric, logits, batch).double().sum().cpu()
-        yield _Lost(sources, dest, clean - kept)
+def _few_readers(chosen: Bool[Tensor, "source dest"]) -> list[slice]:
+    """Consecutive readers, with at most `EDGES_A_CHUNK` edges if more than one; all are in one."""
+    starts, edges = [0], 0
+    for dest, n in enumerate(chosen.sum(dim=0).tolist()):
+        if edges and edges + n > EDGES_A_CHUNK:
+            starts.append(dest)
+            edges = 0
+        edges += n
+    return [slice(*ends) for ends in pairwise([*starts, chosen.shape[1]])]
 
 
 def _one_hot(

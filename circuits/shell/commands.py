@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from circuits.shell.command import recorded
 from circuits.shell.inputs import (
     open_metric,
     open_model,
@@ -15,25 +16,36 @@ from circuits.shell.inputs import (
     open_task,
 )
 from circuits.shell.printing import print_columns, print_edges, print_provenance
+from circuits.shell.running import keep_partial, leads_here, open_run
 from circuits.shell.scoring import ABLATIONS, open_ablation, open_method
 
 if TYPE_CHECKING:
     from circuits.evaluation import Evaluation
     from circuits.report import Measured
+    from patching.metrics import Metric
+    from patching.model import Model
+    from patching.tasks import Task
 
 
-def score(args: Namespace) -> None:
-    """Score all edges and write them to a file.
+def score(args: Namespace) -> int | None:
+    """Score all edges and write them to a file; interrupted, those of some prompts.
 
     Raises:
         ValueError: if a name is unknown, or model, task, metric and method do not fit together.
     """
-    metric, method = open_metric(args), open_method(args)
+    from circuits.scoring import Interrupted
+
+    metric, method, run = open_metric(args), open_method(args), open_run(args)
     if Path(args.out).is_dir():
         raise ValueError(f"--out {args.out} is a folder; name the file to write")
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
-    scores = method(model, task, metric)
+    try:
+        scores = method(model, task, metric)
+    except Interrupted as stop:
+        return keep_partial(stop, args)
+    if not leads_here(run):
+        return None
     scores.save(args.out)
     method_name = scores.provenance["method"]
     print(
@@ -42,6 +54,7 @@ def score(args: Namespace) -> None:
     )
     print_edges(scores.top(args.top, ranking=args.ranking))
     print(f"written to {args.out}")
+    return None
 
 
 def select(args: Namespace) -> None:
@@ -71,7 +84,7 @@ def evaluate(args: Namespace) -> None:
     from circuits.discover import measure
     from circuits.evaluation import evaluate as run
 
-    metric = open_metric(args)
+    metric, kept = open_metric(args), open_run(args)
     circuits = [load_circuit(path) for path in args.files]
     model = open_model(args)
     for path, circuit in zip(args.files, circuits, strict=True):
@@ -89,12 +102,17 @@ def evaluate(args: Namespace) -> None:
         ablation=open_ablation(args, model, task),
         direction=args.direction,
         batch_size=args.batch_size,
+        run=kept,
     )
+    if not leads_here(kept):
+        return
     measured = measure(evaluation, circuits)
     if args.csv is not None:
         _write_values(args, evaluation)
     if args.json:
-        print(json.dumps(_rows(args, evaluation, measured), indent=2))
+        said = _provenance(args, model, task, metric)
+        rows = [{**row, "provenance": said} for row in _rows(args, evaluation, measured)]
+        print(json.dumps(rows, indent=2))
     else:
         _print_evaluation(args, evaluation, measured)
 
@@ -178,6 +196,16 @@ def _rows(
         }
         for path, m in zip(args.files, measured, strict=True)
     ]
+
+
+def _provenance(
+    args: Namespace, model: "Model", task: "Task", metric: "Metric"
+) -> dict[str, object]:
+    from circuits.provenance import describe
+
+    ablation = open_ablation(args, model, task)(model).name
+    said = describe(model, task, metric, "evaluation", {}, ablation=ablation)
+    return {**said, **recorded(args)}
 
 
 def _print_evaluation(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
+from circuits.shell.running import leads_here, open_run
 from circuits.shell.scoring import open_ablation, open_method
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ def discover(args: Namespace) -> None:
         ablation=open_ablation(args, model, found),
         seed=args.seed,
         batch_size=args.batch_size,
+        run=open_run(args),
     )
     findings = run(model, found, held_out, search, args.out)
+    if not leads_here(search.run):
+        return
     _print_findings(args, findings)
     print(f"written to {args.out}: {', '.join(FILES)}")
 

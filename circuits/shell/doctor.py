@@ -2,10 +2,9 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import open_metric, open_model, open_task
+from circuits.shell.inputs import is_file, open_metric, open_model, open_task
 from circuits.shell.options import positive
 
 if TYPE_CHECKING:
@@ -34,7 +33,9 @@ def add_options(parser: ArgumentParser) -> None:
     """What is examined, beside the model."""
     group = parser.add_argument_group("task")
     group.add_argument(
-        "--task", metavar="TASK", help="a generator (ioi, ...) or a .json/.csv file; may be absent"
+        "--task",
+        metavar="TASK",
+        help="a name (ioi, ...) or a .json, .jsonl or .csv file; may be absent",
     )
     group.add_argument("--n", type=positive, default=64, help="prompts to generate (64)")
     group.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
@@ -56,7 +57,7 @@ def _open(args: Namespace, model: "Model") -> "Task | Reading":
     """A file row by row, so that bad rows are found and not refused; else a generated task."""
     from circuits.doctor import read_rows
 
-    if Path(args.task).suffix in (".json", ".csv") or Path(args.task).is_file():
+    if is_file(args.task):
         options = {"first_token": args.first_token, "limit": args.limit}
         return read_rows(args.task, model.tokenizer, **options)
     return open_task(args.task, model, args, seed=args.seed)

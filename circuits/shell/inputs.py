@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,16 +39,60 @@ def open_model(args: Namespace) -> "Model":
 
     from patching.model import Model
 
-    if args.device is not None:
-        _require_device(args.device)
+    device = device_of_worker(args.device)
+    if device is not None:
+        _require_device(device)
     with _quiet_loading(args.model):
         return Model.load(
             args.model,
             dtype=getattr(torch, args.dtype),
-            device=args.device,
+            device=device,
             revision=args.revision,
             trust_remote_code=args.trust_remote_code,
+            device_map=_device_map(args.device_map),
+            n_devices=args.n_devices,
         )
+
+
+def _device_map(given: str | None) -> str | dict[str, str | int] | None:
+    """A word that accelerate knows, or what a file of parts and devices holds.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    if given is None or not given.endswith(".json"):
+        return given
+    from patching.parsing import read_json
+
+    found = read_json(given)
+    if not isinstance(found, dict) or not all(isinstance(x, str | int) for x in found.values()):
+        raise ValueError(f"{given} is no device map: it holds {{part: device}}, as 0 or 'cuda:1'")
+    return found
+
+
+def device_of_worker(
+    device: str | None,
+    environment: Mapping[str, str] = environ,
+    n_gpus: Callable[[], int] = lambda: _gpus_in_sight(),
+) -> str | None:
+    """The device of `--device`; for one of several workers on a machine, `cuda` is its own.
+
+    torchrun and Slurm number the workers of a machine. Where Slurm shows each worker one GPU only,
+    that is the one.
+
+    >>> device_of_worker("cuda", {"LOCAL_RANK": "2"}, lambda: 4)
+    'cuda:2'
+    """
+    local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID"))
+    if device != "cuda" or local is None:
+        return device
+    return f"cuda:{int(local) % max(1, n_gpus())}"
+
+
+def _gpus_in_sight() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task":
@@ -56,7 +101,7 @@ def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task
     Raises:
         ValueError: if there is no such generator or file, or the prompts do not fit the model.
     """
-    task = _read_task(name, model, args) if _is_file(name) else _make_task(name, model, args, seed)
+    task = _read_task(name, model, args) if is_file(name) else _make_task(name, model, args, seed)
     task = task if args.limit is None else task.take(args.limit)
     if getattr(args, "ablation", None) == "random":
         task = task.with_random_corrupt(seed)
@@ -77,8 +122,11 @@ def open_metric(args: Namespace) -> "Metric":
 
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     """The selector of `--selector` with `--ranking` and `--prune` filled in."""
+    from circuits.programming import program
     from circuits.select import greedy, top_n
 
+    if args.selector == "program":
+        return lambda scores, size: program(scores, size, ranking=args.ranking)
     selector = {"top-n": top_n, "greedy": greedy}[args.selector]
     return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=args.prune)
 
@@ -117,7 +165,8 @@ def generators() -> "dict[str, Generator]":
     return {**GENERATORS, **TOY_GENERATORS, **TRUTH_GENERATORS}
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
+    """Whether a task's name is that of a file of prompts."""
     return Path(name).suffix in (".json", ".jsonl", ".csv") or Path(name).is_file()
 
 

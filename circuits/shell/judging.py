@@ -8,8 +8,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from circuits.shell.command import recorded
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.printing import print_columns
+from circuits.shell.running import leads_here, open_run
 from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def curve(args: Namespace) -> None:
     """
     _check_outputs(args)
     judged = _judge(args)
+    if not leads_here(open_run(args)):
+        return
     if args.json:
         print(json.dumps([_content(one) for one in judged], indent=1))
     else:
@@ -98,12 +102,20 @@ def _judge(args: Namespace) -> list[Judged]:
         direction=args.direction,
     )
     sweeps = [sweep] if args.sizes is not None else [sweep, _other(sweep)]
-    judged = []
+    judged, kept = [], open_run(args)
     for path, one in scores.items():
-        curves = [run(model, task, one, metric, s, batch_size=args.batch_size) for s in sweeps]
+        curves = [
+            _noted(run(model, task, one, metric, s, batch_size=args.batch_size, run=kept), args)
+            for s in sweeps
+        ]
         in_sample = one.provenance.get("tokens") == task.hash
         judged.append(Judged(path, curves[0], _areas(curves), in_sample))
     return judged
+
+
+def _noted(curve: "Curve", args: Namespace) -> "Curve":
+    """The curve with the command that made it."""
+    return replace(curve, provenance={**curve.provenance, **recorded(args)})
 
 
 def _other(sweep: "Sweep") -> "Sweep":

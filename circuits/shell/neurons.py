@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuits.shell.command import recorded
 from circuits.shell.inputs import choose, open_model, open_task
 from circuits.shell.options import Parser, numbers, positive, share
 from circuits.shell.printing import print_columns
 from circuits.shell.reweighting import apply
+from circuits.shell.running import leads_here, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +137,10 @@ def _find(args: Namespace) -> None:
     task = _open_conflicts(args, model)
     tasks = split_by_question(task, 1 - args.holdout, seed=args.seed)
     ranked = method(model, tasks[0])
-    trial = run_trial(model, ranked, tasks, _plan(args), elsewhere=elsewhere)
+    run = open_run(args)
+    trial = run_trial(model, ranked, tasks, _plan(args), elsewhere=elsewhere, run=run)
+    if not leads_here(run):
+        return
     found = replace(trial.neurons, provenance=_provenance(args, ranked, trial))
     folder = Path(args.out)
     found.save(folder / "neurons.json")
@@ -160,11 +165,11 @@ def _open_method(args: Namespace) -> "Callable[[Model, ConflictTask], Neurons]":
         raise ValueError(f"{args.method} works on a shortlist, which only Python can give it")
     if args.steps is not None and not method.takes_steps:
         raise ValueError(f"{args.method} has no path to take steps on; leave out --steps")
-    function = method.function
+    function, run = method.function, open_run(args)
     options = {} if args.steps is None else {"steps": args.steps}
 
     def find(model: "Model", task: "ConflictTask") -> "Neurons":
-        scores = function(model, task, batch_size=args.batch_size, **options)
+        scores = function(model, task, batch_size=args.batch_size, run=run, **options)
         return most_frequent(scores, args.top, Choice(layers=args.layers))
 
     return find
@@ -211,6 +216,7 @@ def _provenance(args: Namespace, ranked: "Neurons", trial: "Trial") -> dict[str,
     development, held_out = trial.tasks
     return {
         **ranked.provenance,
+        **recorded(args),
         "source": args.model,
         "h": len(trial.neurons),
         "beta": trial.beta,

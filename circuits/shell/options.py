@@ -24,7 +24,7 @@ def model_options(*, required: bool = True) -> Parser:
         "--model",
         required=required,
         metavar="NAME",
-        help="hub name, local folder, or toy (embedded)",
+        help="hub name, local folder, or toy or toy-llama (embedded)",
     )
     group.add_argument(
         "--dtype",
@@ -33,6 +33,14 @@ def model_options(*, required: bool = True) -> Parser:
         help="type of the weights (float32)",
     )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (cpu)")
+    group.add_argument(
+        "--n-devices", type=positive, metavar="N", help="lay a model that does not fit over N GPUs"
+    )
+    group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="lay it as accelerate's map says: auto, balanced, or a .json file of part: device",
+    )
     group.add_argument(
         "--memory",
         type=memory,
@@ -107,10 +115,15 @@ def ablation_options() -> Parser:
         "--ablation",
         default="resample",
         metavar="NAME",
-        help="resample (the corrupt prompt), zero, mean, positional-mean or random (resample)",
+        help="resample (from the corrupt prompt), zero, mean, positional-mean, optimal, random",
     )
     group.add_argument(
-        "--ablation-task", metavar="TASK", help="prompts to take means over (the task's own)"
+        "--ablation-task", metavar="TASK", help="prompts of means and constants (the task's own)"
+    )
+    group.add_argument(
+        "--constants",
+        metavar="FILE",
+        help="optimal constants: read from there, or learned and written there if there are none",
     )
     return parser
 
@@ -154,9 +167,10 @@ def selector_options() -> Parser:
     group.add_argument("--size", type=natural, default=100, metavar="N", help="edges (100)")
     group.add_argument(
         "--selector",
-        choices=("top-n", "greedy"),
+        choices=("top-n", "greedy", "program"),
         default="top-n",
-        help="the best edges, or grown from the logits so that all are connected (top-n)",
+        help="the best edges; grown from the logits so that all are connected; or the best "
+        "connected ones, by integer program (top-n)",
     )
     group.add_argument(
         "--prune",

@@ -5,19 +5,22 @@ import json
 import math
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuits.shell.command import recorded
 from circuits.shell.inputs import choose, open_metric, open_model, open_task
 from circuits.shell.options import positive
 from circuits.shell.printing import print_columns
+from circuits.shell.running import leads_here, open_run, part_of, say_partial
 
 if TYPE_CHECKING:
     from patching.grid import Grid
     from patching.metrics import Metric
     from patching.model import Model
     from patching.tasks import Task
+    from patching.work import Interrupted, Run
 
 HEAD = "head"
 _OF_HEADS = ("z", "q", "k", "v", "pattern")
@@ -32,6 +35,7 @@ class Wish:
     method: str
     direction: str
     batch_size: int
+    run: "Run | None"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,22 +67,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top", type=positive, default=10, metavar="K", help="places shown (10)")
 
 
-def patch(args: Namespace) -> None:
+def patch(args: Namespace) -> int | None:
     """Patch all activations of one kind; write a map, a table and the numbers.
+
+    Interrupted, those of some prompts, under names that say so.
 
     Raises:
         ValueError: if a name is unknown, or model, task, metric and method do not fit together.
     """
+    from patching.work import Interrupted
+
     metric, wish = open_metric(args), _open_wish(args)
     if Path(args.out).is_file():
         raise ValueError(f"--out {args.out} is a file; name a folder for the results")
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
-    grid = _run(model, task, metric, wish, args)
+    name = f"{args.what}-{args.method}"
+    try:
+        grid = _run(model, task, metric, wish, args)
+    except Interrupted as stop:
+        return _keep_partial(stop, args, name)
+    if not leads_here(wish.run):
+        return None
     _note_lengths(task, wish)
-    written = _write(grid, Path(args.out), f"{args.what}-{args.method}", _title(grid))
+    written = _write(_noted(grid, args), Path(args.out), name, _title(grid))
     _print(grid, args, wish)
     print(f"written to {args.out}: {', '.join(written)}")
+    return None
+
+
+def _keep_partial(stop: "Interrupted[Grid]", args: Namespace, name: str) -> int:
+    """Write what the prompts so far came to, and say so: exit 130."""
+    grid, name = stop.partial, f"{name}.{part_of(stop)}"
+    if leads_here(open_run(args)):
+        _write(_noted(grid, args), Path(args.out), name, _title(grid))
+        say_partial(stop, args, Path(args.out) / name)
+    return 130
+
+
+def _noted(grid: "Grid", args: Namespace) -> "Grid":
+    return replace(grid, provenance={**grid.provenance, **recorded(args)})
 
 
 def _open_wish(args: Namespace) -> Wish:
@@ -96,7 +124,7 @@ def _open_wish(args: Namespace) -> Wish:
     else:
         over = ("layer", "head" if kind in _OF_HEADS else "pos")
     _check_axes(kind, over, args.method)
-    return Wish(kind, over, args.method, args.direction, args.batch_size)
+    return Wish(kind, over, args.method, args.direction, args.batch_size, open_run(args))
 
 
 def _check_axes(kind: str, over: tuple[str, ...], method: str) -> None:
@@ -143,7 +171,7 @@ def _run(model: "Model", task: "Task", metric: "Metric", wish: Wish, args: Names
 def _exact(model: "Model", task: "Task", metric: "Metric", wish: Wish) -> "Grid":
     from patching.activation import activation_patching, neuron_patching
 
-    options = {"direction": wish.direction, "batch_size": wish.batch_size}
+    options = {"direction": wish.direction, "batch_size": wish.batch_size, "run": wish.run}
     if wish.over == ("layer", "neuron") and wish.what == "neurons":
         return neuron_patching(model, task, metric, range(len(model.blocks)), **options)
     return activation_patching(model, task, metric, wish.what, wish.over, **options)
@@ -161,6 +189,7 @@ def _attribution(model: "Model", task: "Task", metric: "Metric", wish: Wish) -> 
         rule=RULES["plain" if wish.method == "attribution" else wish.method],
         kinds=[wish.what],
         batch_size=wish.batch_size,
+        run=wish.run,
     )
     return found.pick(wish.what, wish.over)
 
@@ -176,6 +205,7 @@ def _atp_star(model: "Model", task: "Task", metric: "Metric", wish: Wish) -> "Gr
         kinds=[wish.what],
         by_position="pos" in wish.over,
         batch_size=wish.batch_size,
+        run=wish.run,
     )
     return found.pick(wish.what, wish.over)
 

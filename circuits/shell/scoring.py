@@ -3,9 +3,12 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
+from circuits.shell.command import recorded
 from circuits.shell.inputs import choose, open_task
+from circuits.shell.running import open_run
 
 if TYPE_CHECKING:
     from circuits.scores import Scores
@@ -15,11 +18,14 @@ if TYPE_CHECKING:
     from patching.model import Model
     from patching.tasks import Task
 
-ABLATIONS = ("resample", "zero", "mean", "positional-mean", "random")
+ABLATIONS = ("resample", "zero", "mean", "positional-mean", "optimal", "random")
+_OVER_PROMPTS = ("mean", "positional-mean", "optimal")
 
 
 def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
-    """The method of `--method`, or the combination of `--rule` and `--path`; it notes the seed.
+    """The method of `--method`, or the combination of `--rule` and `--path`.
+
+    Its scores say by which command they were made.
 
     Raises:
         ValueError: if there is no such method, rule, path or quadrature, or options do not fit.
@@ -40,26 +46,55 @@ def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     def run(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         with budget(args.memory):
             scores = make(model, task, metric)
-        return replace(scores, provenance={**scores.provenance, "seed": args.seed})
+        made = {"seed": args.seed, **recorded(args)}
+        return replace(scores, provenance={**scores.provenance, **made})
 
     return run
 
 
 def open_ablation(args: Namespace, model: "Model", task: "Task") -> "Ablation":
-    """The ablation of `--ablation`; means are over `--ablation-task`, or over `task` itself.
+    """The ablation of `--ablation`; constants are of `--ablation-task`, or of `task` itself.
 
     Raises:
-        ValueError: if there is none of this name, or the means cannot be taken.
+        ValueError: if there is none of this name, constants cannot be had, or options do not fit.
     """
     from patching.ablations import mean, positional_mean, resample, zero
 
     choose("ablation", args.ablation, dict.fromkeys(ABLATIONS))
-    if args.ablation in ("mean", "positional-mean"):
+    if args.constants is not None and args.ablation != "optimal":
+        raise ValueError("--constants are those of --ablation optimal; give both, or neither")
+    if args.ablation in _OVER_PROMPTS:
         other = args.ablation_task
         over = task if other is None else open_task(other, model, args, seed=args.seed)
+        if args.ablation == "optimal":
+            return _open_optimal(args.constants, model, over, args)
         make = mean if args.ablation == "mean" else positional_mean
         return make(over, batch_size=args.batch_size)
     return zero if args.ablation == "zero" else resample
+
+
+def _open_optimal(path: str | None, model: "Model", task: "Task", args: Namespace) -> "Ablation":
+    """The constants of a file; learned, and written there, where there is none.
+
+    Raises:
+        ValueError: if the file is of another model or of other prompts.
+    """
+    from patching.constants import load_optimal
+    from patching.optimal import SCHEDULE, optimal
+
+    if path is None or not FilePath(path).exists():
+        schedule = replace(SCHEDULE, batch_size=args.batch_size, seed=args.seed)
+        learned = optimal(model, task, schedule=schedule)
+        if path is not None:
+            learned.save(path)
+        return learned
+    found = load_optimal(path, model)
+    if found.provenance.get("tokens") != task.hash:
+        raise ValueError(
+            f"the constants of {path} were learned on other prompts "
+            f"({found.provenance.get('task')}) than {task.name}; name another file for these"
+        )
+    return found
 
 
 def _open_named(
@@ -75,13 +110,16 @@ def _open_named(
     if options and not method.takes_steps:
         given = " and ".join(f"--{option}" for option in options)
         raise ValueError(f"{name} has no path to take steps on; leave out {given}")
+    if args.quadrature is not None and not method.takes_quadrature:
+        raise ValueError(f"{name} lays its steps by itself; leave out --quadrature")
     if args.ablation not in ("resample", "random") and not method.takes_ablation:
         raise ValueError(f"{name} does not work under --ablation {args.ablation}")
 
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         if method.takes_ablation:
             options["ablation"] = open_ablation(args, model, task)
-        return method.function(model, task, metric, batch_size=args.batch_size, **options)
+        run = open_run(args)
+        return method.function(model, task, metric, batch_size=args.batch_size, run=run, **options)
 
     return make
 
@@ -94,16 +132,26 @@ def _open_recipe(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
 
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         recipe = Recipe(path, rule, open_ablation(args, model, task))
-        return score(model, task, metric, recipe, batch_size=args.batch_size)
+        run = open_run(args)
+        return score(model, task, metric, recipe, batch_size=args.batch_size, run=run)
 
     return make
 
 
 def _open_path(args: Namespace) -> "Path":
-    from circuits.scoring import PATHS, PATHS_WITH_STEPS, QUADRATURES
+    from circuits.scoring import (
+        PATHS,
+        PATHS_WITH_STEPS,
+        PATHS_WITHOUT_QUADRATURE,
+        QUADRATURES,
+    )
 
     name = args.path or "clean"
     make = choose("path", name, PATHS)
+    if name in PATHS_WITHOUT_QUADRATURE:
+        if args.quadrature is not None:
+            raise ValueError(f"the path {name!r} lays its steps by itself; leave out --quadrature")
+        return make(args.steps or 5)
     if name in PATHS_WITH_STEPS:
         quadrature = choose("quadrature", args.quadrature or "midpoint", QUADRATURES)
         return make(args.steps or 5, quadrature)

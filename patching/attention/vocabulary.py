@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.attention.pattern_grid import head_axes
-from patching.blocks import FINAL_STREAM, POSITIONS, UNEMBED_IN, Block, Norm, find_norm, widen
+from patching.blocks import FINAL_STREAM, POSITIONS, UNEMBED_IN, Block, widen
 from patching.grid import Grid
 from patching.lens.text import token_texts
 from patching.model import Hook, Model
+from patching.norms import Norm, find_norm
 from patching.places import find
 from patching.stack import skipping
 from patching.tasks.tokens import Tokenizer
@@ -175,8 +176,7 @@ def token_embeddings(model: Model) -> Float[Tensor, "vocab d_model"]:
     hooks = [(FINAL_STREAM, keep(FINAL_STREAM)), (UNEMBED_IN, lambda normed: normed[:, :0])]
     hooks += [(POSITIONS, keep(POSITIONS))] if model.learns_positions else []
     everything = skipping(model.bridge, len(model.blocks), as_tuple=model.blocks_return_tuples)
-    plain = [(name, lambda tensor, hook, do=do: do(tensor)) for name, do in hooks]
-    with everything, model.bridge.hooks(fwd_hooks=plain):
+    with everything, model.hooked(hooks):
         for ids in torch.arange(vocab, device=model.device).split(_TOKENS_AT_ONCE):
             model.bridge(ids[:, None])
             embedding = widen(kept[FINAL_STREAM])

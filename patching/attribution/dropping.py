@@ -8,6 +8,7 @@ Kramár et al. 2024, arXiv:2403.00745.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Float
@@ -27,12 +28,15 @@ from patching.attribution.sweep import (
     find_places,
     scores_of,
     to_attributions,
+    to_parts,
 )
+from patching.batchwise import Keeping, Rows, all_rows, in_batches, sums_joined, used
 from patching.metrics import Metric
 from patching.model import Hook, Model
 from patching.paths import Path
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run
 
 NODES = ("attn_out", "mlp_out", "z", "q", "k", "v")
 """Kinds that are written by a layer, and so have a gradient with another layer left out."""
@@ -52,6 +56,7 @@ def qk_fix(
     rule: Rule = plain,
     kinds: Sequence[str] = NODES,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Attributions:
     """Attribution patching with recomputed attention patterns for queries and keys.
 
@@ -68,15 +73,16 @@ def qk_fix(
     require_patterns(model, instead=INSTEAD)
     job = _fixing(Job(model, metric, rule, base_of(direction), find_places(model, kinds)))
     job.check(task)
-    parts: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-    ends = []
-    for batch in task.batches(batch_size, model.device):
+    described = job.describe(task, "qk-fix", direction)
+
+    def measure(batch: Batch) -> Parts:
         gathered = gather(job, batch)
-        ends.append(gathered.metric(metric))
         scores = _scores(kinds, job, gathered, move(job, gathered), task.max_length)
-        for kind, values in scores.items():
-            parts[kind].append(values)
-    return to_attributions(job, parts, ends, job.describe(task, "qk-fix", direction))
+        return to_parts(scores, gathered, metric)
+
+    deciding = (metric, rule, tuple(kinds))
+    keeping = Keeping("attributing", described, deciding, batch_size, run)
+    return all_rows(model, task, measure, keeping, partial(to_attributions, job, described, kinds))
 
 
 def grad_drop(
@@ -88,6 +94,7 @@ def grad_drop(
     kinds: Sequence[str] = NODES,
     by_position: bool = True,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Attributions:
     """Scores with each layer in turn left out of the gradient: the mean of their absolute values.
 
@@ -105,7 +112,8 @@ def grad_drop(
     """
     _check_dropping(model, kinds)
     job = Job(model, metric, plain, base_of(direction), find_places(model, kinds))
-    return _Dropping(job, kinds, by_position, "grad-drop").run(task, direction, batch_size)
+    dropping = _Dropping(job, task, kinds, by_position, "grad-drop")
+    return dropping.run(direction, batch_size, run)
 
 
 def atp_star(
@@ -117,6 +125,7 @@ def atp_star(
     kinds: Sequence[str] = NODES,
     by_position: bool = True,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Attributions:
     """Both repairs: `grad_drop` of `qk_fix`. No sign, not additive, one row, as `grad_drop`.
 
@@ -135,7 +144,8 @@ def atp_star(
     _check_dropping(model, kinds)
     require_patterns(model, instead=INSTEAD)
     job = _fixing(Job(model, metric, plain, base_of(direction), find_places(model, kinds)))
-    return _Dropping(job, kinds, by_position, "atp-star").run(task, direction, batch_size)
+    dropping = _Dropping(job, task, kinds, by_position, "atp-star")
+    return dropping.run(direction, batch_size, run)
 
 
 def _check_dropping(model: Model, kinds: Sequence[str]) -> None:
@@ -176,42 +186,50 @@ class _Dropping:
     """GradDrop on whatever a job scores; `method` says whether with the QK fix."""
 
     job: Job
+    task: Task
     kinds: Sequence[str]
     by_position: bool
     method: str
 
-    def run(self, task: Task, direction: str, batch_size: int) -> Attributions:
-        job, n_layers = self.job, self.job.model.graph.n_layers
+    def run(self, direction: str, batch_size: int, run: Run | None) -> Attributions:
+        job, task, n_layers = self.job, self.task, self.job.model.graph.n_layers
         job.check(task)
-        totals: list[dict[str, Tensor]] = [{} for _ in range(n_layers)]
-        ends = []
-        for batch in task.batches(batch_size, job.model.device):
-            gathered = gather(replace(job, path=NOWHERE), batch)
-            ends.append(gathered.metric(job.metric))
-            self._add(gathered, totals, task.max_length)
-        sizes = {
-            kind: [torch.stack([t[kind].abs() for t in totals]).sum(dim=0) / len(task)]
+        described = {
+            **job.describe(task, self.method, direction),
+            "sign": "absolute values: no sign",
+        }
+        deciding = (job.metric, tuple(self.kinds), self.by_position)
+        keeping = Keeping("attributing-dropped", described, deciding, batch_size, run)
+        done = list(in_batches(job.model, task, self, keeping, join=sums_joined))
+        totals = reduce(sums_joined, (one.parts for one in done))
+        parts = {
+            kind: totals[kind].abs().sum(dim=0)[None] / len(task) / (n_layers - 1)
             for kind in self.kinds
         }
-        parts = {kind: [size / (n_layers - 1) for size in found] for kind, found in sizes.items()}
-        runs = (torch.cat(values).mean(dim=0, keepdim=True) for values in zip(*ends, strict=True))
-        clean, corrupt = runs
-        facts = job.describe(task, self.method, direction)
-        facts["sign"] = "absolute values: no sign"
-        return to_attributions(job, parts, [(clean, corrupt)], facts, signed=False)
+        ends = {end: totals[end][None] / len(task) for end in ("clean", "corrupt")}
+        rows = Rows({**parts, **ends}, len(task), len(task), used(done))
+        return to_attributions(job, described, self.kinds, rows, signed=False)
 
-    def _add(self, gathered: Gathered, totals: list[dict[str, Tensor]], n_pos: int) -> None:
-        """Add one batch's scores to the sums over examples, one a layer that is left out."""
-        fix = self.method == "atp-star"
-        moved = move(self.job, gathered) if fix else None
-        for layer, total in enumerate(totals):
-            slopes = _without_layer(self.job, gathered.batch, layer)
+    def __call__(self, batch: Batch) -> Parts:
+        """A batch's scores summed over examples, `[layer left out, ...]`, by kind."""
+        job = self.job
+        gathered = gather(replace(job, path=NOWHERE), batch)
+        moved = move(job, gathered) if self.method == "atp-star" else None
+        each: list[dict[str, Tensor]] = []
+        for layer in range(job.model.graph.n_layers):
+            slopes = _without_layer(job, gathered.batch, layer)
             dropped = replace(gathered, gradients=slopes)
-            for kind, values in _scores(self.kinds, self.job, dropped, moved, n_pos).items():
-                summed = values.sum(dim=0, keepdim=True)
-                if kind != "neurons" and not self.by_position:
-                    summed = summed.sum(dim=2)
-                total[kind] = total[kind] + summed if kind in total else summed
+            scores = _scores(self.kinds, job, dropped, moved, self.task.max_length)
+            each.append({kind: self._summed(kind, values) for kind, values in scores.items()})
+        sums = {kind: torch.stack([one[kind] for one in each]) for kind in self.kinds}
+        clean, corrupt = (values.sum() for values in gathered.metric(job.metric))
+        return {**sums, "clean": clean, "corrupt": corrupt}
+
+    def _summed(
+        self, kind: str, values: Float[Tensor, "example layer ..."]
+    ) -> Float[Tensor, "layer ..."]:
+        summed = values.sum(dim=0)
+        return summed if kind == "neurons" or self.by_position else summed.sum(dim=1)
 
 
 def _without_layer(job: Job, batch: Batch, layer: int) -> dict[str, Tensor]:

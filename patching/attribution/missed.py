@@ -7,7 +7,7 @@ Kramár et al. 2024, arXiv:2403.00745 (the diagnostics of AtP*).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +19,15 @@ from torch import Tensor
 
 from patching.attribution.live import Live
 from patching.attribution.sweep import BASES
+from patching.batchwise import Keeping, in_batches, sums_joined
 from patching.grid import Grid
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.places import Place, of_kind
+from patching.provenance import describe
 from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run
 
 _BYTES_EACH = 80  # of each token and dimension of a subset's rows, at the peak of a block
 
@@ -101,6 +104,7 @@ def bound_missed(
     verified: int = 0,
     sampling: Sampling = Sampling(),  # noqa: B008 - a frozen value
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Missed:
     """Bound what a ranking by attribution patching can have missed.
 
@@ -122,6 +126,7 @@ def bound_missed(
         verified: how many of the highest-ranked places were patched one by one, and are left out.
         sampling: number, size and seed of the subsets; each costs a forward pass.
         batch_size: pairs a run.
+        run: where what is done is kept, batch by batch, and who does it.
 
     Raises:
         ValueError: if the scores are of another task, of a stream or of no direction, do not go
@@ -139,11 +144,14 @@ def bound_missed(
     subsets = torch.rand(sampling.n, len(open_), generator=generator) < sampling.share
     masks = torch.zeros(sampling.n, len(every), dtype=torch.bool)
     masks[:, open_] = subsets
-    chosen = _Chosen(model, of_kind(model, kind), tuple(scores.axes), direction)
     grid = masks.view(sampling.n, *scores.mean.shape)
+    chosen = _Chosen(model, metric, of_kind(model, kind), tuple(scores.axes), direction, grid)
+    facts = {"what": kind, "direction": direction, "sampling": asdict(sampling)}
+    described = describe(model, task, metric, "bound missed", {}, facts=facts)
+    keeping = Keeping("bounding", described, (metric, masks, chosen.axes), batch_size, run)
     effects = torch.zeros(sampling.n, dtype=torch.float64)
-    for batch in task.batches(batch_size, model.device):
-        effects += chosen.effects(batch, metric, grid) / len(task)
+    for done in in_batches(model, task, chosen, keeping, join=sums_joined):
+        effects += done.parts["effects"] / len(task)
     return Missed(tuple(scores.axes), tuple(labels[i] for i in open_), subsets, effects)
 
 
@@ -152,15 +160,16 @@ class _Chosen:
     """Exact patching of several places at once, chosen by cells of a grid with these axes."""
 
     model: Model
+    metric: Metric
     places: Sequence[Place]
     axes: tuple[str, ...]
     direction: str
+    masks: Bool[Tensor, "subset layer ..."]
 
     @torch.no_grad()
-    def effects(
-        self, batch: Batch, metric: Metric, masks: Bool[Tensor, "subset layer ..."]
-    ) -> Float[Tensor, " subset"]:
+    def __call__(self, batch: Batch) -> Parts:
         """Each subset's effect, summed over the batch."""
+        metric, masks = self.metric, self.masks
         noising = self.direction == "noising"
         base, other = (batch.clean, batch.corrupt) if noising else (batch.corrupt, batch.clean)
         live = Live(place.hook for place in self.places)
@@ -180,7 +189,7 @@ class _Chosen:
 
         d_model = self.model.blocks[0].w_o.shape[2]
         in_tiles(len(masks), base.numel() * d_model * _BYTES_EACH, base.device, work)
-        return -found if noising else found
+        return {"effects": -found if noising else found}
 
     def _put(
         self, place: Place, other: Tensor, batch: Batch, masks: Bool[Tensor, "subset layer ..."]

@@ -7,6 +7,7 @@ backward rule, Rezaei Jafari et al. 2025, arXiv:2508.21258 (RelP).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from einops import einsum
@@ -14,13 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.attribution.runs import Gathered, Job, gather
+from patching.batchwise import Keeping, Rows, all_rows
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Path, at_clean, at_corrupt
 from patching.places import KINDS, Place, of_kind, units
 from patching.rules import Rule, plain
-from patching.tasks.task import Task
+from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run
 
 BASES: dict[str, Path] = {"denoising": at_corrupt, "noising": at_clean}
 """By direction: where the gradient is taken, at the run that is patched."""
@@ -105,6 +108,7 @@ def attribution_patching(
     rule: Rule = plain,
     kinds: Sequence[str] | None = None,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> Attributions:
     """First-order estimates of activation patching at all places, in two forwards and a backward.
 
@@ -126,8 +130,10 @@ def attribution_patching(
         kinds: of `patching.places.KINDS`; all that the model shows but patterns and neurons,
             which take more memory. Neurons come summed over positions.
         batch_size: pairs a run.
+        run: where what is done is kept, batch by batch, and who does it.
 
     Raises:
+        Interrupted: with the scores of the pairs so far, if somebody interrupts.
         ValueError: if a direction or kind is unknown, or metric, path, model and task do not fit
             together.
     """
@@ -135,15 +141,19 @@ def attribution_patching(
     path = direction if isinstance(direction, Path) else base_of(direction)
     job = Job(model, metric, rule, path, places)
     job.check(task)
-    parts: dict[str, list[Tensor]] = {kind: [] for kind in places}
-    ends = []
-    for batch in task.batches(batch_size, model.device):
-        gathered = gather(job, batch)
-        ends.append(gathered.metric(metric))
-        for kind in places:
-            parts[kind].append(scores_of(kind, job, gathered, task.max_length))
     method = "attribution patching" if rule is plain else f"attribution patching, {rule.name}"
-    return to_attributions(job, parts, ends, job.describe(task, method, _named(direction)))
+    described = job.describe(task, method, _named(direction))
+
+    def measure(batch: Batch) -> Parts:
+        gathered = gather(job, batch)
+        scores = {kind: scores_of(kind, job, gathered, task.max_length) for kind in places}
+        return to_parts(scores, gathered, metric)
+
+    deciding = (metric, rule, path, tuple(places))
+    keeping = Keeping("attributing", described, deciding, batch_size, run)
+    return all_rows(
+        model, task, measure, keeping, partial(to_attributions, job, described, tuple(places))
+    )
 
 
 def _named(direction: str | Path) -> str:
@@ -211,19 +221,29 @@ def _product(
     return einsum(difference, gradient, "... d, ... d -> ...")
 
 
+_ENDS = ("clean", "corrupt")
+
+
+def to_parts(
+    scores: Mapping[str, Float[Tensor, "example layer ..."]], gathered: Gathered, metric: Metric
+) -> dict[str, Tensor]:
+    """A batch's scores by kind, with the metric of both runs, for `to_attributions`."""
+    return {**scores, **dict(zip(_ENDS, gathered.metric(metric), strict=True))}
+
+
 def to_attributions(
     job: Job,
-    parts: Mapping[str, Sequence[Float[Tensor, "_ layer ..."]]],
-    ends: Sequence[tuple[Tensor, Tensor]],
-    provenance: Mapping[str, object],
+    described: Mapping[str, object],
+    kinds: Sequence[str],
+    rows: Rows,
     *,
     signed: bool = True,
 ) -> Attributions:
-    """Batches put together, with names of the axes."""
-    clean, corrupt = (torch.cat(values) for values in zip(*ends, strict=True))
-    grids = {}
-    for kind, tensors in parts.items():
-        values = torch.cat(list(tensors))
+    """Scores of all examples by kind, with names of the axes."""
+    clean, corrupt = (rows.parts[end] for end in _ENDS)
+    provenance, grids = rows.provenance(described), {}
+    for kind in kinds:
+        values = rows.parts[kind]
         axes = axes_of(job.model, kind, values.shape[1:])
         facts = {**provenance, "what": kind}
         grids[kind] = Grid("estimated effect", values, axes, clean, corrupt, facts)

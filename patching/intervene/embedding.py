@@ -6,7 +6,7 @@ import torch
 
 from patching.blocks import FINAL_STREAM, UNEMBED_IN
 from patching.kept import Keeper
-from patching.model import Model, library_hook
+from patching.model import Model
 from patching.places import find
 from patching.stack import skipping
 
@@ -22,13 +22,12 @@ def embedding_sigma(model: Model, times: float | int = 3.0) -> float:
     ids = torch.arange(int(model.bridge.cfg.d_vocab), device=model.device)
     embedding = replace(find(model, "embed"), hook=FINAL_STREAM)
     keeper = Keeper({"embed": embedding})
-    hooks = [(name, library_hook(hook)) for name, hook in keeper.hooks]
-    hooks.append((UNEMBED_IN, library_hook(lambda x: x[:, :1])))
+    hooks = [*keeper.hooks, (UNEMBED_IN, lambda x: x[:, :1])]
     n, total, squares = 0, 0.0, 0.0
     nothing_but_embedding = skipping(
         model.bridge, len(model.blocks), as_tuple=model.blocks_return_tuples
     )
-    with nothing_but_embedding, model.bridge.hooks(fwd_hooks=hooks):
+    with nothing_but_embedding, model.hooked(hooks):
         for some in ids.split(min(128, int(model.bridge.cfg.n_ctx))):
             model.bridge(some[None])
             x = keeper.values["embed"].double()

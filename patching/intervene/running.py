@@ -1,6 +1,6 @@
 """Putting interventions in place, for as long as a `with` lasts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
@@ -10,10 +10,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from patching.intervene.changes import Intervention, positions_of
-from patching.model import Model
+from patching.model import Hook, Model
 from patching.places import Place, find, units
-
-LibraryHook = Callable[[Tensor, object], Tensor | None]
 
 
 @runtime_checkable
@@ -52,7 +50,7 @@ def intervening(model: Model, *interventions: Intervention) -> Iterator[None]:
     seen = cast(nn.Module, model.bridge.original_model)
     handle = seen.register_forward_pre_hook(watch.before, with_kwargs=True)
     try:
-        with model.bridge.hooks(fwd_hooks=watch.hooks()):
+        with model.hooked(watch.hooks()):
             yield
     finally:
         handle.remove()
@@ -164,7 +162,7 @@ class _Watch:
         self._call: _Call | None = None
         self._tokens: Tensor | None = None
 
-    def hooks(self) -> list[tuple[str, LibraryHook]]:
+    def hooks(self) -> list[tuple[str, Hook]]:
         """Changes in their order; what they start from is kept after it has been changed."""
         changes = [(ready.place.hook, self._change(ready)) for ready in self._ready]
         offsets = {ready.place.offset[0] for ready in self._ready if ready.place.offset}
@@ -198,19 +196,19 @@ class _Watch:
             return False
         return torch.equal(tokens[:, : last.shape[1]], last)
 
-    def _change(self, ready: _Ready) -> LibraryHook:
+    def _change(self, ready: _Ready) -> Hook:
         place = ready.place
         sign = 0 if place.offset is None else place.offset[1]
 
-        def hook(tensor: Tensor, hook: object) -> Tensor:
+        def hook(tensor: Tensor) -> Tensor:
             assert self._call is not None, "the plain model has been called"
             offset = None if place.offset is None else sign * self._offsets[place.offset[0]]
             return ready.apply(tensor, offset, self._call)
 
         return hook
 
-    def _keep(self, name: str) -> LibraryHook:
-        def hook(tensor: Tensor, hook: object) -> None:
+    def _keep(self, name: str) -> Hook:
+        def hook(tensor: Tensor) -> None:
             self._offsets[name] = tensor
 
         return hook

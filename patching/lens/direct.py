@@ -47,10 +47,11 @@ class Aim:
 
     def direction(self, weight: Float[Tensor, "vocab d_model"]) -> Float[Tensor, "example d_model"]:
         """The difference of the unembedding's rows."""
-        rows = widen(weight[self.ids])
+        home = self.ids.device
+        rows = widen(weight[self.ids.to(weight.device)]).to(home)
         weights = self.coefficients.to(rows)
         made = einsum(rows, weights, "example n d_model, example n -> example d_model")
-        return made - widen(weight).mean(dim=0) if self.centred else made
+        return made - widen(weight).mean(dim=0).to(home) if self.centred else made
 
     def difference(self, logits: Float[Tensor, "example vocab"]) -> Float[Tensor, " example"]:
         """The difference itself."""
@@ -156,9 +157,12 @@ def contributions(
         else:
             found += _of_neurons(part[1], seen, reader)
     if norm is not None and norm.beta is not None:
-        found.append((direction * widen(norm.beta)).sum(dim=-1, keepdim=True) * vocabulary.slope)
+        found.append(
+            (direction * widen(norm.beta).to(direction.device)).sum(dim=-1, keepdim=True)
+            * vocabulary.slope
+        )
     if vocabulary.bias is not None:
-        biases = widen(vocabulary.bias).expand(len(direction), -1)
+        biases = widen(vocabulary.bias).to(direction.device).expand(len(direction), -1)
         found.append(aim.difference(biases)[:, None] * vocabulary.slope)
     return torch.cat([part.double() for part in found], dim=1)
 

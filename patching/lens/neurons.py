@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from patching.blocks import Block, Norm, find_norm, widen
+from patching.blocks import Block, widen
 from patching.insides import mlp_sum, neurons
 from patching.model import Model
+from patching.norms import Norm, find_norm
 
 
 class _Projection(Protocol):
@@ -26,7 +27,8 @@ class NeuronOutput:
     """Neuron i writes `activation_i * row_i`, over the post-norm's sigma where there is one.
 
     `points` is where the activations pass, `total` where the MLP's output passes before that
-    norm (None without one). `factor` is the post-norm's gamma times the block's scale.
+    norm (None without one). `factor` is the post-norm's gamma times the block's scale. Weights lie
+    with their layer, and what is read of them comes to `home`.
     """
 
     points: str
@@ -35,6 +37,7 @@ class NeuronOutput:
     weight: Float[Tensor, "d_mlp d_model"]
     factor: Float[Tensor, " d_model"]
     offset: Float[Tensor, " d_model"] | None
+    home: torch.device
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -43,17 +46,18 @@ class NeuronOutput:
 
     def rows(self, chosen: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n d_model"]:
         """What neurons write for an activation of 1 (all of them, or those chosen)."""
-        return widen(self.weight if chosen is None else self.weight[chosen]) * self.factor
+        rows = self.weight if chosen is None else self.weight[chosen.to(self.weight.device)]
+        return (widen(rows) * self.factor).to(self.home)
 
     @property
     def bias(self) -> Float[Tensor, " d_model"] | None:
         """The projection's bias as it reaches the stream, before a division by sigma."""
-        return None if self.offset is None else widen(self.offset) * self.factor
+        return None if self.offset is None else (widen(self.offset) * self.factor).to(self.home)
 
     def sigma(self, total: Float[Tensor, "token d_model"] | None) -> Float[Tensor, "token 1"]:
         """The denominator of the post-norm, or 1: the same for all neurons of a token."""
         if self.norm is None:
-            return self.factor.new_ones(1, 1)
+            return self.factor.new_ones(1, 1).to(self.home)
         assert total is not None, "a post-norm needs the MLP's whole output"
         return self.norm.sigma(total)
 
@@ -75,7 +79,7 @@ def find_output(model: Model, block: Block) -> NeuronOutput:
     weight = mlp.W_out.detach()
     factor = torch.full_like(widen(weight[0]), block.scale)
     if norm is not None and norm.gamma is not None:
-        factor = factor * widen(norm.gamma)
+        factor = factor * widen(norm.gamma).to(factor.device)
     bias = getattr(mlp.out.original_component, "bias", None)
     offset = None if bias is None else bias.detach()
-    return NeuronOutput(points.post, mlp_sum(block), norm, weight, factor, offset)
+    return NeuronOutput(points.post, mlp_sum(block), norm, weight, factor, offset, model.device)

@@ -15,7 +15,7 @@ from patching.blocks import FINAL_STREAM, UNEMBED_IN, Block, widen
 from patching.lens.neurons import find_output
 from patching.lens.prompts import Prompts
 from patching.lens.vocabulary import Vocabulary, prove_vocabulary
-from patching.model import Model
+from patching.model import Hook, Model
 from patching.places import Place, find, of_kind, units
 
 Seen = Mapping[str, Tensor]
@@ -104,20 +104,20 @@ def run_at(
     seen: dict[str, Tensor] = {}
     rows = torch.arange(len(tokens), device=tokens.device)[:, None]
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(x: Tensor, hook: object) -> None:
+    def keep(name: str) -> Hook:
+        def hook(x: Tensor) -> None:
             x = x.detach().expand(len(tokens), *x.shape[1:])  # learned positions have one row
             seen[name] = x[rows.to(x.device), at.to(x.device)].flatten(0, 1)
 
         return hook
 
-    def shorten(normed: Tensor, hook: object) -> Tensor:
+    def shorten(normed: Tensor) -> Tensor:
         return normed[rows.to(normed.device), at[:, -1:].to(normed.device)]
 
     try:
         plain = [(name, keep(name)) for name in hooks] + [(UNEMBED_IN, shorten)]
-        with model.bridge.hooks(fwd_hooks=plain):
-            logits = model.bridge(tokens)
+        with model.hooked(plain):
+            logits = model.bridge(tokens).to(model.device)
     finally:
         for block in model.blocks:
             block.forget_pattern()

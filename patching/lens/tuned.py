@@ -4,20 +4,17 @@
 Belrose et al. 2023, arXiv:2303.08112.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from patching.blocks import widen
-from patching.files import write_bytes
 from patching.model import Model
+from patching.tensor_files import read_tensors, write_tensors
 
 _FORMAT = "tuned lens 1"
 
@@ -47,11 +44,12 @@ class TunedLens:
         Raises:
             ValueError: naming both.
         """
-        if self.provenance["weights"] != model.weights:
+        trained_for, weights = (self.provenance.get(key) for key in ("model", "weights"))
+        if weights != model.weights:
             raise ValueError(
-                f"this tuned lens was trained for {self.provenance['model']} (weights "
-                f"{self.provenance['weights']}), and {model.name} has weights {model.weights}; "
-                "train one for it with `train_tuned_lens`"
+                f"this tuned lens was trained for {trained_for} (weights {weights}), and "
+                f"{model.name} has weights {model.weights}; train one for it with "
+                "`train_tuned_lens`"
             )
 
     def save(self, path: str | Path) -> None:
@@ -67,36 +65,16 @@ def load_tuned_lens(path: str | Path, model: Model) -> TunedLens:
         ValueError: if the file is no tuned lens, or was trained for another model.
     """
     tensors, provenance = read_tensors(path, _FORMAT)
-    device = model.device
-    lens = TunedLens(tensors["maps"].to(device), tensors["offsets"].to(device), provenance)
-    lens.check(model)
-    return lens
-
-
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], kind: str, facts: Mapping[str, object]
-) -> None:
-    """Tensors with plain facts beside them, as one safetensors file, written atomically."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": kind, "facts": json.dumps(facts, sort_keys=True)}
-    write_bytes(path, to_safetensors(plain, metadata))
-
-
-def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """What `write_tensors` wrote.
-
-    Raises:
-        ValueError: if the file is damaged or of another kind.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
-    if metadata.get("format") != kind:
-        raise ValueError(f"{path} is no {kind.rsplit(' ', 1)[0]} of a kind that this program reads")
-    return tensors, json.loads(metadata["facts"])
+    TunedLens(torch.empty(0, 0, 0), torch.empty(0, 0), provenance).check(model)
+    expected, device = zero_lens(model, provenance), model.device
+    for name, like in (("maps", expected.maps), ("offsets", expected.offsets)):
+        found = tensors.get(name)
+        if found is None or found.shape != like.shape or not bool(found.isfinite().all()):
+            raise ValueError(
+                f"{path}: {name} should be finite numbers of shape {list(like.shape)} for "
+                f"{model.name}"
+            )
+    return TunedLens(tensors["maps"].to(device), tensors["offsets"].to(device), provenance)
 
 
 def stream_layer(kind: str, layer: int, n_layers: int) -> int | None:

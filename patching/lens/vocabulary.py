@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from patching.blocks import Norm, find_norm, widen
 from patching.model import Model
+from patching.norms import Norm, find_norm, widen
 
 _RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # as for the proof of a loaded model
 _RELATIVE_HALF = 5e-2
@@ -57,7 +57,7 @@ class Vocabulary:
         given. Without `softcap` a family's cap is left out; its scale stays.
         """
         normed = self._module_norm(x) if sigma is None else self._divide(x, sigma)
-        raw = self.head(normed.to(self.weight.dtype))
+        raw = self.head(normed.to(self.weight)).to(x.device)
         return widen(self.finish(raw)) if softcap else widen(raw) * self.slope
 
     def sigma(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
@@ -72,8 +72,8 @@ class Vocabulary:
         The linear part alone: no biases, no softcap, and the mean over the vocabulary taken off
         (a softmax does not see it). Exactly additive over writes.
         """
-        scaled = self._linear(x, sigma).to(self.weight.dtype)
-        logits = widen(nn.functional.linear(scaled, self.weight)) * self.slope
+        scaled = self._linear(x, sigma).to(self.weight)
+        logits = widen(nn.functional.linear(scaled, self.weight)).to(x.device) * self.slope
         return logits - logits.mean(dim=-1, keepdim=True)
 
     def pull_back(
@@ -96,7 +96,7 @@ class Vocabulary:
         scaled = self._linear(x, sigma)
         if self.norm is None or self.norm.beta is None:
             return scaled
-        return scaled + widen(self.norm.beta)
+        return scaled + widen(self.norm.beta).to(x.device)
 
     def _linear(
         self, x: Float[Tensor, "*rows d_model"], sigma: Float[Tensor, "*#rows 1"]
@@ -108,7 +108,7 @@ class Vocabulary:
         if self.norm.centred:
             x = x - x.mean(dim=-1, keepdim=True)
         x = x / sigma
-        return x if self.norm.gamma is None else x * widen(self.norm.gamma)
+        return x if self.norm.gamma is None else x * widen(self.norm.gamma).to(x.device)
 
 
 def find_vocabulary(model: Model) -> Vocabulary:

@@ -9,7 +9,7 @@ import math
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from patching.blocks import Block
 from patching.insides import neurons as points_of
-from patching.model import Model
+from patching.model import Hook, Model
 from patching.neurons.selection import Neurons
 
 _WRAPPED = "._original_component"
@@ -65,7 +65,7 @@ def scale_neurons(model: Model, neurons: Neurons, beta: float | int) -> Iterator
         points = points_of(model.blocks[layer])
         assert points is not None, "neurons have been checked"
         hooks.append((points.post, _scaling(chosen, beta)))
-    with model.bridge.hooks(fwd_hooks=hooks):
+    with model.hooked(hooks):
         yield
 
 
@@ -173,10 +173,8 @@ def by_layer(neurons: Neurons) -> dict[int, list[int]]:
     return layers
 
 
-def _scaling(chosen: list[int], beta: float | int) -> Callable[..., Tensor]:
-    def hook(
-        activation: Float[Tensor, "batch pos d_mlp"], hook: object
-    ) -> Float[Tensor, "batch pos d_mlp"]:
+def _scaling(chosen: list[int], beta: float | int) -> Hook:
+    def hook(activation: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_mlp"]:
         scaled = activation.clone()
         scaled[..., chosen] *= beta
         return scaled

@@ -7,7 +7,7 @@ elsewhere. Shi et al. 2024 (IRCAN), arXiv:2406.18406.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -18,15 +18,12 @@ from patching.grid import Grid
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import check_beta, check_neurons, random_like, scale_neurons
-from patching.neurons.measures import (
-    FOLLOWS,
-    MEASURES,
-    conflict_rates,
-    task_accuracy,
-    token_losses,
-)
+from patching.neurons.edits import Edit, rates_under
+from patching.neurons.measures import FOLLOWS, MEASURES, task_accuracy, token_losses
+from patching.neurons.scores import Doing
 from patching.neurons.selection import Neurons
 from patching.tasks.task import Task
+from patching.work import Run
 
 ORIGINAL, DECODED, EDITED, BOTH = "original", "CAD", "edited", "edited + CAD"
 
@@ -107,6 +104,7 @@ def sweep(
     sizes: Sequence[int] = TrialPlan.sizes,
     betas: Sequence[float] = TrialPlan.betas,
     batch_size: int = 64,
+    run: Run | None = None,
 ) -> Grid:
     """The rate of following the context for the best h neurons at each beta: h by beta.
 
@@ -121,11 +119,10 @@ def sweep(
             beta is negative or not finite.
     """
     _check(model, neurons, sizes, betas)
-    rows = []
-    for h in sizes:
-        rows.append(_over_betas(model, task, neurons.take(h), betas, batch_size)[..., 0])
+    sets = [neurons.take(h) for h in sizes]
+    rates = _over_betas(model, task, sets, betas, Doing(batch_size, run))[..., 0]
     axes = {"neurons": tuple(map(str, sizes)), "beta": tuple(map(label, betas))}
-    return Grid("rate of following the context", torch.stack(rows, dim=1), axes)
+    return Grid("rate of following the context", rates, axes)
 
 
 def best(grid: Grid) -> tuple[int, float]:
@@ -154,6 +151,7 @@ def control_rates(
     betas: Sequence[float] = TrialPlan.betas,
     seeds: Sequence[int] = range(TrialPlan.n_controls),
     batch_size: int = 64,
+    run: Run | None = None,
 ) -> Grid:
     """The rate of following the context with random neurons of the same layers: seed by beta.
 
@@ -164,9 +162,9 @@ def control_rates(
         raise ValueError("a control needs at least one seed")
     _check(model, neurons, (len(neurons),), betas)
     drawn = [random_like(neurons, model, seed) for seed in seeds]
-    rows = [_over_betas(model, task, some, betas, batch_size)[..., 0] for some in drawn]
+    rates = _over_betas(model, task, drawn, betas, Doing(batch_size, run))[..., 0]
     axes = {"seed": tuple(map(str, seeds)), "beta": tuple(map(label, betas))}
-    return Grid("rate of following the context", torch.stack(rows, dim=1), axes)
+    return Grid("rate of following the context", rates, axes)
 
 
 def run_trial(
@@ -176,12 +174,14 @@ def run_trial(
     plan: TrialPlan | None = None,
     *,
     elsewhere: Mapping[str, Task] | None = None,
+    run: Run | None = None,
 ) -> Trial:
     """Choose h and beta on the first task, judge on the second and, for side effects, elsewhere.
 
     `neurons` come best first and must have been found on the first task alone. On each task of
     `elsewhere` accuracy and the loss of its prompts' own tokens are measured; so is the loss on
-    the questions of the held-out conflicts.
+    the questions of the held-out conflicts. A `run` keeps all that is measured on conflicts, by
+    batches and edits, and says who does it; what is measured elsewhere is soon done.
 
     Raises:
         ValueError: as `sweep` and `random_like`, or if the model cannot read a task.
@@ -189,18 +189,19 @@ def run_trial(
     plan = plan or TrialPlan()
     betas = tuple(sorted({1.0, *plan.betas}))
     dev_task, test_task = tasks
-    size = plan.batch_size
-    dev = sweep(model, dev_task, neurons, sizes=plan.sizes, betas=betas, batch_size=size)
+    doing = Doing(plan.batch_size, run)
+    how = {"betas": betas, "batch_size": plan.batch_size, "run": run}
+    dev = sweep(model, dev_task, neurons, sizes=plan.sizes, **how)
     h, beta = best(dev)
     chosen = neurons.take(h)
     held_out = Grid(
         "rate",
-        _over_betas(model, test_task, chosen, betas, size),
+        _over_betas(model, test_task, [chosen], betas, doing)[:, 0],
         {"beta": tuple(map(label, betas)), "measure": MEASURES},
     )
     seeds = range(plan.seed, plan.seed + plan.n_controls)
-    control = control_rates(model, test_task, chosen, betas=betas, seeds=seeds, batch_size=size)
-    decodings = _decodings(model, test_task, chosen, beta, plan)
+    control = control_rates(model, test_task, chosen, seeds=seeds, **how)
+    decodings = _decodings(model, test_task, Edit(chosen, beta, plan.alpha), doing)
     effects = _side_effects(model, test_task, chosen, beta, elsewhere or {})
     return Trial(chosen, beta, dev, held_out, control, decodings, effects, plan, tasks)
 
@@ -226,26 +227,21 @@ def _check(model: Model, neurons: Neurons, sizes: Sequence[int], betas: Sequence
 
 
 def _over_betas(
-    model: Model, task: ConflictTask, neurons: Neurons, betas: Sequence[float], batch_size: int
-) -> Float[Tensor, "example beta measure"]:
-    rows = []
-    for beta in betas:
-        with scale_neurons(model, neurons, beta):
-            rows.append(conflict_rates(model, task, batch_size=batch_size).values)
-    return torch.stack(rows, dim=1)
+    model: Model,
+    task: ConflictTask,
+    sets: Sequence[Neurons],
+    betas: Sequence[float],
+    doing: Doing,
+) -> Float[Tensor, "example set beta measure"]:
+    edits = [Edit(neurons, beta) for neurons in sets for beta in betas]
+    return rates_under(model, task, edits, doing).unflatten(1, (len(sets), len(betas)))
 
 
-def _decodings(
-    model: Model, task: ConflictTask, neurons: Neurons, beta: float | int, plan: TrialPlan
-) -> Grid:
-    def measured(alpha: float | int) -> Float[Tensor, "example measure"]:
-        return conflict_rates(model, task, alpha=alpha, batch_size=plan.batch_size).values
-
-    rows = [measured(0.0), measured(plan.alpha)]
-    with scale_neurons(model, neurons, beta):
-        rows += [measured(0.0), measured(plan.alpha)]
+def _decodings(model: Model, task: ConflictTask, edit: Edit, doing: Doing) -> Grid:
+    plain = replace(edit, beta=1.0)
+    edits = [replace(plain, alpha=0.0), plain, replace(edit, alpha=0.0), edit]
     axes = {"decoding": (ORIGINAL, DECODED, EDITED, BOTH), "measure": MEASURES}
-    return Grid("rate", torch.stack(rows, dim=1), axes)
+    return Grid("rate", rates_under(model, task, edits, doing), axes)
 
 
 def _side_effects(

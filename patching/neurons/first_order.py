@@ -12,6 +12,7 @@ from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.runs import record
 from patching.neurons.scores import (
+    Doing,
     NeuronScores,
     Plan,
     Scored,
@@ -22,6 +23,7 @@ from patching.neurons.scores import (
 from patching.rules import Rule, plain
 from patching.rules import relp as relp_rule
 from patching.tasks.task import Batch
+from patching.work import Run
 
 
 def gradient_activation(
@@ -30,6 +32,7 @@ def gradient_activation(
     *,
     metric: Metric = answer_probability,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """Gradient times activation: `v_i * dP/dv_i` at the last token of the prompt with context.
 
@@ -47,7 +50,7 @@ def gradient_activation(
 
     _check_metric(metric)
     plan = Plan("gradient-activation", f"effect on {metric.__name__}", metric, {"rule": "plain"})
-    return gather(model, conflicts, plan, work, batch_size)
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
 def relp_neurons(
@@ -57,6 +60,7 @@ def relp_neurons(
     metric: Metric = answer_probability,
     rule: Rule = relp_rule,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """RelP: the neuron's change by context times its relevance, at the last token with context.
 
@@ -73,8 +77,8 @@ def relp_neurons(
         return (neurons - record(model, without_context).stacked) * relevance, None
 
     _check_metric(metric)
-    plan = Plan("relp", f"effect on {metric.__name__}", metric, {"rule": rule.name})
-    return gather(model, conflicts, plan, work, batch_size)
+    plan = Plan("relp", f"effect on {metric.__name__}", metric, {"rule": rule.name}, (rule,))
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
 def neurons_and_gradients(

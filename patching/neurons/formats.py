@@ -3,8 +3,6 @@
 Nothing is downloaded: the published data sets are read from local copies.
 """
 
-import ast
-import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 
-from patching.files import write_text
+from patching.files import read_text, write_text
 from patching.neurons.conflicts import Conflict, ConflictTask, from_text
+from patching.parsing import parse_json, parse_literal, read_json, read_table, shown
 from patching.tasks.tokens import Tokenizer
 
 _TEXTS = ("question", "context", "answer", "memorised")
@@ -152,31 +151,54 @@ def _read(
 
 
 def _json_rows(path: Path) -> list[object]:
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    if path.suffix == ".jsonl":
+        return _lines(path)
+    content = read_json(path)
     rows = content.get("conflicts") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise ValueError(f'{path} lacks the list "conflicts"')
     return rows
 
 
+def _lines(path: Path) -> list[object]:
+    """The rows of a file of JSON lines.
+
+    Raises:
+        ValueError: naming the row that is no JSON.
+    """
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    rows = []
+    for i, line in enumerate(lines):
+        try:
+            rows.append(parse_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path}: row {i} is not JSON: {error}") from None
+    return rows
+
+
 def _about(path: Path) -> tuple[str, dict[str, object]]:
-    """The task's own name and whatever else a file says about it."""
-    content = json.loads(path.read_text(encoding="utf-8-sig")) if path.suffix == ".json" else None
+    """The task's own name and whatever else a file says about it.
+
+    Raises:
+        ValueError: if the name is no text.
+    """
+    content = read_json(path) if path.suffix == ".json" else None
     if not isinstance(content, dict):
         return path.stem, {}
     extra = {key: value for key, value in content.items() if key not in ("name", "conflicts")}
-    return str(content.get("name", path.stem)), extra
+    name = content.get("name", path.stem)
+    if not isinstance(name, str):
+        raise ValueError(f"{path}: the name of a task is text, got {shown(name)}")
+    return name, extra
 
 
 def _csv_rows(path: Path) -> list[object]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
-        return list(csv.DictReader(file))
+    rows: list[object] = []
+    for i, row in enumerate(read_table(path)[1]):
+        if None in row or None in row.values():  # how the reader marks cells too many or too few
+            raise ValueError(f"{path}: row {i} has more or fewer cells than the header")
+        rows.append(row)
+    return rows
 
 
 def _own_row(row: Row, tokenizer: Tokenizer | None) -> Conflict:
@@ -195,12 +217,14 @@ def _memotrap_row(row: Row, tokenizer: Tokenizer) -> Conflict:
     if not colon:
         raise ValueError(f"the prompt {row['prompt']!r} has no ': ' between context and question")
     try:
-        classes = ast.literal_eval(str(row["classes"]))
+        classes = parse_literal(str(row["classes"]))
         right = int(str(row["answer_index"]))
-    except (ValueError, SyntaxError):
-        raise ValueError(f"{row['classes']!r} is no list of two texts with an index") from None
+    except ValueError:
+        raise ValueError(f"{shown(row['classes'])} is no list of two texts with an index") from None
     if not isinstance(classes, list | tuple) or len(classes) != 2 or right not in (0, 1):
-        raise ValueError(f"two classes and an index of 0 or 1 are needed, got {classes!r}, {right}")
+        raise ValueError(
+            f"two classes and an index of 0 or 1 are needed, got {shown(classes)}, {right}"
+        )
     extra = {key: value for key, value in row.items() if key not in _MEMOTRAP}
     answer, memorised = str(classes[right]), str(classes[1 - right])
     return from_text(tokenizer, question, f"{context}: ", answer, memorised, extra)
@@ -209,7 +233,7 @@ def _memotrap_row(row: Row, tokenizer: Tokenizer) -> Conflict:
 def _kre_row(row: Row, tokenizer: Tokenizer) -> Conflict:
     choices = row["choices"]
     if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(ascii_uppercase):
-        raise ValueError(f"choices are a list of at least two texts, got {choices!r}")
+        raise ValueError(f"choices are a list of at least two texts, got {shown(choices)}")
     context = str(row["negative_context"])
     if not context.strip():
         raise ValueError("the negative_context is empty; a conflict needs one")
@@ -231,7 +255,9 @@ def _letter(letters: Mapping[str, str], answer: object) -> str:
         return ascii_uppercase[answer]
     if letter in letters:
         return letter
-    raise ValueError(f"the answer {answer!r} is none of the choices {list(letters.values())}")
+    raise ValueError(
+        f"the answer {shown(answer)} is none of the choices {shown(list(letters.values()))}"
+    )
 
 
 def _text(row: Row, key: str) -> str:
@@ -239,14 +265,14 @@ def _text(row: Row, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{key} is text, got {value!r}")
+        raise ValueError(f"{key} is text, got {shown(value)}")
     return value
 
 
 def _ids(row: Row, key: str) -> tuple[int, ...]:
     value = row.get(key, ())
     if not isinstance(value, list | tuple) or any(type(item) is not int for item in value):
-        raise ValueError(f"{key} is a list of token ids, got {value!r}")
+        raise ValueError(f"{key} is a list of token ids, got {shown(value)}")
     return tuple(value)
 
 

@@ -1,5 +1,8 @@
 """Neurons scored by gradients integrated along a path: IRCAN, knowledge neurons, conductance."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -12,6 +15,7 @@ from patching.neurons.conflicts import ConflictTask
 from patching.neurons.first_order import neurons_and_gradients
 from patching.neurons.runs import Base, Segment, record
 from patching.neurons.scores import (
+    Doing,
     NeuronScores,
     Plan,
     Scored,
@@ -23,6 +27,7 @@ from patching.neurons.scores import (
 from patching.quadrature import Quadrature, Rule, left, name_of, right
 from patching.rules import plain
 from patching.tasks.task import Batch
+from patching.work import Run
 
 VARIANTS = ("paper", "released")
 
@@ -35,6 +40,7 @@ def ircan(
     variant: str = "paper",
     quadrature: Quadrature = right,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """IRCAN: integrated gradients of P(context's answer) between no context and context.
 
@@ -66,13 +72,14 @@ def ircan(
     if variant == "released":
         points = points[0], [a * w for a, w in zip(*points, strict=True)]
     options = {"steps": steps, "variant": variant, "quadrature": name_of(quadrature)}
-    plan = Plan("ircan", "attribution (probability)", answer_probability, options)
+    quantity, functions = "attribution (probability)", (quadrature,)
+    plan = Plan("ircan", quantity, answer_probability, options, functions)
 
     def work(with_context: Batch, without_context: Batch) -> Scored:
         base, without = record(model, with_context), record(model, without_context)
         return _integrate(base, without.neurons, answer_probability, points, batch_size)
 
-    return gather(model, conflicts, plan, work, batch_size)
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
 def knowledge_neurons(
@@ -82,6 +89,7 @@ def knowledge_neurons(
     steps: int = 20,
     quadrature: Quadrature = left,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """Knowledge neurons: integrated gradients of P(memorised answer) from silent neurons.
 
@@ -97,18 +105,24 @@ def knowledge_neurons(
     _check_steps(steps)
     _require_memorised(conflicts)
     options = {"steps": steps, "quadrature": name_of(quadrature), "prompt": "without context"}
-    plan = Plan("knowledge-neurons", "attribution (probability)", memorised_probability, options)
+    quantity, functions = "attribution (probability)", (quadrature,)
+    plan = Plan("knowledge-neurons", quantity, memorised_probability, options, functions)
 
     def work(with_context: Batch, without_context: Batch) -> Scored:
         base = record(model, without_context)
         silent = tuple(map(torch.zeros_like, base.neurons))
         return _integrate(base, silent, memorised_probability, quadrature(steps), batch_size)
 
-    return gather(model, conflicts, plan, work, batch_size)
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
 def conductance(
-    model: Model, conflicts: ConflictTask, *, steps: int = 20, batch_size: int = 16
+    model: Model,
+    conflicts: ConflictTask,
+    *,
+    steps: int = 20,
+    batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """Neuron conductance: how much of P(context's answer) flows through a neuron as context grows.
 
@@ -129,18 +143,33 @@ def conductance(
     require_neurons(model)
     plan = Plan("conductance", "conductance (probability)", answer_probability, {"steps": steps})
     model.check(conflicts.with_context)
-    constants = mean(conflicts.with_context, batch_size=batch_size)(model)
-    assert isinstance(constants, Constants), "a mean is one"
+    work = _Conductance(model, conflicts, steps, batch_size)
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
-    def work(with_context: Batch, without_context: Batch) -> Scored:
+
+@dataclass(frozen=True)
+class _Conductance:
+    """The conductance in a batch; the mean embedding of all prompts is only taken when needed."""
+
+    model: Model
+    conflicts: ConflictTask
+    steps: int
+    batch_size: int
+
+    def __call__(self, with_context: Batch, without_context: Batch) -> Scored:
         at = context_tokens(with_context, without_context)
-        run = capture(model, with_context.clean, with_context)
+        run = capture(self.model, with_context.clean, with_context)
         baseline = run.embedding.clone()
-        average = constants.writes.embed[0].to(run.positions.dtype)
+        average = self._constants.writes.embed[0].to(run.positions.dtype)
         baseline[at] = (run.positions[at] + average).to(baseline.dtype)
-        return _along_embeddings(model, with_context, baseline, run.embedding, steps), None
+        ends = baseline, run.embedding
+        return _along_embeddings(self.model, with_context, *ends, self.steps), None
 
-    return gather(model, conflicts, plan, work, batch_size)
+    @cached_property
+    def _constants(self) -> Constants:
+        constants = mean(self.conflicts.with_context, batch_size=self.batch_size)(self.model)
+        assert isinstance(constants, Constants), "a mean is one"
+        return constants
 
 
 def context_tokens(with_context: Batch, without_context: Batch) -> Bool[Tensor, "batch pos"]:

@@ -44,14 +44,24 @@ def conflict_rates(
     """
     model.check(task.with_context)
     model.check(task.without_context)
-    rows = []
-    for with_context, without_context in task.batches(batch_size, model.device):
-        logits = model.answer_logits(with_context.clean, with_context)
-        if alpha != 0:
-            alone = model.answer_logits(without_context.clean, without_context)
-            logits = contrast(logits, alone, alpha)
-        rows.append(_outcomes(logits, with_context).cpu())
+    rows = [outcomes(model, *pair, alpha) for pair in task.batches(batch_size, model.device)]
     return Grid("rate", torch.cat(rows), {"measure": MEASURES}, provenance=_about(model, task))
+
+
+@torch.no_grad()
+def outcomes(
+    model: Model, with_context: Batch, without_context: Batch, alpha: float | int
+) -> Float[Tensor, "batch measure"]:
+    """`conflict_rates` of one batch, on the CPU.
+
+    Raises:
+        ValueError: if alpha is negative or not finite.
+    """
+    logits = model.answer_logits(with_context.clean, with_context)
+    if alpha != 0:
+        alone = model.answer_logits(without_context.clean, without_context)
+        logits = contrast(logits, alone, alpha)
+    return _outcomes(logits, with_context).cpu()
 
 
 @torch.no_grad()

@@ -1,21 +1,25 @@
 """Neuron scores: what each MLP neuron is worth in each example, and how they are gathered."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.batchwise import Keeping, Rows, all_rows, rows_joined
 from patching.grid import Grid
 from patching.insides import neurons
-from patching.memory import budget, current
+from patching.memory import in_halves
 from patching.metrics import Metric
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
-from patching.progress import track
+from patching.neurons.selection import Neuron
+from patching.places import units
 from patching.provenance import describe
-from patching.tasks.task import Batch
+from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,52 +51,102 @@ class NeuronScores:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method says of itself to `gather`: its name, its options, and what it measures."""
+    """What a method says of itself to `gather`: its name, its options, and what it measures.
+
+    `functions` are of its options those that a user may have written. With `only`, no other
+    neurons are scored.
+    """
 
     method: str
     quantity: str
     metric: Metric
     options: Mapping[str, object]
+    functions: tuple[object, ...] = ()
+    only: Sequence[Neuron] | None = None
 
 
 Scored = tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer"] | None]
+Score = Callable[[Batch, Batch], Scored]
+
+
+@dataclass(frozen=True)
+class Doing:
+    """How a method is carried out: conflicts a batch, and the run in which batches are kept."""
+
+    batch_size: int
+    run: Run | None = None
 
 
 def gather(
-    model: Model,
-    conflicts: ConflictTask,
-    plan: Plan,
-    work: Callable[[Batch, Batch], Scored],
-    batch_size: int,
+    model: Model, conflicts: ConflictTask, plan: Plan, score: Score, doing: Doing
 ) -> NeuronScores:
-    """Score conflicts batch by batch: `work` is given the prompts with and without context.
+    """Score conflicts batch by batch: `score` is given the prompts with and without context.
 
     Raises:
+        Interrupted: with the scores in the conflicts so far, if somebody interrupts.
         ValueError: if the model cannot read the conflicts, its neurons cannot be seen, or a batch
             would be empty.
     """
     require_neurons(model)
     model.check(conflicts.with_context)
     model.check(conflicts.without_context)
-    n_batches = conflicts.with_context.n_batches(batch_size)
-    values: list[Tensor] = []
-    deltas: list[Tensor] = []
-    with budget(current().limit) as ledger:
-        batches = conflicts.batches(batch_size, model.device)
-        for pair in track(batches, plan.method, total=n_batches):
-            found, delta = work(*pair)
-            values.append(found.cpu())
-            deltas += [] if delta is None else [delta.cpu()]
-    facts = {"conflicts": conflicts.hash, "position": "last", "memory": ledger.report()}
-    task, options = conflicts.with_context, plan.options
-    provenance = describe(model, task, plan.metric, plan.method, options, facts=facts)
-    _, n_layers, n_neurons = values[0].shape
-    axes = {
-        "layer": tuple(f"m{i}" for i in range(n_layers)),
-        "neuron": tuple(f"n{i}" for i in range(n_neurons)),
-    }
-    grid = Grid(plan.quantity, torch.cat(values), axes, provenance=provenance)
-    return NeuronScores(grid, torch.cat(deltas) if deltas else None)
+    task, facts = conflicts.with_context, {"conflicts": conflicts.hash, "position": "last"}
+    described = describe(model, task, plan.metric, plan.method, plan.options, facts=facts)
+    functions = (plan.metric, *plan.functions)
+    keeping = Keeping("scoring-neurons", described, functions, doing.batch_size, doing.run)
+    pairs = _Pairs(model, conflicts.without_context, score, doing.batch_size, plan.only)
+    measures = [partial(pairs, number) for number in range(task.n_batches(doing.batch_size))]
+
+    def finish(rows: Rows) -> NeuronScores:
+        values = _whole(model, rows.parts["scores"], plan.only)
+        axes = {
+            "layer": tuple(f"m{i}" for i in range(values.shape[1])),
+            "neuron": tuple(f"n{i}" for i in range(values.shape[2])),
+        }
+        grid = Grid(plan.quantity, values, axes, provenance=rows.provenance(described))
+        return NeuronScores(grid, rows.parts.get("completeness"))
+
+    return all_rows(model, task, measures, keeping, finish)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Scores of a batch of conflicts; where memory runs out, both of its sides are halved."""
+
+    model: Model
+    without_context: Task
+    score: Score
+    batch_size: int
+    only: Sequence[Neuron] | None
+
+    def __call__(self, number: int, with_context: Batch) -> Parts:
+        alone = self.without_context.batch(number, self.batch_size, self.model.device)
+
+        def on(rows: range) -> Parts:
+            at = torch.tensor(rows, device=self.model.device)
+            return self._parts(*self.score(with_context.at(at), alone.at(at)))
+
+        return in_halves(range(len(with_context)), on, rows_joined)
+
+    def _parts(self, scores: Tensor, completeness: Tensor | None) -> Parts:
+        if self.only is not None:
+            layers, neurons = zip(*self.only, strict=True)
+            scores = scores[:, list(layers), list(neurons)]
+        known = {} if completeness is None else {"completeness": completeness}
+        return {"scores": scores, **known}
+
+
+def _whole(
+    model: Model, scores: Float[Tensor, "example ..."], only: Sequence[Neuron] | None
+) -> Float[Tensor, "example layer neuron"]:
+    """All neurons, with NaN for those that were not scored."""
+    if only is None:
+        return scores
+    layers, neurons = zip(*only, strict=True)
+    shape = (len(scores), len(model.blocks), len(units(model, "neurons")))
+    whole = scores.new_full(shape, torch.nan)
+    whole[:, list(layers), list(neurons)] = scores
+    return whole
 
 
 def require_neurons(model: Model) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patching.files import write_text
+from patching.parsing import number, read_json, require_keys, shown
 
 Neuron = tuple[int, int]
 
-_NAME = re.compile(r"m(\d+)\.n(\d+)")
+_NAME = re.compile(r"m(\d+)\.n(\d+)", re.ASCII)
 _FORMAT = "neurons/1"
 
 
@@ -67,20 +68,13 @@ class Neurons:
         Raises:
             ValueError: if it is no such file.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f'{path} is no file of neurons: it lacks "format": "{_FORMAT}"')
-        rows = content["neurons"]
-        places = [parse_name(row["name"]) for row in rows]
-        scores = {
-            place: float(row["score"])
-            for place, row in zip(places, rows, strict=True)
-            if row.get("score") is not None
-        }
-        return Neurons(places, scores, content.get("provenance", {}))
+        try:
+            return _from_content(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the neurons, their scores and where they come from as JSON, whole or not at all."""
@@ -128,6 +122,23 @@ class Neurons:
         return Neurons(places, scores, self.provenance)
 
 
+def _from_content(content: dict[str, object]) -> Neurons:
+    require_keys(content, ("format", "neurons"), ("provenance",))
+    rows, provenance = content["neurons"], content.get("provenance", {})
+    if not isinstance(rows, list) or not isinstance(provenance, dict):
+        raise ValueError("neurons are a list and the provenance is an object")
+    places, scores = [], {}
+    for i, row in enumerate(rows):
+        values = require_keys(row, ("name",), ("score",))
+        name, score = values["name"], values.get("score")
+        if not isinstance(name, str):
+            raise ValueError(f"neuron {i} has the name {shown(name)}, which is no text")
+        places.append(parse_name(name))
+        if score is not None:
+            scores[places[-1]] = number(score)
+    return Neurons(places, scores, provenance)
+
+
 def name_of(place: Neuron) -> str:
     """A neuron's name: `m3.n17`."""
     return f"m{place[0]}.n{place[1]}"
@@ -140,6 +151,6 @@ def parse_name(name: str) -> Neuron:
         ValueError: if it is no neuron's name.
     """
     found = _NAME.fullmatch(name)
-    if found is None:
-        raise ValueError(f"{name!r} is no name of a neuron, such as 'm3.n17'")
+    if found is None or len(name) > 20:
+        raise ValueError(f"{name[:40]!r} is no name of a neuron, such as 'm3.n17'")
     return int(found[1]), int(found[2])

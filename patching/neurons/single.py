@@ -14,6 +14,7 @@ from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import check_neurons
 from patching.neurons.runs import Base, bytes_each, record, run_from
 from patching.neurons.scores import (
+    Doing,
     NeuronScores,
     Plan,
     Scored,
@@ -23,6 +24,7 @@ from patching.neurons.scores import (
 )
 from patching.neurons.selection import Neurons
 from patching.tasks.task import Batch
+from patching.work import Run
 
 SCALES = ("frozen", "recompute")
 REPLACEMENTS = ("without context", "zero")
@@ -34,6 +36,7 @@ def log_probability_increase(
     *,
     scale: str = "frozen",
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """Log-probability increase: `log p(answer | h + write_i) - log p(answer | h)`, in nats.
 
@@ -61,7 +64,7 @@ def log_probability_increase(
     def work(with_context: Batch, without_context: Batch) -> Scored:
         return _increases(model, with_context, frozen=scale == "frozen"), None
 
-    return gather(model, conflicts, plan, work, batch_size)
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
 def exact_ablation(
@@ -72,6 +75,7 @@ def exact_ablation(
     replacement: str = "without context",
     metric: Metric = answer_probability,
     batch_size: int = 16,
+    run: Run | None = None,
 ) -> NeuronScores:
     """What the metric really loses when one neuron is replaced at the last token with context.
 
@@ -87,7 +91,8 @@ def exact_ablation(
         raise ValueError(f"the replacement is 'without context' or 'zero', got {replacement!r}")
     _check_shortlist(model, neurons)
     options = {"replacement": replacement, "neurons": list(neurons.names)}
-    plan = Plan("exact-ablation", f"effect on {metric.__name__}", metric, options)
+    only, quantity = tuple(neurons), f"effect on {metric.__name__}"
+    plan = Plan("exact-ablation", quantity, metric, options, only=only)
 
     @torch.no_grad()
     def work(with_context: Batch, without_context: Batch) -> Scored:
@@ -104,7 +109,7 @@ def exact_ablation(
             out[:, layer, chosen] = whole[:, None] - left
         return out, None
 
-    return gather(model, conflicts, plan, work, batch_size)
+    return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
 def _without_each(

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from patching.blocks import Norm, widen
 from patching.model import Hook, Model
+from patching.norms import Norm, widen
 from patching.rules.sites import (
     LOGITS_BEFORE_SOFTCAP,
     NormPoints,
@@ -198,7 +198,7 @@ def with_constant_sigma(
     wide = widen(x)
     centred = wide - wide.mean(dim=-1, keepdim=True) if norm.centred else wide
     x_hat = centred / norm.sigma(x.detach())
-    return x_hat if norm.gamma is None else x_hat * widen(norm.gamma)
+    return x_hat if norm.gamma is None else x_hat * widen(norm.gamma).to(x_hat.device)
 
 
 def follow_the_ratio(

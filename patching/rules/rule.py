@@ -1,6 +1,6 @@
 """Rule: what replaces the backward pass of a model, while every forward value stays the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -120,13 +120,9 @@ def applied(model: Model, rule: Rule) -> Iterator[Applied]:
     """
     started = rule.start(model)
     try:
-        with model.bridge.hooks(fwd_hooks=[(name, _plain(hook)) for name, hook in started.hooks]):
+        with model.hooked(started.hooks):
             yield started
         started.check()
     finally:
         for block in model.blocks:
             block.forget_pattern()
-
-
-def _plain(change: Hook) -> Callable[..., Tensor | None]:
-    return lambda tensor, hook: change(tensor)

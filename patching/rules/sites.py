@@ -7,12 +7,12 @@ The hook names that only rules need are spelled here, all others in `patching.bl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from patching.blocks import Norm, find_norm
 from patching.insides import AttentionPoints as AttentionPoints
 from patching.insides import NeuronPoints as NeuronPoints
 from patching.insides import neurons as neurons
 from patching.insides import softmax as softmax
 from patching.model import Hook, Model
+from patching.norms import Norm, find_norm
 
 LOGITS_BEFORE_SOFTCAP = "unembed.hook_out"
 

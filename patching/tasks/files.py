@@ -1,11 +1,11 @@
 """Tasks from and to files: JSON (auto-circuit's form) and CSV (EAP-IG's form)."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from patching.files import write_text
+from patching.parsing import read_json, read_table, shown
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
@@ -31,8 +31,9 @@ def from_json(
         read_json_row(path, i, values, tokenizer, first_token=first_token)
         for i, values in enumerate(rows)
     ]
-    name = str(rest.pop("name", path.stem))
-    return Task(name, tuple(prompts), extra=rest)
+    name = own_name(path, rest)
+    origin = {"file": str(path), "first_token": first_token}
+    return Task(name, tuple(prompts), extra=rest, origin=origin)
 
 
 def open_json(path: Path) -> tuple[list[object], dict[str, object]]:
@@ -41,13 +42,22 @@ def open_json(path: Path) -> tuple[list[object], dict[str, object]]:
     Raises:
         ValueError: if it is not JSON, or lacks the list of prompts.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("prompts"), list):
         raise ValueError(f'{path} lacks the list "prompts"')
     return content.pop("prompts"), content
+
+
+def own_name(path: Path, rest: dict[str, object]) -> str:
+    """The name that a file gives its task, taken out of `rest`; else that of the file.
+
+    Raises:
+        ValueError: if it is no text.
+    """
+    name = rest.pop("name", path.stem)
+    if not isinstance(name, str):
+        raise ValueError(f"{path}: the name of a task is text, got {shown(name)}")
+    return name
 
 
 def to_json(task: Task, path: str | Path) -> None:
@@ -76,10 +86,8 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
             broken; the row is named.
     """
     path = Path(path)
-    rows = open_csv(path)
-    return Task(
-        path.stem, tuple(read_csv_row(path, i, row, tokenizer) for i, row in enumerate(rows))
-    )
+    prompts = (read_csv_row(path, i, row, tokenizer) for i, row in enumerate(open_csv(path)))
+    return Task(path.stem, tuple(prompts), origin={"file": str(path)})
 
 
 def open_csv(path: Path) -> list[dict]:
@@ -88,9 +96,7 @@ def open_csv(path: Path) -> list[dict]:
     Raises:
         ValueError: if a column is missing.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
-        reader = csv.DictReader(file)
-        rows, found = list(reader), reader.fieldnames or ()
+    found, rows = read_table(path)
     missing = [name for name in _COLUMNS if name not in found]
     if missing:
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; needed: {_COLUMNS}")
@@ -151,14 +157,14 @@ def _prompt(value: object, tokenizer: Tokenizer | None) -> tuple[int, ...]:
         return encode_prompt(_need(tokenizer), value)
     if isinstance(value, Sequence) and all(_is_id(item) for item in value):
         return tuple(value)
-    raise ValueError(f"a prompt is text or a list of token ids, got {value!r}")
+    raise ValueError(f"a prompt is text or a list of token ids, got {shown(value)}")
 
 
 def _answer(value: object, prompt: object, tokenizer: Tokenizer | None, first_token: bool) -> int:
     if isinstance(value, int) and _is_id(value):
         return value
     if not isinstance(value, str):
-        raise ValueError(f"an answer is text or a token id, got {value!r}")
+        raise ValueError(f"an answer is text or a token id, got {shown(value)}")
     if not isinstance(prompt, str):
         raise ValueError(f"the answer {value!r} is text, its prompt token ids; give both alike")
     return encode_answer(_need(tokenizer), prompt, value, first_token=first_token)
@@ -183,5 +189,5 @@ def _csv_ids(path: Path, row: int, cell: str) -> tuple[int, ...]:
         return tuple(int(part) for part in cell.strip().strip("[]()").split(",") if part.strip())
     except ValueError:
         raise ValueError(
-            f"{path}: row {row}: {cell!r} is not a token id or a list of them"
+            f"{path}: row {row}: {shown(cell)} is not a token id or a list of them"
         ) from None

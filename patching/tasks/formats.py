@@ -4,16 +4,15 @@ Says which of the three a file is, reads its rows and names those that cannot be
 of EAP-IG or MIB becomes a prompt stands in `published`.
 """
 
-import ast
-import csv
-import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patching.tasks.files import read_json_row
+from patching.files import read_text
+from patching.parsing import parse_json, parse_literal, read_table, shown
+from patching.tasks.files import own_name, read_json_row
 from patching.tasks.published import Reading, eap_ig_row, mib_row
 from patching.tasks.task import FAULTS, Prompt, Task
 from patching.tasks.tokens import Tokenizer
@@ -80,25 +79,70 @@ def from_file(
         ValueError: if the file is of no known form, or has rows that cannot be used; those are
             named, counted from 0.
     """
-    path = Path(path)
-    rows, rest = _open(path)
-    known = _recognise(path, rows) if format is None else format
-    if known not in FORMATS:
-        raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
-    reading = Reading(tokenizer, counterfactual, first_token)
+    rows = open_rows(path, tokenizer, format, counterfactual=counterfactual)
     prompts: list[Prompt] = []
     bad: dict[int, str] = {}
-    for i, row in enumerate(rows):
+    for i in range(len(rows)):
         try:
-            prompts.append(_sound(_row(known, path, i, row, reading)))
+            prompts.append(_sound(rows.prompt(i, first_token=first_token)))
         except ValueError as error:
             bad[i] = str(error)
     if bad and not (drop and prompts):
         raise ValueError(f"{path}: {_report(bad, len(rows))}{'' if drop else _HINT}")
     if bad:
         warnings.warn(f"{path}: left out {_report(bad, len(rows))}", stacklevel=1)
-        rest["dropped"] = sorted(bad)
-    return Task(str(rest.pop("name", path.stem)), tuple(prompts), extra=rest)
+    extra = {**rows.rest, "dropped": sorted(bad)} if bad else rows.rest
+    origin = {"file": str(path), "format": rows.format, "counterfactual": counterfactual}
+    origin |= {"first_token": first_token, "drop": drop}
+    return Task(rows.name, tuple(prompts), extra=extra, origin=origin)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file in one of `FORMATS`, each made a prompt when it is asked for.
+
+    `rest` is what else the file says.
+    """
+
+    path: Path
+    name: str
+    format: str
+    rows: Sequence[object]
+    rest: Mapping[str, object]
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def prompt(self, i: int, *, first_token: bool = False) -> Prompt:
+        """The prompt of a row; whether a task may hold it is not asked.
+
+        Raises:
+            ValueError: saying what is wrong with the row, without its number.
+        """
+        reading = replace(self.reading, first_token=first_token)
+        return _row(self.format, self.path, i, self.rows[i], reading)
+
+
+def open_rows(
+    path: str | Path,
+    tokenizer: Tokenizer | None = None,
+    format: str | None = None,  # noqa: A002  (the word users know)
+    *,
+    counterfactual: str | None = None,
+) -> Rows:
+    """The rows of a file, as `from_file` reads them, none refused yet.
+
+    Raises:
+        ValueError: if the file is of no known form.
+    """
+    path = Path(path)
+    rows, rest = _open(path)
+    known = _recognise(path, rows) if format is None else format
+    if known not in FORMATS:
+        raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
+    reading = Reading(tokenizer, counterfactual, first_token=False)
+    return Rows(path, own_name(path, rest), known, rows, rest, reading)
 
 
 _HINT = "; drop=True (--drop-rows) leaves them out"
@@ -111,12 +155,11 @@ def _open(path: Path) -> tuple[list[object], dict[str, object]]:
         ValueError: if it is not JSON, or JSON of another form.
     """
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [_cells(row) for row in csv.DictReader(file)], {}
-    text = path.read_text(encoding="utf-8")
+        return [_cells(row) for row in read_table(path)[1]], {}
+    text = read_text(path)
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = parse_json(text)
+    except ValueError as error:
         lines = [line for line in text.splitlines() if line.strip()]
         if len(lines) < 2 or not lines[0].startswith("{") or not lines[0].endswith("}"):
             raise ValueError(f"{path} is not JSON: {error}") from None
@@ -133,8 +176,8 @@ def _open(path: Path) -> tuple[list[object], dict[str, object]]:
 
 def _line(path: Path, i: int, line: str) -> object:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
+        return parse_json(line)
+    except ValueError as error:
         raise ValueError(f"{path}: row {i} is not JSON: {error}") from None
 
 
@@ -148,10 +191,10 @@ def _cells(row: Mapping[str | None, str | None]) -> object:
 def _value(column: str, cell: str) -> object:
     if not cell.startswith("{") and column != "choices":
         return cell
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, parse_literal):
         try:
             return read(cell)
-        except (ValueError, SyntaxError):
+        except ValueError:
             pass
     return cell
 
@@ -164,7 +207,7 @@ def _recognise(path: Path, rows: Sequence[object]) -> str:
             return name
     needed = "; ".join(f"{name}: {known.needs}" for name, known in FORMATS.items())
     first = next((row for row in rows if isinstance(row, Mapping)), {})
-    found = ", ".join(map(str, first)) or "no fields"
+    found = ", ".join(map(str, first))[:200] or "no fields"
     raise ValueError(f"cannot tell the format of {path} (its first row has {found}). {needed}")
 
 
@@ -182,7 +225,7 @@ def _row(name: str, path: Path, i: int, row: object, reading: Reading) -> Prompt
     if row is None:
         raise ValueError("more or fewer cells than the header")
     if not isinstance(row, Mapping):
-        raise ValueError(f"not an object with fields, but {row!r}")
+        raise ValueError(f"not an object with fields, but {shown(row)}")
     return eap_ig_row(row, reading) if name == "eap-ig" else mib_row(row, reading)
 
 
@@ -194,7 +237,9 @@ def _sound(prompt: Prompt) -> Prompt:
     """
     for what, is_bad in FAULTS.items():
         if is_bad(prompt):
-            raise ValueError(what)
+            lengths = len(prompt.clean), len(prompt.corrupt)
+            differ = what.startswith("clean") and lengths[0] != lengths[1]
+            raise ValueError(f"{what} ({lengths[0]} and {lengths[1]})" if differ else what)
     return prompt
 
 

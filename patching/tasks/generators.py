@@ -7,7 +7,7 @@ are shared by clean and corrupt prompt and may have any length.
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import patching.tasks.numbers as numbers
 import patching.tasks.people as people
@@ -107,11 +107,12 @@ def generate(
     family, colon, corruption = name.replace("_", "-").partition(":")
     if family not in generators:
         raise ValueError(f"no task named {name!r}; there are {', '.join(generators)}")
-    make = generators[family]
+    make, origin = generators[family], {"task": name, "n": n, "seed": seed}
     if not colon:
-        return make(tokenizer, n, seed)
+        return replace(make(tokenizer, n, seed), origin=origin)
     if "corruption" not in inspect.signature(make).parameters:
         raise ValueError(
             f"the task {family!r} has but one corruption; leave off {name[len(family) :]!r}"
         )
-    return make(tokenizer, n, seed, corruption=corruption)  # pyright: ignore[reportCallIssue]
+    task = make(tokenizer, n, seed, corruption=corruption)  # pyright: ignore[reportCallIssue]
+    return replace(task, origin=origin)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import patching.tasks.words as words
+from patching.parsing import shown
 from patching.tasks.task import Prompt
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, to_prompt
 
@@ -52,7 +53,7 @@ def eap_ig_row(row: Row, reading: Reading) -> Prompt:
     texts = [row.get(name) for name in ("clean", column)]
     for name, text in zip(("clean", column), texts, strict=True):
         if not isinstance(text, str):
-            raise ValueError(f"lacks the text {name}; it has {', '.join(row)}")
+            raise ValueError(f"lacks the text {name}; it has {', '.join(row)[:200]}")
     clean, corrupt = map(str, texts)
     right, wrong = _labels(row, clean, reading)
     both = {*right} & {*wrong}
@@ -129,7 +130,7 @@ def _ids(cell: object) -> tuple[int, ...]:
     try:
         return tuple(int(str(part)) for part in parts if str(part).strip())
     except ValueError:
-        raise ValueError(f"{cell!r} is not a token id or a list of them") from None
+        raise ValueError(f"{shown(cell)} is not a token id or a list of them") from None
 
 
 def _years(label: object, clean: str, reading: Reading) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -140,7 +141,7 @@ def _years(label: object, clean: str, reading: Reading) -> tuple[tuple[int, ...]
     """
     year = str(label).strip().removesuffix(".0")[-2:].zfill(2)
     if year not in words.TWO_DIGITS:
-        raise ValueError(f"the year {label!r} is not a number of two or four digits")
+        raise ValueError(f"the year {shown(label)} is not a number of two or four digits")
     ending = clean.rsplit(" ", 1)[-1]
     if ending not in reading.digits:
         reading.digits[ending] = words.single_tokens(reading.words, clean, words.TWO_DIGITS)
@@ -161,7 +162,7 @@ def _verbs(label: object, clean: str, reading: Reading) -> tuple[tuple[int, ...]
     """
     number = str(label).strip()
     if number not in ("0", "1"):
-        raise ValueError(f"plural is 0 or 1, got {label!r}")
+        raise ValueError(f"plural is 0 or 1, got {shown(label)}")
     what = f"single-token verb pairs after ...{clean[-20:]!r}"
     verbs = words.single_pairs(reading.words, words.VERBS, (clean, clean), need=1, what=what)
     singular, plural = (
@@ -178,12 +179,13 @@ def _counterfactual(row: Row, name: str | None) -> Row:
     if found is None:
         asked = "none of its own evaluation" if name is None else repr(name)
         raise ValueError(
-            f"no such counterfactual ({asked}); give counterfactual= one of {', '.join(present)}"
+            f"no such counterfactual ({asked}); give counterfactual= one of "
+            f"{', '.join(present)[:200]}"
         )
     record = row[found]
     if not isinstance(record, Mapping):
         raise ValueError(
-            f"its {found} is empty" if record in (None, "") else f"{found}: {record!r}"
+            f"its {found} is empty" if record in (None, "") else f"{found}: {shown(record)}"
         )
     return {str(key): value for key, value in record.items()}
 
@@ -198,8 +200,10 @@ def _answer(record: Row) -> tuple[tuple[str, ...], str]:
         return (), str(record["label"])
     choices, key = record.get("choices"), record.get("answerKey")
     labels = choices.get("label") if isinstance(choices, Mapping) else choices
-    if not isinstance(labels, list) or not str(key).isdigit() or int(str(key)) >= len(labels):
-        raise ValueError(f"needs a label, or choices and the place of the right one; got {key!r}")
+    if not isinstance(labels, list) or str(key) not in map(str, range(len(labels))):
+        raise ValueError(
+            f"needs a label, or choices and the place of the right one; got {shown(key)}"
+        )
     options = tuple(str(label) for label in labels)
     return options, options[int(str(key))]
 

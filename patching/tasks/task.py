@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from patching.tasks.origin import Origin, then
+
 PaddingSide = Literal["right", "left"]
 
 
@@ -98,7 +100,7 @@ class Task:
 
     `padding` says on which side shorter prompts of a batch are filled up; the numbers do not
     depend on it. `two_way` says that the task is for a model in which positions see what follows
-    them. `extra` keeps whatever else a file said about the task.
+    them. `extra` keeps whatever else a file said about the task; `origin` says how it was made.
 
     >>> pair = Prompt(clean=(1, 5, 6), corrupt=(1, 5, 7), answers=(6,), wrong_answers=(7,))
     >>> task = Task("copy", (pair, pair))
@@ -116,6 +118,7 @@ class Task:
     padding: PaddingSide = "right"
     extra: Mapping[str, object] = field(default_factory=dict, compare=False)
     two_way: bool = False
+    origin: Origin = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -136,7 +139,7 @@ class Task:
         """
         if n < 1:
             raise ValueError(f"take at least one prompt, got {n}")
-        return replace(self, prompts=self.prompts[:n])
+        return replace(self, prompts=self.prompts[:n], origin=then(self.origin, "take", n))
 
     def of_length(self, length: int | None = None) -> "Task":
         """The prompts of one length in tokens: by default the commonest, of equals the first seen.
@@ -149,7 +152,8 @@ class Task:
         if n not in counts:
             shown = ", ".join(map(str, sorted(counts)))
             raise ValueError(f"task {self.name!r} has no prompts of {n} tokens, but of {shown}")
-        return replace(self, prompts=tuple(p for p in self.prompts if len(p.clean) == n))
+        rows = [i for i, p in enumerate(self.prompts) if len(p.clean) == n]
+        return self._rows(rows, "of length", n)
 
     def split(self, fraction: float = 0.7, seed: int = 0) -> tuple["Task", "Task"]:
         """Two disjoint tasks, the first with about `fraction` of the prompts, at random by `seed`.
@@ -166,7 +170,8 @@ class Task:
         rows = list(range(len(self)))
         random.Random(seed).shuffle(rows)
         first, second = sorted(rows[:n_first]), sorted(rows[n_first:])
-        return self._rows(first), self._rows(second)
+        how = ("split", fraction, seed)
+        return self._rows(first, *how, "first"), self._rows(second, *how, "second")
 
     def with_random_corrupt(self, seed: int = 0) -> "Task":
         """Each prompt's corrupt version becomes another prompt's clean one, of equal length.
@@ -185,7 +190,8 @@ class Task:
             replace(p, corrupt=others.choice([c for c in by_length[len(p.clean)] if c != p.clean]))
             for p in self.prompts
         ]
-        return replace(self, name=f"{self.name}, random corrupt", prompts=tuple(prompts))
+        name, origin = f"{self.name}, random corrupt", then(self.origin, "random corrupt", seed)
+        return replace(self, name=name, prompts=tuple(prompts), origin=origin)
 
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
@@ -223,13 +229,17 @@ class Task:
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """The prompts in order, `size` at a time, on `device`."""
-        for i in range(self.n_batches(size)):
-            start = i * size
-            batch = _to_batch(self.prompts[start : start + size], self.padding, device)
-            yield replace(batch, two_way=self.two_way)
+        return (self.batch(i, size, device) for i in range(self.n_batches(size)))
 
-    def _rows(self, rows: Sequence[int]) -> "Task":
-        return replace(self, prompts=tuple(self.prompts[i] for i in rows))
+    def batch(self, number: int, size: int, device: torch.device | str = "cpu") -> Batch:
+        """The batch of this number, from 0, of those that `batches` gives."""
+        prompts = self.prompts[number * size : (number + 1) * size]
+        return replace(_to_batch(prompts, self.padding, device), two_way=self.two_way)
+
+    def _rows(self, rows: Sequence[int], *step: object) -> "Task":
+        """The prompts of some rows; `step` is what to call this in the origin."""
+        prompts = tuple(self.prompts[i] for i in rows)
+        return replace(self, prompts=prompts, origin=then(self.origin, str(step[0]), *step[1:]))
 
 
 def _unequal(prompt: Prompt) -> bool:

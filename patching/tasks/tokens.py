@@ -1,7 +1,12 @@
 """Text to token ids: one BOS, answers as continuations of their prompt. Knows no model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from patching.tasks.task import Prompt
 
@@ -85,3 +90,29 @@ def to_prompt(tokenizer: Tokenizer, text: TextPrompt, *, first_token: bool = Fal
         wrong_answers=wrong,
         extra=extra,
     )
+
+
+def as_tokens(
+    prompts: Int[Tensor, "batch pos"] | Sequence[int] | str,
+    tokenizer: Tokenizer | None,
+    reader: str,
+    *,
+    vocab: int,
+) -> Int[Tensor, "batch pos"]:
+    """Token ids, ids of one prompt, or one text, as rows of ids that the reader knows.
+
+    Raises:
+        ValueError: if there is no tokenizer for a text, or an id outside the vocabulary.
+    """
+    if isinstance(prompts, str):
+        if tokenizer is None:
+            raise ValueError(f"{reader} has no tokenizer: give token ids, not text")
+        prompts = encode_prompt(tokenizer, prompts)
+    tokens = prompts if isinstance(prompts, Tensor) else torch.tensor([list(prompts)]).long()
+    if not tokens.numel() or int(tokens.min()) < 0 or int(tokens.max()) >= vocab:
+        found = f" from {int(tokens.min())} to {int(tokens.max())}" if tokens.numel() else ""
+        raise ValueError(
+            f"prompts hold at least one token id, each from 0 to {vocab - 1} in {reader}; got "
+            f"{list(tokens.shape)} ids{found}"
+        )
+    return tokens

@@ -16,7 +16,10 @@ function shape(name, attributes = {}, ...children) {
 }
 
 function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "style") element.style.cssText = value; // the page's policy forbids the attribute
+    else element.setAttribute(name, value);
+  }
   element.append(...children.map(asNode));
   return element;
 }

@@ -1,9 +1,11 @@
 """The battery: everything of ours passes, and each planted fault is caught by the law it breaks."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
+from tokenizers_for_tasks import word_level
 
 from circuits.checks import (
     Laws,
@@ -21,7 +23,7 @@ from circuits.scoring import METHODS, eap
 from circuits.select import greedy, threshold, top_n
 from patching.metrics import METRICS, WITHOUT_GRADIENT, logit_diff
 from patching.models.toy_tokenizer import toy_tokenizer
-from patching.tasks import Prompt, Task, ioi
+from patching.tasks import FAMILIES, Prompt, Task, generate, ioi
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +281,38 @@ def test_a_metric_that_breaks_a_law_is_caught_by_it():
 # Tasks.
 
 
-def test_our_generators_keep_the_contract():
-    check_task(ioi, toy_tokenizer())
+VARIANTS = [
+    ":".join(filter(None, (name, corruption)))
+    for name, family in FAMILIES.items()
+    for corruption in family.corruptions or ("",)
+]
+
+
+@cache
+def words_and_toy():
+    return word_level(), toy_tokenizer()
+
+
+def of_name(name):
+    """The generator of a task by a corruption, as the shell finds it."""
+
+    def generator(tokenizer, n, seed=0):
+        return generate(name, tokenizer, n, seed)
+
+    return generator
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_our_generators_keep_the_contract(name):
+    """Under every corruption; a tokenizer that lacks the words is refused, and told so."""
+    words, toy = words_and_toy()
+    check_task(of_name(name), words)
+    try:
+        made = generate(name, toy, 1)
+    except ValueError as error:
+        assert str(error).startswith("too few "), error
+    else:
+        check_task(made, toy)
 
 
 def test_a_task_or_generator_that_breaks_a_law_is_caught_by_it():

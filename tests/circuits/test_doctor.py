@@ -265,6 +265,34 @@ def test_a_table_is_read_row_by_row(model, tmp_path):
         read_rows(path)
 
 
+MIB_ROW = {"prompt": "a b a", "choices": ["b", "c"], "answerKey": 0}
+PUBLISHED = {
+    "rows.jsonl": "\n".join(
+        json.dumps(row)
+        for row in (
+            {**MIB_ROW, "symbol_counterfactual": {**MIB_ROW, "prompt": "a c a", "answerKey": 1}},
+            {**MIB_ROW, "symbol_counterfactual": {"choices": ["b", "c"], "answerKey": 1}},
+        )
+    ),
+    "table.csv": "clean,corrupted,answers_idx,corrupted_answers_idx\na b a,a c a,4,5\na b,a c,,5\n",
+    "list.json": json.dumps(
+        [
+            {"clean": "a b a", "corrupted": "a c a", "correct_idx": [4], "incorrect_idx": [5]},
+            {"clean": "a b a", "corrupted": "a c a"},
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_form_that_tasks_read_is_read_row_by_row(model, tmp_path, name):
+    path = tmp_path / name
+    path.write_text(PUBLISHED[name])
+    reading = read_rows(path, model.tokenizer)
+    assert (reading.n_rows, reading.rows) == (2, (0,)), reading.faults
+    assert [fault.row for fault in reading.faults] == [1]
+
+
 # The healthy.
 
 

@@ -72,7 +72,7 @@ def test_there_and_back_every_number_is_the_same(tmp_path):
     ("change", "message"),
     [
         (lambda c: c.update(version=2), "has version 2 of the format; this program reads 1"),
-        (lambda c: c.pop("clean"), "holds no measurements: KeyError"),
+        (lambda c: c.pop("clean"), "holds no measurements: it lacks clean"),
         (lambda c: c["circuits"][0].update(values=["x"]), "holds no measurements"),
         (lambda c: c["clean"].append(1.0), "every circuit needs a value for each of 3 prompts"),
         (lambda c: c["circuits"][0].update(kind="odd"), "the kinds of circuits are circuit, size"),

@@ -196,12 +196,15 @@ def node_scores(content: dict) -> None:
         (self_edge, "graph.json has the edge 'a0.h0->a0.h0<q>'; this graph has input->a0.h0<q>"),
         (with_last({"score": "high", "in_graph": True}), "m0->logits is .*high.*a number, or"),
         (with_last({"score": 1.0}), r"the edge m0->logits is .*in_graph .true or false"),
-        (with_last({"score": float("nan"), "in_graph": True}), "graph.json: 1 edges have.*NaN"),
+        (
+            with_last({"score": float("nan"), "in_graph": True}),
+            "graph.json is not a whole JSON file: it holds NaN",
+        ),
         (node_scores, "graph.json scores nodes; only files about edges"),
         (lambda c: c["nodes"]["m0"].update(neurons=[True]), "graph.json chooses neurons"),
         (lambda c: c.pop("nodes"), "no graph file of EAP-IG: it should hold cfg, nodes, edges"),
         (lambda c: c.update(edges=[]), "nodes and edges should be tables"),
-        (lambda c: c["cfg"].update(n_heads=2), "another graph: cfg says .*'n_heads': 2.*would be"),
+        (lambda c: c["cfg"].update(n_heads=2), "another graph: cfg says .*'n_heads': 2.*not"),
         (lambda c: c.update(cfg=3), "another graph: cfg says 3"),
     ],
 )

@@ -1,19 +1,8 @@
-"""Progress shows up on stderr, and only for work that takes its time."""
+"""`circuits.progress` is `patching.progress`, which has its own tests."""
 
-import time
-
-from circuits.progress import track
-
-
-def test_short_work_shows_nothing(capfd):
-    assert list(track([1, 2, 3], "counting", 3)) == [1, 2, 3]
-    assert capfd.readouterr() == ("", "")
+import circuits.progress
+import patching.progress
 
 
-def test_work_longer_than_a_second_is_named_on_stderr(capfd):
-    for _ in track(range(3), "waiting", 3):
-        time.sleep(0.6)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "waiting" in err
-    assert "3/3" in err or "2/3" in err
+def test_circuits_show_progress_as_patching_does():
+    assert circuits.progress.track is patching.progress.track

@@ -6,8 +6,9 @@ import torch
 
 from patching import attention
 from patching.attention import vocabulary
-from patching.blocks import EMBEDDING, find_norm
+from patching.blocks import EMBEDDING
 from patching.model import Model
+from patching.norms import find_norm
 
 
 @pytest.fixture(scope="module", params=families.names())

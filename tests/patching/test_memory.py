@@ -17,7 +17,7 @@ def spans(total: int, bytes_each: int) -> list[tuple[int, int]]:
 def test_a_budget_of_bytes_makes_tiles_that_fit_and_cover_everything():
     with budget(100) as ledger:
         assert spans(10, 30) == [(0, 3), (3, 6), (6, 9), (9, 10)]
-    assert ledger.report() == {"limit": 100, "largest_tile": 3, "halved": 0}
+    assert ledger.report() == {"limit": 100, "largest_tile": 3, "halved": 0, "batches_halved": 0}
 
 
 def test_one_item_is_done_whatever_it_takes():
@@ -36,7 +36,8 @@ def test_a_tile_that_runs_out_of_memory_is_done_again_in_halves():
     with budget(80) as ledger:
         in_tiles(8, 10, CPU, work)
     assert done == [(0, 2), (2, 4), (4, 6), (6, 8)]
-    assert ledger.report() == {"limit": 80, "largest_tile": 2, "halved": 2}
+    counts = {"largest_tile": 2, "halved": 2, "batches_halved": 0}
+    assert ledger.report() == {"limit": 80, **counts}
 
 
 def test_other_errors_and_single_items_are_not_tried_again():

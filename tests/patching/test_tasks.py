@@ -347,7 +347,7 @@ def test_generated_texts_are_written_beside_their_ids(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "rows.json is not JSON: .* line 1"),
+        ("{", "rows.json is not a whole JSON file: .* line 1"),
         ("[]", 'rows.json lacks the list "prompts"'),
         ('{"prompts": {}}', 'lacks the list "prompts"'),
         ({"prompts": []}, "task 'rows' has no prompts"),

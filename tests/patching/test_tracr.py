@@ -199,7 +199,7 @@ def test_folders_with_missing_or_broken_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"weights.npz is no .npz file of plain arrays"):
         load_tracr(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is no JSON"):
+    with pytest.raises(ValueError, match="config.json is not a whole JSON file"):
         load_tracr(tmp_path)
 
 

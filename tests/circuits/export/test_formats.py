@@ -244,10 +244,10 @@ def test_csv_has_one_row_per_edge_with_exact_scores(graph):
     [
         ("from,to\nembed,m0\n", "the columns are from, to; source, dest and score would be right"),
         ("source,dest,score\nembed,m9,1\n", "row 1: no destination named 'm9'"),
-        ("source,dest,score\nembed,m0,x\n", "row 1: could not convert string to float: 'x'"),
+        ("source,dest,score\nembed,m0,x\n", "row 1: a score is a number, got 'x'"),
         ("source,dest,score\nembed,m0,1\nembed,m1,\n", "row 2 has no score, and others have one"),
         ("source,dest\nembed,m0\nembed,m0\n", "row 2: embed->m0 was there before"),
-        ("source,dest,score\nembed,m0,nan\n", "NaN or infinite"),
+        ("source,dest,score\nembed,m0,nan\n", "a finite number would be right, got nan"),
     ],
 )
 def test_a_wrong_table_is_refused_by_row(text, message, tmp_path):

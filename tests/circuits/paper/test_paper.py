@@ -37,14 +37,14 @@ from circuits.paper.references import (
     PATHS,
     RULES,
     SELECTORS,
-    TASKS,
     of_method,
+    of_task,
 )
 from circuits.roles import Roles
 from circuits.scoring import METHODS
 from patching.paths import PATHS as ALL_PATHS
 from patching.rules import RULES as ALL_RULES
-from patching.tasks import GENERATORS
+from patching.tasks import FAMILIES
 
 FILES = {
     *("circuit.pdf", "circuit.svg", "circuit.tikz", "curve.pdf", "curve.svg"),
@@ -158,12 +158,22 @@ class TestBundle:
             assert str(folder) not in text
 
 
+def method_papers(name):
+    return of_method(name, "", "")
+
+
 class TestReferences:
-    def test_every_source_in_the_table_of_methods_has_an_entry_of_that_author_and_year(self):
-        for method in METHODS.values():
-            for number in re.findall(r"arXiv:([\d.]+\d)", method.source):
-                paper = REFERENCES[number]
-                assert paper.short == method.source.split(",")[0]
+    @pytest.mark.parametrize(
+        ("table", "papers_of"), [(METHODS, method_papers), (FAMILIES, of_task)]
+    )
+    def test_every_method_and_every_task_cites_a_paper_of_its_author_and_year(
+        self, table, papers_of
+    ):
+        for name, row in table.items():
+            papers = [REFERENCES[number] for number in papers_of(name)]
+            assert papers, f"{name} has no entry for {row.source}"
+            for paper in papers:
+                assert paper.short == row.source.split(",")[0]
                 surname = paper.authors.split(",")[0].strip("{}")
                 assert paper.short.startswith(re.sub(r"\{\\'a\}", "á", surname))
                 assert str(paper.year) in paper.short
@@ -172,12 +182,15 @@ class TestReferences:
         for table, names in (
             (RULES, {*ALL_RULES} - {"plain"}),
             (PATHS, {*ALL_PATHS} - {"clean", "corrupt"}),
-            (TASKS, {*GENERATORS} & {*TASKS}),
             (SELECTORS, {"greedy"}),
         ):
             assert set(table) == names
             assert all(number in REFERENCES for numbers in table.values() for number in numbers)
         assert {*FAITHFULNESS, *INTERVALS} <= set(REFERENCES)
+
+    def test_a_task_is_cited_under_every_corruption_and_one_from_a_file_is_not(self):
+        assert of_task("ioi:swap") == of_task("ioi, random corrupt") == of_task("ioi") != ()
+        assert of_task("my prompts") == ()
 
     def test_keys_are_unique_and_braces_balance(self):
         text = bibtex(list(REFERENCES) * 2)

@@ -149,7 +149,7 @@ def test_only_streams_between_layers_can_be_read(toy, tuned):
 def test_files_that_are_no_lens_are_refused(toy, tuned, gpt2, tmp_path):
     broken, other = tmp_path / "broken.safetensors", tmp_path / "checkpoint.safetensors"
     broken.write_bytes(b"{}")
-    with pytest.raises(ValueError, match=r"broken.safetensors is no whole safetensors file"):
+    with pytest.raises(ValueError, match=r"broken.safetensors is not a whole safetensors file"):
         load_tuned_lens(broken, toy)
     train_tuned_lens(gpt2, [[5, 6]], steps=1, checkpoint=other)
     with pytest.raises(ValueError, match=r"checkpoint.safetensors is no tuned lens"):

@@ -171,7 +171,7 @@ def test_bad_neurons_are_refused(tmp_path):
         Neurons.named("a0.h1")
     path = tmp_path / "n.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not a whole JSON file"):
         Neurons.load(path)
     path.write_text(json.dumps({"neurons": []}))
     with pytest.raises(ValueError, match='it lacks "format": "neurons/1"'):

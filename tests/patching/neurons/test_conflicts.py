@@ -168,7 +168,7 @@ def test_memotrap_answers_that_start_alike_are_refused(tmp_path):
         ("a: b,what,0", "row 0: 'what' is no list of two texts"),
         ("a: b,\"['a', 'b', 'c']\",0", "row 0: two classes and an index of 0 or 1"),
         ("a: b,\"['a', 'b']\",2", "row 0: two classes and an index of 0 or 1"),
-        ("a: b,\"['a', 'b']\"", "row 0 lacks answer_index"),
+        ("a: b,\"['a', 'b']\"", "row 0 has more or fewer cells than the header"),
     ],
 )
 def test_bad_rows_of_memotrap_are_named(tmp_path, cells, message):
@@ -222,7 +222,7 @@ def test_bad_rows_of_kre_are_named(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "is not a whole JSON file"),
         ('{"rows": []}', 'lacks the list "conflicts"'),
         ('[{"question": "a"}]', "row 0: it lacks context, answer"),
         ('[{"question": 3, "context": "b", "answer": "c"}]', "row 0: question is text, got 3"),

@@ -1,0 +1,79 @@
+"""Optimal ablation of all that is outside a circuit: constants learned together."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.learning.setting import Setting, prepare
+from patching.ablations import Constants, Prepared
+from patching.constants import Optimal
+from patching.descent import Parameter, Schedule, Step, descend
+from patching.metrics import Metric, kl
+from patching.model import Model
+from patching.optimal import SCHEDULE, open_space
+from patching.tasks.task import Task
+
+
+def optimal_outside(
+    model: Model,
+    task: Task,
+    circuit: Circuit,
+    metric: Metric = kl,
+    *,
+    schedule: Schedule = SCHEDULE,
+) -> Optimal:
+    """The constants under which a circuit comes nearest to the full model, one for each writer.
+
+    All edges outside carry their writer's constant at once; a writer has one for all its edges.
+    Learned from the means on, which stay if nothing better is found on all examples. Li and Janson
+    2024, arXiv:2409.09951. Costs what edge pruning costs.
+
+    Raises:
+        ValueError: if the circuit is of another graph, the metric has no gradient, the model cannot
+            read the task, or the folder holds another training.
+    """
+    if circuit.graph != model.graph:
+        raise ValueError(
+            f"the circuit is of another graph ({circuit.graph.describe()}) than {model.name} "
+            f"({model.graph.describe()})"
+        )
+    space = open_space(model, task)
+    name = f"optimal constants outside {circuit.size} edges over {task.name} ({task.hash})"
+    setting = prepare(model, task, metric, lambda _: Constants(name, space.means))
+    removed = (model.graph.exists & ~circuit.mask).double().to(model.device)
+
+    def objective(
+        values: Mapping[str, Tensor], step: Step
+    ) -> tuple[Float[Tensor, ""], Mapping[str, float]]:
+        constants = Constants(name, space.constants(values))
+        return _setting_with(setting, constants).distance(step.rows, removed), {}
+
+    options = {**schedule.options, "edges": circuit.edges}
+    facts = setting.facts("optimal-ablation", options, None)
+    parameters = {part: Parameter(value, schedule.rate) for part, value in space.start.items()}
+    values, history = descend(parameters, objective, len(task), schedule, facts=facts)
+    ends = [
+        Constants(name, space.constants(end).map(Tensor.detach)) for end in (space.start, values)
+    ]
+    losses = [_mean_distance(_setting_with(setting, end), removed, schedule) for end in ends]
+    best = int(losses[1] < losses[0])
+    learned, mean_loss = (torch.tensor([losses[i]], dtype=torch.float64) for i in (best, 0))
+    return Optimal(ends[best], model.weights, learned, mean_loss, history, facts)
+
+
+def _setting_with(setting: Setting, ablation: Prepared) -> Setting:
+    return Setting(setting.model, setting.task, setting.metric, ablation, setting.prompts)
+
+
+@torch.no_grad()
+def _mean_distance(
+    setting: Setting, removed: Float[Tensor, "source dest"], schedule: Schedule
+) -> float:
+    """The distance over all examples."""
+    rows = torch.arange(len(setting.task)).split(schedule.batch_size)
+    return sum(len(some) * float(setting.distance(some, removed)) for some in rows) / len(
+        setting.task
+    )

@@ -1,0 +1,85 @@
+"""What masks are learned on: a model, all prompts of a task, a metric, and what removal means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.learning.masked import run_ends, run_masked
+from circuits.provenance import describe
+from circuits.scores import Scores
+from patching.ablations import Ablation, Prepared
+from patching.history import History
+from patching.metrics import Metric, measure
+from patching.model import Model
+from patching.optimal import refuse_flat
+from patching.tasks.task import Batch, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Everything that stays the same from step to step; `prepare` makes one."""
+
+    model: Model
+    task: Task
+    metric: Metric
+    ablation: Prepared
+    prompts: Batch
+
+    def distance(
+        self, rows: Int[Tensor, " batch"], removed: Float[Tensor, "*batch source dest"]
+    ) -> Float[Tensor, ""]:
+        """How far the metric is from the clean run's with edges removed in part.
+
+        The mean over examples of |metric of the clean run - metric of this run|: for `kl` that is
+        the divergence itself, and no other metric gains by overshooting what the model does.
+        """
+        batch = self.prompts.at(rows.to(self.model.device))
+        ends = run_ends(self.model, batch, self.ablation)
+        batch = replace(batch, clean_logits=ends.clean.logits)
+        clean = measure(self.metric, ends.clean.logits, batch)
+        found = measure(self.metric, run_masked(self.model, batch, ends, removed), batch)
+        return (clean - found).abs().mean()
+
+    def remove(self, kept: Float[Tensor, "*batch edge"]) -> Float[Tensor, "*batch source dest"]:
+        """Shares kept of the graph's edges, in row-major order, as the matrix to remove."""
+        exists = self.model.graph.exists
+        edges = exists.flatten().nonzero().squeeze(1).to(kept.device)
+        empty = kept.new_zeros(*kept.shape[:-1], exists.numel())
+        return empty.index_copy(-1, edges, 1 - kept).unflatten(-1, exists.shape)
+
+    def facts(
+        self, method: str, options: Mapping[str, object], start: Scores | None
+    ) -> dict[str, object]:
+        """Provenance of what is learned here; `start` are the scores it starts from."""
+        name = self.ablation.name
+        said = describe(self.model, self.task, self.metric, method, options, ablation=name)
+        return said if start is None else {**said, "started_from": dict(start.provenance)}
+
+    def score_edges(
+        self, kept: Float[Tensor, " edge"], facts: Mapping[str, object], history: History
+    ) -> Scores:
+        """What was learned of each edge as scores, which say how the training ended."""
+        graph = self.model.graph
+        matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
+        matrix[graph.exists] = kept.detach().double().cpu()
+        ended = {"steps_taken": history.steps, "loss": history.last("loss")}
+        return Scores(matrix, graph, {**facts, **ended, "stopped": history.stopped})
+
+
+def prepare(model: Model, task: Task, metric: Metric, ablation: Ablation) -> Setting:
+    """Check that everything fits together, before any expensive work.
+
+    Raises:
+        ValueError: if the metric has no gradient, the model cannot read the task, or pairs that
+            should differ do not.
+    """
+    refuse_flat(metric)
+    model.check(task)
+    prepared = ablation(model)
+    if prepared.paired:
+        task.require_contrast()
+    (prompts,) = task.batches(len(task), model.device)
+    return Setting(model, task, metric, prepared, prompts)

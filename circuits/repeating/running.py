@@ -1,0 +1,198 @@
+"""Repeating a result: its command is run anew, in a new process, and what comes of it compared."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from circuits.circuit import Circuit, load_circuit
+from circuits.repeating.commands import AS_RECORDED, Elsewhere, command_of
+from circuits.repeating.comparison import (
+    TOLERANCE,
+    Comparison,
+    compare_all,
+    differing_facts,
+    differing_inputs,
+    differing_texts,
+    made_by,
+)
+from circuits.repeating.recorded import (
+    OF_A_SEARCH,
+    Recorded,
+    is_circuit,
+    of_circuit,
+    read_json,
+    read_result,
+)
+from circuits.scores import Scores, load_scores
+from circuits.select import greedy, threshold, top_n
+from patching.files import write_text
+
+Run = Callable[[Sequence[str]], str]
+"""Runs the words after `circuits` and returns what was printed."""
+
+_FOLDERS = ("discover", "patch", "neurons")
+_PRINTED = ("curve", "evaluate")
+_READ = (".json", ".jsonl", ".csv", ".safetensors")
+_SELECTORS = {"top_n": top_n, "greedy": greedy, "threshold": threshold}
+
+
+def rerun(
+    path: str | Path,
+    *,
+    elsewhere: Elsewhere = AS_RECORDED,
+    tolerance: float | None = None,
+    run: Run | None = None,
+) -> Comparison:
+    """Make a result again from what its provenance says, and compare the two.
+
+    A result is a file of scores, a circuit, the folder of `circuits discover`, what
+    `circuits patch` and `circuits neurons` left as .json, or what `circuits curve --json` and
+    `circuits evaluate --json` printed. Files that a command read are taken from where they were,
+    or from beside the result; `elsewhere` says where model and task are now.
+
+    Args:
+        path: the result.
+        elsewhere: another model, task or device than the recorded one.
+        tolerance: the largest difference that counts as rounding, over the largest number of its
+            group; by default `TOLERANCE` of the dtype.
+        run: how commands are run (a new process of the same Python).
+
+    Raises:
+        ValueError: if it cannot be repeated; the message says what is missing.
+    """
+    path = Path(path)
+    before = read_result(path)
+    with TemporaryDirectory() as folder:
+        job = _Job(path, before, elsewhere, Path(folder), run or in_new_process)
+        now, command = _repeat(job)
+    if tolerance is None:
+        tolerance = TOLERANCE.get(str(made_by(before.provenance).get("dtype")), 1e-4)
+    return Comparison(
+        path=str(path),
+        command=tuple(command),
+        inputs=differing_inputs(before.provenance, now.provenance),
+        facts=differing_facts(before.provenance, now.provenance),
+        numbers=compare_all(before, now),
+        texts=differing_texts(before, now),
+        tolerance=tolerance,
+    )
+
+
+def in_new_process(words: Sequence[str]) -> str:
+    """Run a command of the shell in a process of its own.
+
+    Raises:
+        ValueError: if it fails.
+    """
+    call = [sys.executable, "-m", "circuits", *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise ValueError(f"`circuits {' '.join(words)}` failed: {last[0].removeprefix('error: ')}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    before: Recorded
+    elsewhere: Elsewhere
+    folder: Path
+    run: Run
+
+
+def _repeat(job: _Job) -> tuple[Recorded, list[str]]:
+    """The result made again, and the command that did it.
+
+    Raises:
+        ValueError: if it cannot be repeated.
+    """
+    circuit = _circuit_at(job.path)
+    try:
+        choose = None if circuit is None else again(circuit)
+        command = command_of(job.before.provenance, job.elsewhere)
+        words = [_found(word, job.path.parent) for word in command]
+    except ValueError as error:
+        raise ValueError(f"{job.path} cannot be repeated, for want of {error}") from None
+    made = _run(job, words)
+    if choose is None:
+        return read_result(made), command
+    scores = made / OF_A_SEARCH[0] if made.is_dir() else made
+    return of_circuit(choose(load_scores(scores))), command
+
+
+def again(circuit: Circuit) -> Callable[[Scores], Circuit]:
+    """The way that a circuit's edges were chosen from scores.
+
+    Raises:
+        ValueError: if its provenance names no selector of scores.
+    """
+    said = circuit.provenance.get("selection")
+    selection = said if isinstance(said, Mapping) else {}
+    select = _SELECTORS.get(str(selection.get("selector")))
+    if select is None:
+        known, found = ", ".join(_SELECTORS), dict(selection) or "not recorded"
+        raise ValueError(
+            f"how its edges were chosen from scores (the selection is {found}; known: {known})"
+        )
+    number, ranking, prune = (selection[name] for name in ("requested", "ranking", "pruned"))
+    assert isinstance(number, int | float) and ranking in ("absolute", "signed")
+    return lambda scores: select(scores, number, ranking=ranking, prune=bool(prune))
+
+
+def _found(word: str, folder: Path) -> str:
+    """A word of a command; where a file has moved, that of its name beside the result.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if Path(value).suffix not in _READ or Path(value).is_file():
+        return word
+    beside = folder / Path(value).name
+    if beside.is_file():
+        return f"{option}{equals}{beside}"
+    hint = "; --task says where it is now" if option == "--task" else ""
+    raise ValueError(f"the file {value}, which is neither there nor beside the result{hint}")
+
+
+def _run(job: _Job, words: Sequence[str]) -> Path:
+    """Run a command; where its result lies that is of the recorded one's kind."""
+    name = words[0]
+    if name in _PRINTED:
+        write_text(job.folder / "printed.json", job.run([*words, "--json"]))
+        return job.folder / "printed.json"
+    out = job.folder / ("results" if name in _FOLDERS else "result.safetensors")
+    job.run([*words, f"--out={out}"])
+    of_whole = job.path.is_dir() or _circuit_at(job.path) is not None
+    return out if of_whole or name not in _FOLDERS else _like(job.path, out)
+
+
+def _like(path: Path, folder: Path) -> Path:
+    """The file of a folder that is of the same kind as a recorded one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if (folder / path.name).is_file():
+        return folder / path.name
+    files = sorted(file for file in folder.iterdir() if file.suffix == path.suffix)
+    keys = _keys(path)
+    for file in files:
+        if _keys(file) == keys:
+            return file
+    names = ", ".join(file.name for file in files) or "no file of its suffix"
+    raise ValueError(f"{path} is like nothing that its command writes: {names}")
+
+
+def _keys(path: Path) -> set[str] | None:
+    content = read_json(path) if path.suffix == ".json" else None
+    return set(content) if isinstance(content, Mapping) else None
+
+
+def _circuit_at(path: Path) -> Circuit | None:
+    is_json = path.suffix == ".json" and path.is_file()
+    return load_circuit(path) if is_json and is_circuit(read_json(path)) else None

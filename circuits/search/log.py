@@ -1,0 +1,122 @@
+"""The log of searches: what each circuit that was run came to, so that no search runs it again.
+
+A file of one JSON object a line, to which lines are only added: a search that is stopped loses at
+most the line it was writing, and goes on by being started again. Searches of any kind share a log
+if they run the same model on the same prompts.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.parsing import parse_json
+
+_IDENTITY = ("weights", "tokens", "metric", "ablation", "dtype")
+_NO_LOG = "is no log of a search; name another file"
+
+
+class Log:
+    """The metric of circuits on each example, by a key that equal computations share."""
+
+    def __init__(self, path: Path | None, known: dict[str, Float[Tensor, " example"]]) -> None:
+        self._path, self._known = path, known
+
+    @staticmethod
+    def open(path: str | Path | None, facts: Mapping[str, object]) -> "Log":
+        """The log at a path, a new one there, or one in memory; `facts` say what is run.
+
+        Raises:
+            ValueError: if the file is no log, was altered, or is of another model, other prompts
+                or another metric.
+        """
+        if path is None:
+            return Log(None, {})
+        path = Path(path)
+        ours = {name: facts[name] for name in _IDENTITY}
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(ours) + "\n", encoding="utf-8")
+            return Log(path, {})
+        first, *rows = _whole_lines(path)
+        _compare(path, first, ours)
+        return Log(path, dict(_entry(path, row) for row in rows))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Float[Tensor, " example"]:
+        return self._known[key]
+
+    def add(self, keys: Iterable[str], values: Float[Tensor, "circuit example"]) -> None:
+        """Keep what circuits came to."""
+        new = dict(zip(keys, values, strict=True))
+        self._known |= new
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(_line(key, row) for key, row in new.items()))
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a log; a last one that was cut off is cut off in the file, too.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    try:
+        lines = content[:end].decode().splitlines()
+    except UnicodeDecodeError:
+        lines = []
+    if not lines:
+        raise ValueError(f"{path} {_NO_LOG}")
+    if end < len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return lines
+
+
+def _compare(path: Path, line: str, ours: Mapping[str, object]) -> None:
+    theirs = _object(path, line)
+    if set(theirs) != set(ours):
+        raise ValueError(f"{path} {_NO_LOG}")
+    different = [name for name in ours if theirs[name] != ours[name]]
+    if different:
+        raise ValueError(
+            f"{path} is the log of another search: it differs in {', '.join(different)}; "
+            "name another file, or delete it"
+        )
+
+
+def _line(key: str, values: Float[Tensor, " example"]) -> str:
+    content = base64.b64encode(values.double().numpy().tobytes()).decode()
+    return json.dumps({"circuit": key, "values": content, "check": _check(key, content)}) + "\n"
+
+
+def _entry(path: Path, line: str) -> tuple[str, Float[Tensor, " example"]]:
+    row = _object(path, line)
+    key, content = str(row.get("circuit")), str(row.get("values"))
+    if row.get("check") != _check(key, content):
+        raise ValueError(f"{path} was altered, at the circuit {key[:12]}; delete it")
+    values = bytearray(base64.b64decode(content))
+    return key, torch.frombuffer(values, dtype=torch.float64)
+
+
+def _object(path: Path, line: str) -> dict[str, object]:
+    try:
+        content = parse_json(line)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} {_NO_LOG}")
+    return content
+
+
+def _check(key: str, content: str) -> str:
+    return hashlib.sha256(f"{key} {content}".encode()).hexdigest()[:16]

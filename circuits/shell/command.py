@@ -1,0 +1,40 @@
+"""The command as it was given, with all defaults, so that a result can say how it was made."""
+
+import hashlib
+from argparse import Namespace
+from pathlib import Path
+
+_NOT_OF_THE_RESULT = (
+    *("run", "out", "csv", "plot", "json", "memory"),
+    *("kept_in", "engine", "address"),
+)
+"""The command, where its results go, how they are shown, what bounds memory, and who does it."""
+
+
+def recorded(args: Namespace) -> dict[str, object]:
+    """For a provenance: the command, and a hash of every file it was given to read.
+
+    `command` is what follows `circuits`, without where the results go.
+    """
+    files = list(getattr(args, "files", ()))
+    read = {f"{i}. {Path(path).name}": _hash(path) for i, path in enumerate(files, start=1)}
+    return {"command": [*_words(args), *files], **({"inputs": read} if read else {})}
+
+
+def _words(args: Namespace) -> list[str]:
+    """The command's name and its options: `--n=64`, `--prune`."""
+    words = [args.run.__name__]
+    for name, value in vars(args).items():
+        if name in (*_NOT_OF_THE_RESULT, "files") or value is None or value is False:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        words.append(option if value is True else f"{option}={_spelled(value)}")
+    return words
+
+
+def _spelled(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

@@ -1,0 +1,160 @@
+"""`circuits learn`: masks of edges or nodes by gradient descent, stoppable at any step."""
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuits.shell import options
+from circuits.shell.inputs import choose, open_metric, open_model, open_task
+from circuits.shell.printing import print_edges
+from circuits.shell.scoring import open_ablation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from circuits.learning import Learned
+    from patching.descent import Schedule
+    from patching.metrics import Metric
+    from patching.model import Model
+    from patching.tasks import Task
+
+EDGE_PRUNING, PROBING, UGS = "edge-pruning", "subnetwork-probing", "ugs"
+FILES = ("circuit.json", "scores.safetensors", "loss.svg")
+
+
+def add_options(parser: options.Parser) -> None:
+    """The options of `circuits learn`."""
+    group = parser.add_argument_group("learning")
+    group.add_argument(
+        "--method",
+        default=EDGE_PRUNING,
+        metavar="NAME",
+        help=f"{EDGE_PRUNING}, {UGS}, or {PROBING} for heads and MLPs ({EDGE_PRUNING})",
+    )
+    group.add_argument(
+        "--size",
+        type=options.positive,
+        required=True,
+        metavar="N",
+        help="edges to keep, or heads and MLPs",
+    )
+    group.add_argument(
+        "--steps", type=options.positive, metavar="N", help="steps of training (400; probing 300)"
+    )
+    group.add_argument("--rate", type=float, metavar="R", help="learning rate of the log-odds")
+    group.add_argument(
+        "--penalty", type=float, metavar="P", help=f"price of an edge or node ({UGS}, {PROBING})"
+    )
+    group.add_argument(
+        "--patience",
+        type=options.positive,
+        metavar="N",
+        help="stop when so many steps gain nothing over as many before (never)",
+    )
+    group.add_argument("--start", metavar="SCORES", help="scores whose order masks start from")
+    group.add_argument(
+        "--out", metavar="DIR", required=True, help="folder for all results, and to go on from"
+    )
+    parser.set_defaults(metric="kl")
+
+
+def learn(args: Namespace) -> None:
+    """Learn a circuit; interrupted, the same command goes on from the last state kept.
+
+    Raises:
+        ValueError: if a name is unknown, options do not fit the method, or model, task, metric and
+            method do not fit together.
+    """
+    from circuits.export import save
+    from patching.history import plot_history
+
+    choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING)))
+    _check(args)
+    metric, model = open_metric(args), open_model(args)
+    task = open_task(args.task, model, args, seed=args.seed)
+    learned = _learn(args, model, task, metric)
+    circuit, out = learned.circuit(), Path(args.out)
+    learned.scores.save(out / "scores.safetensors")
+    circuit.save(out / "circuit.json")
+    figure = plot_history(learned.history, title=f"{args.method}, {task.name}")
+    _write_figure(figure, out / "loss.svg")
+    save(circuit, out / "circuit.svg")
+    history = learned.history
+    print(
+        f"{circuit.size:,} of {model.graph.n_edges:,} edges of {model.name} kept by {args.method} "
+        f"after {history.steps} steps ({history.stopped}); "
+        f"distance from the full model: {history.last('distance'):.4g} ({metric.__name__})"
+    )
+    print_edges(learned.scores.top(min(10, circuit.size), ranking="signed"))
+    print(f"written to {out}: {', '.join((*FILES, 'circuit.svg'))}")
+
+
+def _learn(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "Learned":
+    from circuits.learning import (
+        PROBING as NODES,
+    )
+    from circuits.learning import (
+        PRUNING,
+        SAMPLING,
+        edge_pruning,
+        subnetwork_probing,
+        uniform_sampling,
+    )
+    from circuits.scores import load_scores
+
+    start = None if args.start is None else load_scores(args.start)
+    price = {} if args.penalty is None else {"penalty": args.penalty}
+    if args.method == UGS:
+        plan = _schedule(args, SAMPLING)
+        return uniform_sampling(
+            model, task, metric, size=args.size, start=start, schedule=plan, **price
+        )
+    ablation = open_ablation(args, model, task)
+    if args.method == PROBING:
+        plan = _schedule(args, NODES)
+        return subnetwork_probing(
+            model, task, metric, size=args.size, schedule=plan, ablation=ablation, **price
+        )
+    plan = _schedule(args, PRUNING)
+    return edge_pruning(
+        model, task, metric, size=args.size, start=start, schedule=plan, ablation=ablation
+    )
+
+
+def _schedule(args: Namespace, usual: "Schedule") -> "Schedule":
+    return replace(
+        usual,
+        steps=args.steps or usual.steps,
+        rate=usual.rate if args.rate is None else args.rate,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        patience=args.patience,
+        folder=Path(args.out) / "state",
+    )
+
+
+def _check(args: Namespace) -> None:
+    """Refuse options that a method would leave unread.
+
+    Raises:
+        ValueError: naming the option and the method.
+    """
+    if args.penalty is not None and args.method == EDGE_PRUNING:
+        raise ValueError(f"{EDGE_PRUNING} has a budget and no price; leave out --penalty")
+    if args.start is not None and args.method == PROBING:
+        raise ValueError(
+            f"{PROBING} learns nodes, and --start gives an order of edges; leave it out"
+        )
+    if args.ablation not in ("resample", "random") and args.method == UGS:
+        raise ValueError(f"{UGS} works with corrupt prompts alone; leave out --ablation")
+
+
+def _write_figure(figure: "Figure", path: Path) -> None:
+    from io import BytesIO
+
+    from patching.files import write_bytes
+
+    content = BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    write_bytes(path, content.getvalue())

@@ -1,0 +1,274 @@
+"""Stochastic gradient descent on a few tensors: seeded, stoppable at any step, resumable.
+
+Everything random in a step follows from the seed and the step's number, so that all there is to
+save are the tensors, Adam's two means of each, and the curves. Knows no model.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from patching.files import write_bytes
+from patching.history import History
+from patching.progress import Progress
+
+STATE = "state.safetensors"
+LOSS = "loss"
+_DECAY, _DECAY_SQUARE, _EPS = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, arXiv:1412.6980
+_GAIN = 1e-3  # what share of the loss must still be gained for a training to go on
+
+_BEARING = ("steps", "rate", "batch_size", "seed", "patience")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, how fast, on how many examples a step, and where to keep the state.
+
+    `patience`: stop when the mean loss of so many steps is no lower than that of as many before.
+    `folder`: the state is written there every `save_every` steps and at the end; the same training
+    started again goes on from it, and ends with the same numbers.
+
+    Raises:
+        ValueError: if a number is less than 1.
+    """
+
+    steps: int = 300
+    rate: float = 0.2
+    batch_size: int = 16
+    seed: int = 0
+    patience: int | None = None
+    folder: str | Path | None = None
+    save_every: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "patience", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; at least 1 would be right")
+
+    @property
+    def options(self) -> dict[str, int | float | None]:
+        """What of it bears on the result, for provenance."""
+        said = asdict(self)
+        return {name: said[name] for name in _BEARING}
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A tensor to learn: where it starts and its learning rate.
+
+    `ascends` is for multipliers, which the loss is made larger by.
+    """
+
+    start: Float[Tensor, "..."]
+    rate: float
+    ascends: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a step is taken on: its number, the examples' rows and a source of noise."""
+
+    number: int
+    rows: Int[Tensor, " batch"]
+    noise: torch.Generator
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """The loss at some values, and what else is to be watched."""
+
+    def __call__(
+        self, values: Mapping[str, Tensor], step: Step
+    ) -> tuple[Float[Tensor, ""], Mapping[str, float]]:
+        """The loss, with a gradient by the values, and numbers by name."""
+        ...
+
+
+@dataclass
+class _State:
+    values: dict[str, Tensor]
+    means: dict[str, Tensor]
+    squares: dict[str, Tensor]
+    curves: dict[str, list[float]]
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.curves.get(LOSS, []))
+
+
+def descend(
+    parameters: Mapping[str, Parameter],
+    objective: Objective,
+    n_examples: int,
+    schedule: Schedule,
+    *,
+    facts: Mapping[str, object],
+    earliest: int = 0,
+) -> tuple[dict[str, Tensor], History]:
+    """Minimise an objective by Adam on batches of the examples, shuffled anew every epoch.
+
+    Args:
+        parameters: what to learn, by name.
+        objective: called once a step.
+        n_examples: how many rows there are to draw batches from.
+        schedule: how long, and where the state is kept.
+        facts: what the training is of; a kept state of another training is refused.
+        earliest: no early stop before this step.
+
+    Returns:
+        The values at the end, and the curves.
+
+    Raises:
+        ValueError: if the loss is not finite, or the folder holds the state of another training.
+    """
+    identity = json.dumps({**facts, "schedule": schedule.options}, sort_keys=True)
+    state = _open_state(parameters, schedule, identity)
+    stopped = "all steps done"
+    with Progress("learning", schedule.steps, done=state.n_steps) as progress:
+        for number in range(state.n_steps, schedule.steps):
+            if _is_flat(state.curves.get(LOSS, []), schedule.patience, earliest):
+                stopped = "no further gain"
+                break
+            _take(state, parameters, objective, _step(number, n_examples, schedule))
+            progress.say(f"loss {state.curves[LOSS][-1]:.4g}")
+            progress.at(state.n_steps)
+            if state.n_steps % schedule.save_every == 0:
+                _save(state, schedule, identity)
+    _save(state, schedule, identity)
+    curves = {
+        name: torch.tensor(curve, dtype=torch.float64) for name, curve in state.curves.items()
+    }
+    return state.values, History(curves, stopped)
+
+
+def _step(number: int, n_examples: int, schedule: Schedule) -> Step:
+    size = min(schedule.batch_size, n_examples)
+    epoch, place = divmod(number, n_examples // size)
+    order = torch.randperm(n_examples, generator=_generator(schedule.seed, 2 * epoch))
+    rows = order[place * size : (place + 1) * size]
+    return Step(number, rows.sort().values, _generator(schedule.seed, 2 * number + 1))
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    """Random numbers that differ between seeds and between streams of a seed."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + stream) % 2**63)
+
+
+def _take(
+    state: _State, parameters: Mapping[str, Parameter], objective: Objective, step: Step
+) -> None:
+    live = {name: value.detach().requires_grad_() for name, value in state.values.items()}
+    with torch.enable_grad():
+        loss, watched = objective(live, step)
+    found = float(loss.detach())
+    if not math.isfinite(found):
+        raise ValueError(
+            f"the loss is {found} at step {step.number}; a lower learning rate would be "
+            "right, if weights and metric hold no NaN"
+        )
+    names = list(live)
+    gradients = torch.autograd.grad(
+        loss, [live[name] for name in names], allow_unused=True, materialize_grads=True
+    )
+    for name, gradient in zip(names, gradients, strict=True):
+        _adam(state, name, gradient, parameters[name], step.number + 1)
+    for name, value in {LOSS: found, **watched}.items():
+        state.curves.setdefault(name, []).append(value)
+
+
+def _adam(state: _State, name: str, gradient: Tensor, parameter: Parameter, number: int) -> None:
+    mean, square = state.means[name], state.squares[name]
+    mean = _DECAY * mean + (1 - _DECAY) * gradient
+    square = _DECAY_SQUARE * square + (1 - _DECAY_SQUARE) * gradient**2
+    size = (square / (1 - _DECAY_SQUARE**number)).sqrt() + _EPS
+    change = parameter.rate * (mean / (1 - _DECAY**number)) / size
+    state.means[name], state.squares[name] = mean, square
+    state.values[name] = state.values[name] + (change if parameter.ascends else -change)
+
+
+def _is_flat(losses: list[float], patience: int | None, earliest: int) -> bool:
+    if patience is None or len(losses) < earliest + 2 * patience:
+        return False
+    before = sum(losses[-2 * patience : -patience]) / patience
+    return sum(losses[-patience:]) / patience > before - _GAIN * abs(before)
+
+
+def _open_state(parameters: Mapping[str, Parameter], schedule: Schedule, identity: str) -> _State:
+    start = {name: parameter.start.detach().clone() for name, parameter in parameters.items()}
+    nothing = {name: torch.zeros_like(value) for name, value in start.items()}
+    state = _State(start, nothing, dict(nothing), {})
+    if schedule.folder is not None and (Path(schedule.folder) / STATE).exists():
+        _load(state, Path(schedule.folder) / STATE, identity)
+    return state
+
+
+def _save(state: _State, schedule: Schedule, identity: str) -> None:
+    if schedule.folder is None:
+        return
+    kinds = {"values": state.values, "means": state.means, "squares": state.squares}
+    tensors = {
+        f"{kind} {name}": value.contiguous().cpu()
+        for kind, some in kinds.items()
+        for name, value in some.items()
+    }
+    for name, curve in state.curves.items():
+        tensors[f"curve {name}"] = torch.tensor(curve, dtype=torch.float64)
+    write_bytes(Path(schedule.folder) / STATE, to_safetensors(tensors, {"of": identity}))
+
+
+def _load(state: _State, path: Path, identity: str) -> None:
+    """Fill a state with what was saved of it.
+
+    Raises:
+        ValueError: if the file is damaged or of another training.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            of = (file.metadata() or {}).get("of")
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    if of != identity:
+        raise ValueError(
+            f"{path} is the state of another training{_difference(of, identity)}; "
+            "give the same options, or an empty folder"
+        )
+    for kind, some in (
+        ("values", state.values),
+        ("means", state.means),
+        ("squares", state.squares),
+    ):
+        for name, value in some.items():
+            some[name] = saved[f"{kind} {name}"].to(value)
+    for name, tensor in saved.items():
+        if name.startswith("curve "):
+            state.curves[name.removeprefix("curve ")] = tensor.tolist()
+
+
+def _difference(of: str | None, identity: str) -> str:
+    """In which facts two trainings differ."""
+    if of is None:
+        return ""
+    before, now = _flat_facts(json.loads(of)), _flat_facts(json.loads(identity))
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return f" ({', '.join(names)} differ)" if names else ""
+
+
+def _flat_facts(facts: Mapping[str, object], within: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            flat |= _flat_facts(value, f"{within}{name}.")
+        else:
+            flat[within + name] = value
+    return flat

@@ -1,0 +1,61 @@
+"""What happened while something was learned: one number a step for each thing watched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from patching.figures import COLOURS, LABEL, SMALL, TITLE
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """`curves` hold one value a step, `loss` among them; `stopped` says why there are no more."""
+
+    curves: Mapping[str, Float[Tensor, " step"]]
+    stopped: str
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return len(self.curves["loss"])
+
+    def last(self, name: str, over: int = 10) -> float:
+        """The mean of the last few values of a curve, which are noisy one by one.
+
+        Raises:
+            ValueError: if there is no such curve.
+        """
+        if name not in self.curves:
+            raise ValueError(f"no curve named {name!r}; there are {', '.join(self.curves)}")
+        return float(self.curves[name][-over:].mean())
+
+
+def plot_history(history: History, *, title: str | None = None) -> Figure:
+    """One panel for each curve, above one another; thick is the running mean."""
+    n = len(history.curves)
+    figure = Figure(figsize=(3.5, 0.6 + 1.1 * n), layout="constrained")
+    panels = figure.subplots(n, sharex=True, squeeze=False)[:, 0]
+    for i, (axes, (name, curve)) in enumerate(zip(panels, history.curves.items(), strict=True)):
+        colour, values = COLOURS[i % len(COLOURS)], curve.numpy()
+        axes.plot(values, color=colour, linewidth=0.5, alpha=0.4)
+        axes.plot(_smooth(values), color=colour, linewidth=1.2)
+        axes.set_ylabel(name, fontsize=LABEL)
+        axes.tick_params(labelsize=SMALL)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("step", fontsize=LABEL)
+    if title:
+        panels[0].set_title(title, fontsize=TITLE)
+    return figure
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Each value's mean with those up to a twentieth of all steps before it."""
+    width = max(1, len(values) // 20)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(0, stop - width)
+    return (sums[stop] - sums[start]) / (stop - start)

@@ -1,0 +1,222 @@
+"""The chunks of one computation in a folder: whole, of this computation, and finite, or absent.
+
+A chunk is a safetensors file with a checksum over its tensors and over who it belongs to. It is
+written to a temporary file and renamed, so that it is there or not, whoever is killed when. What
+is damaged or of another computation is named in a warning, taken away and done again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from patching.files import write_bytes, write_text
+from patching.work.chunk import Done, Parts
+
+VERSION = 1
+MOST_BYTES = 2**32
+NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+Kind = dict[str, tuple[torch.dtype, int]]
+"""Names, types and numbers of axes of a chunk's parts: the same for all chunks."""
+
+
+def run_id(settings: Mapping[str, object]) -> str:
+    """Equal for equal settings, whatever their order: a hash of them as JSON.
+
+    Raises:
+        ValueError: if a value does not fit into JSON.
+    """
+    return hashlib.sha256(_canonical(settings).encode()).hexdigest()
+
+
+@dataclass
+class Store:
+    """The folder of `n` chunks of one computation; `open_store` makes one."""
+
+    folder: Path
+    id: str
+    n: int
+    kind: Kind | None = None
+
+    def missing(self) -> list[int]:
+        """Numbers of the chunks that are not there; looks anew every time."""
+        there = set(os.listdir(self.folder))
+        return [number for number in range(self.n) if self.path(number).name not in there]
+
+    def keep(self, number: int, done: Done) -> None:
+        """Write a chunk, and a line about it into the log.
+
+        Raises:
+            ValueError: if the chunk holds NaN or infinite numbers, which would be no result.
+        """
+        for name, part in done.parts.items():
+            if not _is_finite(part):
+                raise ValueError(
+                    f"chunk {number} of {self.n} came out with NaN or infinite numbers "
+                    f"({name}); most likely the weights or the metric hold NaN"
+                )
+        facts = {"worker": done.worker, "seconds": done.seconds, "memory": dict(done.memory)}
+        parts = {name: part.contiguous() for name, part in done.parts.items()}
+        said = {"run": self.id, "chunk": str(number), "facts": json.dumps(facts)}
+        said["checksum"] = _checksum(parts, said)
+        write_bytes(self.path(number), *_safetensors(parts, said))
+        self.log({"chunk": number, **facts, "peak_bytes": dict(done.peak_bytes)})
+
+    def read(self, number: int) -> Done | None:
+        """A chunk that is there and whole; a damaged one is reported, removed, and None."""
+        path = self.path(number)
+        try:
+            done = self._read(path, number)
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            warnings.warn(f"{path} is damaged and will be done again: {reason}", stacklevel=2)
+            self.log({"chunk": number, "damaged": reason})
+            path.unlink(missing_ok=True)
+            return None
+        return done
+
+    def path(self, number: int) -> Path:
+        """Where a chunk is kept."""
+        return self.folder / f"chunk-{number:05d}.safetensors"
+
+    def log(self, facts: Mapping[str, object]) -> None:
+        """Append a line, in one write, so that lines of several workers never mix."""
+        line = json.dumps({"time": round(time.time(), 3), **facts}) + "\n"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        handle = os.open(self.folder / "log.jsonl", flags, 0o666)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+    def tidy(self) -> None:
+        """Remove what killed writers left behind; for when nothing is missing any more."""
+        for leftover in self.folder.glob(".chunk-*"):
+            leftover.unlink(missing_ok=True)
+
+    def _read(self, path: Path, number: int) -> Done:
+        _check_file(path)
+        with safe_open(path, framework="pt") as file:
+            said = dict(file.metadata() or {})
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if said.pop("checksum", None) != _checksum(parts, said):
+            raise ValueError("it was altered after it was written, its checksum does not fit")
+        if (said.get("run"), said.get("chunk")) != (self.id, str(number)):
+            raise ValueError("it is another chunk, or of another run, whose file was put here")
+        self._check_kind(parts)
+        facts = json.loads(said["facts"])
+        return Done(parts, facts["worker"], facts["seconds"], memory=facts["memory"])
+
+    def _check_kind(self, parts: Parts) -> None:
+        kind = {name: (part.dtype, part.ndim) for name, part in parts.items()}
+        self.kind = self.kind or kind
+        if kind != self.kind:
+            raise ValueError(f"it holds {_in_words(kind)}, and other chunks {_in_words(self.kind)}")
+        for name, part in parts.items():
+            if not _is_finite(part):
+                raise ValueError(f"it holds NaN or infinite numbers ({name})")
+
+
+def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n: int) -> Store:
+    """The folder of one computation inside a run's folder, made if need be.
+
+    Its name is `what` and a hash of the settings, the number of chunks among them; the settings
+    are beside the chunks in `settings.json`, for people.
+
+    Raises:
+        ValueError: if `what` is no plain name, the folder is a link or a file, or settings do not
+            fit into JSON.
+    """
+    settings = {"format": VERSION, "what": what, "chunks": n, **settings}
+    identity = run_id(settings)
+    name = f"{what}-{identity[:32]}"
+    if not NAME.fullmatch(name):
+        raise ValueError(f"names are made of letters, digits and . _ -, got {what!r}")
+    place = Path(folder).resolve() / name
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise ValueError(f"{place} is a link or a file; a run keeps its chunks in a real folder")
+    place.mkdir(parents=True, exist_ok=True)
+    store = Store(place, identity, n)
+    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    for_people = place / "settings.json"
+    if not for_people.is_file() or for_people.is_symlink() or for_people.read_text() != text:
+        write_text(for_people, text)
+    return store
+
+
+def _check_file(path: Path) -> None:
+    if path.is_symlink():
+        raise ValueError("it is a link")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than any chunk")
+
+
+def _is_finite(part: Tensor) -> bool:
+    """Whether no number is NaN or infinite: the extremes are, if any is; tells ten times faster."""
+    if not part.is_floating_point() or not part.numel():
+        return True
+    return bool(torch.stack(part.aminmax()).isfinite().all())
+
+
+def _checksum(parts: Parts, said: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, part in sorted(parts.items()):
+        digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+        digest.update(_bytes(part))
+    return digest.hexdigest()
+
+
+_KINDS = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
+}
+
+
+def _safetensors(parts: Parts, said: Mapping[str, str]) -> list[bytes | memoryview]:
+    """The content of a safetensors file, without a copy of the tensors.
+
+    Its length, a header of names, types and places padded to eight bytes, and the tensors.
+    """
+    header: dict[str, object] = {"__metadata__": dict(said)}
+    start, content = 0, []
+    for name, part in sorted(parts.items(), key=lambda item: -item[1].element_size()):
+        content.append(_bytes(part))
+        end = start + part.nbytes
+        kind = _KINDS[part.dtype]
+        header[name] = {"dtype": kind, "shape": list(part.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [struct.pack("<Q", len(text)), text, *content]
+
+
+def _bytes(part: Tensor) -> memoryview:
+    return part.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data
+
+
+def _canonical(settings: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(settings, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the settings of a run do not fit into JSON: {error}") from None
+
+
+def _in_words(kind: Kind) -> str:
+    names: Sequence[str] = [
+        f"{name} ({dtype}, {axes} axes)" for name, (dtype, axes) in kind.items()
+    ]
+    return ", ".join(names) or "nothing"

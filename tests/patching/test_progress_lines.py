@@ -1,0 +1,86 @@
+"""Progress on stderr: bars on a terminal, lines elsewhere, and nothing for short work."""
+
+import sys
+import time
+
+import pytest
+
+from patching import progress
+from patching.progress import Progress, track
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves: `clock.append(seconds)`."""
+    times = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: times[-1])
+    return times
+
+
+def test_short_work_shows_nothing(capfd):
+    assert list(track([1, 2, 3], "counting", 3)) == [1, 2, 3]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_a_bar_shows_rate_and_time_left(capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for _ in track(range(3), "waiting", 3):
+        time.sleep(0.6)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "waiting" in err
+    assert "2/3" in err
+    assert "it/s" in err or "s/it" in err
+
+
+def test_without_a_terminal_there_are_lines_with_rate_and_time_left(capfd, clock):
+    with Progress("scoring", 100) as done:
+        for i in range(1, 31):
+            clock.append(i * 2.0)
+            done.at(i)
+    assert capfd.readouterr().err.splitlines() == [
+        "scoring: 10 of 100 (10%), 0.5/s, 03:00 left",
+        "scoring: 20 of 100 (20%), 0.5/s, 02:40 left",
+        "scoring: 30 of 100 (30%), 0.5/s, 02:20 left",
+    ]
+
+
+def test_slow_work_says_something_every_minute_and_what_was_reused_is_no_speed(capfd, clock):
+    with Progress("scoring", 1000, done=500) as work:
+        for i in range(1, 5):
+            clock.append(i * 31.0)
+            work.at(500 + i)
+    assert capfd.readouterr().err.splitlines() == [
+        "scoring: 502 of 1,000 (50%), 0.0323/s, 4:17:18 left",
+        "scoring: 504 of 1,000 (50%), 0.0323/s, 4:16:16 left",
+    ]
+
+
+def test_work_of_unknown_length_and_hidden_work(capfd, clock):
+    with Progress("reading", None) as known, Progress("hidden", 10, shown=False) as hidden:
+        clock.append(61.0)
+        known.at(122)
+        hidden.at(5)
+    assert capfd.readouterr().err == "reading: 122 done, 2 a second\n"
+
+
+def test_it_can_be_turned_off(capfd, clock, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with Progress("scoring", 2) as work:
+        clock.append(100.0)
+        work.at(1)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_notebook_without_widgets_gets_a_bar_of_text(monkeypatch, capfd):
+    class ZMQInteractiveShell:
+        pass
+
+    class IPython:
+        get_ipython = staticmethod(ZMQInteractiveShell)
+
+    monkeypatch.setitem(sys.modules, "IPython", IPython)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    for _ in track(range(2), "drawing", 2):
+        time.sleep(0.7)
+    assert "drawing" in capfd.readouterr().err

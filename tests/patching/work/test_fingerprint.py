@@ -1,0 +1,60 @@
+"""Fingerprints tell functions apart that share a name."""
+
+import functools
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from patching.metrics import kl, logit_diff
+from patching.paths import along_inputs, at_clean
+from patching.quadrature import left, midpoint
+from patching.rules import RULES
+from patching.work.fingerprint import fingerprint
+
+
+def made(n: int):
+    def metric(x):
+        return x * n
+
+    return metric
+
+
+@dataclass(frozen=True)
+class Value:
+    size: int
+
+
+DIFFERENT = (
+    *(logit_diff, kl, at_clean, along_inputs(5), along_inputs(6), along_inputs(5, left)),
+    *(1, 1.0, "1", True, None, b"1", (1, 2), (12,), [1], {1: 2}, {1}, int, len, Value(1), Value(2)),
+    *(made(1), made(2), functools.partial(made, 1), functools.partial(made, 2)),
+    *(torch.ones(2), torch.ones(1, 2), torch.ones(2, dtype=torch.float64), torch.tensor([1.0, 2])),
+    *(lambda x: x + 1, lambda x: x + 2, lambda x, n=1: x + n, lambda x, n=2: x + n),
+    *RULES.values(),
+)
+
+
+def test_different_things_have_different_fingerprints():
+    assert len({fingerprint(thing) for thing in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_things_made_alike_have_the_same():
+    assert fingerprint(made(3)) == fingerprint(made(3))
+    assert fingerprint(along_inputs(5, midpoint)) == fingerprint(along_inputs(5))
+    assert fingerprint({2, 1, 3}) == fingerprint({3, 2, 1})
+
+
+def test_a_function_that_refers_to_itself_can_be_told():
+    def fall(n):
+        return fall(n - 1) if n else 0
+
+    assert fingerprint(fall) == fingerprint(fall)
+
+
+def test_what_cannot_be_told_apart_is_refused():
+    class Strange:
+        pass
+
+    with pytest.raises(ValueError, match="cannot for .*Strange: use functions"):
+        fingerprint((logit_diff, Strange()))

@@ -1,0 +1,349 @@
+"""Files and texts from strangers: no code in files is run, and no text is read as markup.
+
+Reading damaged files is `test_fuzz`; wrong ones, `test_bad_input`.
+"""
+
+import ast
+import csv
+import inspect
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from browser import needs_browser, visit
+
+from circuits import Circuit, Roles, picture_roles, save
+from circuits.explorer import explore
+from circuits.export import load, tikz, to_neuronpedia, write_submission
+from circuits.export.latex import escaped
+from patching import Model
+from patching.files import MOST_BYTES, inside, read_bytes, read_text, write_text
+from patching.graph import Graph
+from patching.parsing import parse_json, parse_literal, read_table
+from patching.tensor_files import read_npz, read_pt, read_tensor_file
+from patching.views import attention_view, lens_view
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = sorted(
+    path for name in ("circuits", "patching", "benchmarks") for path in (ROOT / name).rglob("*.py")
+)
+RUNS_CODE = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "yaml", "xmlrpc"}
+GRAPH = Graph(2, 2, 2)
+NASTY = (
+    "</script><img src=x onerror=document.title=1>",
+    "</style><script>document.title=1</script>",
+    '"; }\n\\input{/etc/passwd} $x^2$ #1 %comment & {open',
+    "\\write18{ls} \\end{document} _a^b~",
+    'quote " and \' and \\ and \\" end',
+    "<!-- --><![CDATA[ ]]> &amp; &#x0;",
+    "\u2028\u2029\u202e\x00\x07\x1b[31m\x7f",
+    "]]>--></svg><svg onload=x>",
+    "$\\frac{1}{$",
+)
+
+
+# No code in files.
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    found = [
+        ast.literal_eval(k.value)
+        for k in call.keywords
+        if k.arg == name and isinstance(k.value, ast.Constant)
+    ]
+    return found[0] if found else None
+
+
+def dangers(source: str) -> list[str]:
+    """What could run code from a file or a text."""
+    tree, found = ast.parse(source), []
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        found += [f"import {name}" for name in names if name.split(".")[0] in RUNS_CODE]
+    for name, call in calls(tree):
+        if name == "torch.load" and keyword(call, "weights_only") is not True:
+            found.append("torch.load without weights_only=True")
+        if name in ("np.load", "numpy.load") and keyword(call, "allow_pickle") is not False:
+            found.append("np.load without allow_pickle=False")
+        if name in ("eval", "exec", "os.system", "os.popen", "builtins.eval", "compile"):
+            found.append(name)
+        if name.endswith(("read_pickle", "to_pickle", "import_from_pickle")):
+            found.append(name)
+        if keyword(call, "shell") is True:
+            found.append("shell=True")
+    return found
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_runs_what_a_file_says(path):
+    assert dangers(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("import pickle", "from dill import load", "import yaml", "eval('1')", "exec(text)"),
+        *("torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)", "os.system('ls')"),
+        *("np.load(p, allow_pickle=True)", "subprocess.run(c, shell=True)", "pd.read_pickle(p)"),
+    ],
+)
+def test_the_search_for_such_code_finds_it(source):
+    assert dangers(source)
+
+
+class Malice:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/was-run-by-a-file",)
+
+
+def test_code_in_files_of_tensors_is_not_run(tmp_path):
+    import numpy as np
+
+    torch.save({"cfg": Malice()}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="x.pt is no whole .pt file of plain tensors"):
+        read_pt(tmp_path / "x.pt")
+    np.savez(tmp_path / "x.npz", W_U=np.array([Malice()], dtype=object))
+    with pytest.raises(ValueError, match="x.npz is no .npz file of plain arrays"):
+        read_npz(tmp_path / "x.npz")
+    torch.save({}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="old.pt is no whole .pt .*: it is no zip archive"):
+        read_pt(tmp_path / "old.pt")
+    assert not Path("/tmp/was-run-by-a-file").exists()
+
+
+def test_code_of_model_folders_is_off_unless_asked_for():
+    assert inspect.signature(Model.load).parameters["trust_remote_code"].default is False
+
+
+# Names, links, sizes.
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a\0b", "a b", "é", "x" * 101]
+)
+def test_names_that_are_no_plain_ones_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="is no name for a file in"):
+        inside(tmp_path, name)
+
+
+def test_links_in_folders_of_ours_are_refused_and_never_written_through(tmp_path):
+    target = tmp_path / "precious"
+    write_text(target, "kept")
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(ValueError, match="link is a link, which could lead anywhere"):
+        inside(tmp_path, "link")
+    write_text(tmp_path / "link", "new")
+    assert target.read_text() == "kept"
+    with pytest.raises(ValueError, match="no task and model named '../../x'"):
+        write_submission([Circuit.empty(GRAPH)] * 9, tmp_path, "../../x", d_model=4)
+
+
+def test_what_is_no_plain_file_or_too_large_is_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    for path, says in ((tmp_path, "is a folder"), (tmp_path / "pipe", "a device or a pipe")):
+        with pytest.raises(ValueError, match=says):
+            read_bytes(path)
+        with pytest.raises(ValueError, match=says):
+            read_tensor_file(path)
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    with pytest.raises(ValueError, match="round cannot be read: Too many levels"):
+        read_bytes(tmp_path / "round")
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "gone")
+    (tmp_path / "text").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="text is no text in UTF-8: byte 0 is 0xff"):
+        read_text(tmp_path / "text")
+    assert MOST_BYTES == 2**30
+    monkeypatch.setattr("patching.files.MOST_BYTES", 10)
+    write_text(tmp_path / "long", "x" * 11)
+    with pytest.raises(ValueError, match="long has more than 10 bytes, the most that is read"):
+        read_bytes(tmp_path / "long")
+
+
+def test_archives_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
+    import numpy as np
+
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(100_000))
+    monkeypatch.setattr("patching.tensor_files.MOST_BYTES", 10_000)
+    with pytest.raises(ValueError, match="bomb.npz .*: it unpacks to 800,.* bytes; 10,000 are the"):
+        read_npz(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": 1, "a": 2}', "it has the key 'a' twice"),
+        ("[NaN]", "it holds NaN; numbers are finite"),
+        ("[-Infinity]", "it holds -Infinity; numbers are finite"),
+        ("1e999", "it holds 1e999, more than any number here"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ("{", "line 1 column 2"),
+        ("1" * 5000, "4300 digits"),
+    ],
+)
+def test_json_is_read_strictly(text, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        parse_json(text)
+    assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("(" * 100_000, "it is nested too deeply: '\\(\\("),
+        ("-" * 100_000 + "1", "it is nested too deeply"),
+        ("__import__('os')", "it is no list or number: .__import__"),
+        ("[1", "it is no list or number: '\\[1'"),
+    ],
+)
+def test_literals_are_values_and_no_code(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse_literal(text)
+
+
+def test_tables_with_open_quotes_or_equal_columns_are_refused(tmp_path):
+    for content, says in (
+        ('a,b\n"x,1\n', "x.csv is no whole table, line 1"),
+        ("a,a\n1,2\n", "x.csv has two columns named 'a'"),
+        ("a\n" + "x" * 200_000, "field larger than field limit"),
+    ):
+        write_text(tmp_path / "x.csv", content)
+        with pytest.raises(ValueError, match=says):
+            read_table(tmp_path / "x.csv")
+
+
+def test_entities_of_xml_are_refused(tmp_path):
+    text = '<!DOCTYPE x [<!ENTITY a "b">]><graphml>&a;</graphml>'
+    for suffix in (".graphml", ".gexf"):
+        write_text(tmp_path / f"c{suffix}", text)
+        with pytest.raises(ValueError, match="it has a document type, which could define entities"):
+            load(tmp_path / f"c{suffix}", GRAPH)
+
+
+# Text from anywhere in files of ours.
+
+
+class Seen(HTMLParser):
+    """The elements, handlers and addresses of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.handlers += [name for name, _ in attrs if name.startswith("on") or name == "style"]
+
+
+def pages(text: str) -> dict[str, str]:
+    circuit = named(text)
+    tokens = [text, text]
+    weights = torch.eye(2).expand(1, 1, 2, 2)
+    shown = lens_view(tokens, [text], [[[text], [text]]], torch.ones(1, 2, 1), title=text)
+    return {
+        "explorer": explore(circuit, title=text).content,
+        "attention": attention_view(weights, tokens, title=text).content,
+        "lens": shown.content,
+    }
+
+
+def named(text: str) -> Circuit:
+    edges = [("embed", "m0"), ("m0", "a1.h0.q"), ("a1.h0", "logits")]
+    provenance = {"model": text, "task": text, text: [text]}
+    return replace(Circuit.from_edges(GRAPH, edges), provenance=provenance)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_pages_show_text_as_text_under_a_policy_of_hashes(text):
+    for page in pages(text).values():
+        seen = Seen(page)
+        assert seen.tags.count("script") == 2
+        assert not {"img", "b"} & {*seen.tags}
+        assert seen.handlers == []
+        policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+        assert len(policy) == 1
+        assert "default-src 'none'" in policy[0]
+        assert "unsafe" not in policy[0]
+        data = page.split('id="data">')[1].split("</script>")[0]
+        assert not re.search("[<>&\u2028\u2029]", data)
+        assert json.loads(data)
+
+
+@needs_browser
+def test_a_browser_runs_none_of_it_and_blocks_what_is_no_part_of_the_page(tmp_path):
+    page = pages(NASTY[0])["attention"].replace(
+        "</body>", "<script>document.title=2</script></body>"
+    )
+    seen = visit(page, "said.title = document.title; said.images = $$('img').length;", tmp_path)
+    assert seen.said == {"title": NASTY[0], "images": 0}
+    assert any("Content Security Policy" in line for line in seen.console)
+
+
+@pytest.mark.parametrize("text", NASTY)
+@pytest.mark.parametrize(
+    "suffix", [".json", ".graphml", ".gexf", ".gml", ".nodelink.json", ".neuronpedia.json"]
+)
+def test_names_survive_in_files_for_other_programs(text, suffix, tmp_path):
+    circuit = named(text)
+    save(circuit, tmp_path / f"c{suffix}")
+    if suffix == ".neuronpedia.json":
+        content = parse_json(to_neuronpedia(circuit).decode())
+        assert content["metadata"]["scan"] == text
+        assert re.fullmatch("[A-Za-z0-9-]*", content["metadata"]["slug"])
+        return
+    back = load(tmp_path / f"c{suffix}")
+    assert back == circuit
+    assert back.provenance == circuit.provenance
+
+
+@pytest.mark.parametrize("text", ["<b>&\"'", "$x^2$", "\\end{x}", "_a^b~#%", "]]>", "$\\frac{1}"])
+def test_pictures_hold_text_as_text(text, tmp_path):
+    """Names that people choose: those of roles and titles."""
+    shown = picture_roles(named("m"), Roles({text: ("a1.h0",)}), title=text)
+    assert_only_known_commands(tikz(shown))
+    save(shown, tmp_path / "r.svg")
+    drawn = ElementTree.parse(tmp_path / "r.svg")
+    assert not {"script", "img", "b"} & {tag.tag.rpartition("}")[2] for tag in drawn.iter()}
+    assert text in "".join(drawn.getroot().itertext())
+
+
+def assert_only_known_commands(drawn: str) -> None:
+    known = {"begin", "end", "definecolor", "useasboundingbox", "draw", "filldraw", "node"}
+    known |= {"fontsize", "selectfont", "sffamily", "ensuremath", "rightarrow"}
+    found = {*re.findall(r"\\([A-Za-z]+)", drawn)} - known
+    assert all(name.startswith("text") for name in found), found
+    assert drawn.count("{") - drawn.count("\\{") == drawn.count("}") - drawn.count("\\}")
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_latex_is_told_every_special_character(text):
+    plain = re.sub(r"\\(?:text\w+|ensuremath|rightarrow)\{?|\\[#$%&_{}]|[{}]", "", escaped(text))
+    assert not re.search(r"[\\#$%&_{}~^<>\x00-\x1f\u2028]", plain)
+
+
+def test_tables_and_dot_hold_names_of_nodes_only(tmp_path):
+    for text in NASTY:
+        for suffix in (".csv", ".dot"):
+            save(named(text), tmp_path / f"c{suffix}")
+            content = (tmp_path / f"c{suffix}").read_text()
+            assert text not in content
+    rows = [*csv.reader(io.StringIO((tmp_path / "c.csv").read_text()))]
+    assert rows[1:] == [["embed", "m0", ""], ["m0", "a1.h0.q", ""], ["a1.h0", "logits", ""]]
