@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from circuits.circuit import Circuit
+from circuits.ensembles import hybrid
 from circuits.evaluation import evaluate
 from circuits.learning import Learned, edge_pruning, uniform_sampling
 from circuits.programming import program
@@ -73,6 +74,7 @@ def searches() -> list[Contender]:
         Contender("screen-flag-fix", _fixed, "arXiv:2606.09899"),
         Contender("edge-pruning", _learned(edge_pruning), "Bhaskar et al. 2024, arXiv:2406.16778"),
         Contender("ugs", _learned(uniform_sampling), "Li & Janson 2024, arXiv:2409.09951"),
+        Contender("hybrid", _hybrid, "Mondorf et al. 2025, arXiv:2510.06811"),
         Contender("budgeted", _budgeted, "this project"),
     ]
 
@@ -133,7 +135,7 @@ def _grown(name: str) -> Contender:
     return Contender(f"{name}, greedy", find, method.source)
 
 
-THRESHOLDS = tuple(10 ** (-4 + i / 2) for i in range(10))
+THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Of ACDC's sweep, in shares of the metric's clean-corrupt gap."""
 
 
@@ -156,6 +158,11 @@ def _program(
 def _fixed(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int) -> Scores:
     """A tenth of the edges patched exactly."""
     return screen_flag_fix(model, task, metric, n=model.graph.n_edges // 10)
+
+
+def _hybrid(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int) -> Scores:
+    """EAP and EAP-IG together, and masks that start from them."""
+    return hybrid(model, task, metric, size=sorted(sizes)[len(sizes) // 2]).scores
 
 
 def _learned(learn: Callable[..., Learned]) -> Finder:

@@ -16,6 +16,7 @@ from circuits.shell.printing import print_columns
 from circuits.shell.running import leads_here, open_run, part_of, say_partial
 
 if TYPE_CHECKING:
+    from patching.attribution import Attributions
     from patching.grid import Grid
     from patching.metrics import Metric
     from patching.model import Model
@@ -86,7 +87,7 @@ def patch(args: Namespace) -> int | None:
     try:
         grid = _run(model, task, metric, wish, args)
     except Interrupted as stop:
-        return _keep_partial(stop, args, name)
+        return _keep_partial(stop, args, wish)
     if not leads_here(wish.run):
         return None
     _note_lengths(task, wish)
@@ -96,9 +97,12 @@ def patch(args: Namespace) -> int | None:
     return None
 
 
-def _keep_partial(stop: "Interrupted[Grid]", args: Namespace, name: str) -> int:
+def _keep_partial(stop: "Interrupted[Grid | Attributions]", args: Namespace, wish: Wish) -> int:
     """Write what the prompts so far came to, and say so: exit 130."""
-    grid, name = stop.partial, f"{name}.{part_of(stop)}"
+    from patching.grid import Grid
+
+    part, name = stop.partial, f"{args.what}-{args.method}.{part_of(stop)}"
+    grid = part if isinstance(part, Grid) else part.pick(wish.what, wish.over)
     if leads_here(open_run(args)):
         _write(_noted(grid, args), Path(args.out), name, _title(grid))
         say_partial(stop, args, Path(args.out) / name)

@@ -2,7 +2,7 @@
 
 from typing import Generic, TypeVar
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
 class Interrupted(KeyboardInterrupt, Generic[R]):

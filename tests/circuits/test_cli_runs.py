@@ -137,11 +137,8 @@ def test_a_process_alone_has_the_device_it_was_given():
 
 def test_patches_and_neurons_are_kept_too(home, tmp_path, capsys):
     run, conflicts = str(tmp_path / "run"), str(tmp_path / "conflicts.json")
-    rows = [
-        {"without_context": [1, 5 + i], "with_context": [1, 20 + i, 5 + i], "answer": [30]}
-        for i in range(8)
-    ]
-    to_json(ConflictTask("made", tuple(Conflict(**row) for row in rows)), conflicts)
+    rows = [Conflict((1, 5 + i), (1, 20 + i, 5 + i), (30,)) for i in range(8)]
+    to_json(ConflictTask("made", tuple(rows)), conflicts)
     judging = ["--betas", "0,2", "--random", "1", "--top", "2", "--steps", "2"]
     commands = [
         ["patch", *shells.on(home), "--what", "head"],
