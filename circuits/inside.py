@@ -36,6 +36,7 @@ def active(circuit: Circuit, model: Model, ablation: Ablation) -> AbstractContex
     on the stream of a layer sees the writers inside the circuit at work. Parts of the model that
     are called by themselves, such as the final norm, are left alone.
 
+    >>> import torch
     >>> from patching import Model
     >>> from patching.ablations import zero
     >>> model = Model.load("truth/induction")

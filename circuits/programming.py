@@ -221,7 +221,9 @@ class _Constraints:
         place = np.concatenate(self.rows), np.concatenate(self.columns)
         shape = self.n_rows, self.n_variables
         matrix = coo_array((np.concatenate(self.values), place), shape=shape).tocsr()
-        return LinearConstraint(matrix, np.concatenate(self.lowest), np.concatenate(self.highest))
+        ends = np.concatenate(self.lowest), np.concatenate(self.highest)
+        # scipy annotates its ends as single numbers, and documents them as arrays
+        return LinearConstraint(matrix, *ends)  # pyright: ignore[reportArgumentType]
 
 
 def _solve(merit: NDArray, constraints: _Constraints, seconds: float) -> OptimizeResult:

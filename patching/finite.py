@@ -44,7 +44,10 @@ def _first_bad(model: Model, batch: Batch) -> str:
             if bad:
                 rows = f"row {bad[0]}" + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
                 return f"{rows} of the batch, {name} prompt, first at {place}{_hint(model)}"
-    return f"both plain runs are finite, so a gradient or a run between them is not{_hint(model)}"
+    return (
+        f"both plain runs are finite, so the metric is not, or a gradient or a run between "
+        f"them{_hint(model)}"
+    )
 
 
 def _watch(model: Model, seen: dict[str, Tensor]) -> list[tuple[str, Hook]]:

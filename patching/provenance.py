@@ -5,7 +5,7 @@ from importlib import metadata
 
 import torch
 
-from patching import memory
+from patching.memory import current
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
@@ -74,7 +74,7 @@ def run_settings(
         "batch_size": batch_size,
         "padding": task.padding,
         "two_way": task.two_way,
-        "memory_limit": memory.current().limit,
+        "memory_limit": current().limit,
         "functions": fingerprint(functions),
     }
 

@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = subjects.quick_subjects() if args.quick else subjects.subjects()
     if args.model:
         chosen = subjects.tasks_of(args.model, args.tasks)
-    table = contenders.contenders() | (contenders.combinations() if args.combinations else {})
+    table = contenders.contenders() | (contenders.learned() if args.learned else {})
+    table |= contenders.combinations() if args.combinations else {}
     unknown = [name for name in args.methods if name not in table]
     if unknown:
         raise SystemExit(f"no method {unknown[0]!r}; there are {', '.join(table)}")
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--combinations", action="store_true", help="every rule on every path too, printed"
     )
+    parser.add_argument("--learned", action="store_true", help="learned masks too: some hours")
     parser.add_argument("--model", help="this model alone, printed: an embedded one, a folder ...")
     parser.add_argument("--tasks", nargs="*", default=[], help="its tasks: JSON files, or names")
     return parser

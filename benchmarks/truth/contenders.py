@@ -67,16 +67,23 @@ def contenders() -> dict[str, Contender]:
 
 
 def searches() -> list[Contender]:
-    """What is searched for or learned, not scored."""
+    """What is searched for, not scored."""
     return [
         Contender("acdc", _acdc, "Conmy et al. 2023, arXiv:2304.14997"),
         Contender("eap-ig, program", _program, "Nikankin et al. 2025, arXiv:2510.25786"),
-        Contender("screen-flag-fix", _fixed, "arXiv:2606.09899"),
+        Contender("screen-flag-fix", _fixed, "Zhang & Wang 2026, arXiv:2606.09899"),
+        Contender("budgeted", _budgeted, "this project"),
+    ]
+
+
+def learned() -> dict[str, Contender]:
+    """What is trained: minutes for each subject, so left out unless asked for."""
+    rows = [
         Contender("edge-pruning", _learned(edge_pruning), "Bhaskar et al. 2024, arXiv:2406.16778"),
         Contender("ugs", _learned(uniform_sampling), "Li & Janson 2024, arXiv:2409.09951"),
         Contender("hybrid", _hybrid, "Mondorf et al. 2025, arXiv:2510.06811"),
-        Contender("budgeted", _budgeted, "this project"),
     ]
+    return {row.name: row for row in rows}
 
 
 COMBINATIONS = (

@@ -151,6 +151,22 @@ PAPERS = (
         "arXiv:2502.06852",
     ),
     Reference(
+        "dhamdhere2018important",
+        "Dhamdhere et al. 2018",
+        "Dhamdhere, Kedar and Sundararajan, Mukund and Yan, Qiqi",
+        "How Important Is a Neuron?",
+        2018,
+        "arXiv:1805.12233",
+    ),
+    Reference(
+        "zhang2026lies",
+        "Zhang & Wang 2026",
+        "Zhang, Luyang and Wang, Jialu",
+        "When Attribution Patching Lies: Diagnosis and a Second-Order Correction",
+        2026,
+        "arXiv:2606.09899",
+    ),
+    Reference(
         "linzen2016assessing",
         "Linzen et al. 2016",
         "Linzen, Tal and Dupoux, Emmanuel and Goldberg, Yoav",

@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
     "conductance": Method(
         conductance,
         "2F + (steps + 1) (F + B)",
-        "arXiv:2606.16920; Dhamdhere et al. 2018, arXiv:1805.12233",
+        "Dhamdhere et al. 2018, arXiv:1805.12233",
         takes_steps=True,
         takes_quadrature=False,
         takes_ablation=False,
@@ -73,7 +73,7 @@ METHODS: dict[str, Method] = {
     "eap-hvp": Method(
         eap_hvp,
         "2F + 1B + 8 double B, each reader by itself",
-        "arXiv:2606.09899",
+        "Zhang & Wang 2026, arXiv:2606.09899",
         additive=False,
     ),
     "relp": Method(relp, "2F + 1B", "Rezaei Jafari et al. 2025, arXiv:2508.21258"),

@@ -117,7 +117,7 @@ def curvature(
     >>> model, task = Model.load("truth/induction"), induction(n=3).task
     >>> found = curvature(model, task, logit_diff)
     >>> round(found.first.of("a1.h3", "logits"))
-    20
+    18
 
     Raises:
         ValueError: if there are fewer than 0 probes, or probes and edges, the graph lacks an edge,

@@ -1,9 +1,9 @@
 """The command `search`: circuits found by running candidates."""
 
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from circuits.shell.command import recorded
 from circuits.shell.inputs import choose, open_metric, open_model, open_task
@@ -12,7 +12,6 @@ from circuits.shell.printing import print_columns
 from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
-    from circuits.circuit import Circuit
     from circuits.scores import Scores
     from patching.metrics import Metric
     from patching.model import Model
@@ -113,9 +112,11 @@ def _acdc(model: "Model", task: "Task", metric: "Metric", args: Namespace) -> No
         batch_size=args.batch_size,
         walk=walk,
     )
-    _with_command(found.circuits[0], args).save(args.out)
+    first = found.circuits[0]
+    replace(first, provenance=_with_command(first.provenance, args)).save(args.out)
     if args.scores is not None:
-        _with_command(found.scores, args).save(args.scores)
+        scores = found.scores
+        replace(scores, provenance=_with_command(scores.provenance, args)).save(args.scores)
     rows = [
         (f"{threshold:g}", f"{circuit.size:,}")
         for threshold, circuit in zip(found.thresholds, found.circuits, strict=True)
@@ -145,7 +146,7 @@ def _budgeted(model: "Model", task: "Task", metric: "Metric", args: Namespace) -
         ablation=ablation,
         batch_size=args.batch_size,
     )
-    _with_command(found, args).save(args.out)
+    replace(found, provenance=_with_command(found.provenance, args)).save(args.out)
     steps, runs = found.provenance["steps"], found.provenance["runs"]
     assert isinstance(steps, list) and isinstance(runs, dict), "written by the search"
     rows = [(step["what"], f"{step['size']:,}", f"{step['distance']:.3f}") for step in steps]
@@ -165,12 +166,9 @@ def _scores(name: str, model: "Model", task: "Task", metric: "Metric", args: Nam
     return method.function(model, task, metric, batch_size=args.batch_size, **options)
 
 
-Found = TypeVar("Found", "Circuit", "Scores")
-
-
-def _with_command(found: Found, args: Namespace) -> Found:
-    """A result that tells the command by which it can be repeated."""
-    return replace(found, provenance={**found.provenance, "seed": args.seed, **recorded(args)})
+def _with_command(provenance: Mapping[str, object], args: Namespace) -> dict[str, object]:
+    """Provenance that tells the command by which a result can be repeated."""
+    return {**provenance, "seed": args.seed, **recorded(args)}
 
 
 SEARCHES: dict[str, SearchRun] = {"acdc": _acdc, "budgeted": _budgeted}

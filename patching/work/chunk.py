@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from patching import memory
+from patching.memory import budget, current, peak_bytes
 
 Parts = Mapping[str, Tensor]
 """What a chunk comes to: named tensors on the CPU, float64 where they will be added up."""
@@ -39,12 +39,12 @@ class Done:
 def carry_out(work: Work, number: int) -> Done:
     """Do one chunk here and now; every engine does its chunks with this."""
     start = time.perf_counter()
-    with memory.budget(memory.current().limit) as ledger:
+    with budget(current().limit) as ledger:
         parts = {name: part.detach().cpu() for name, part in work(number).items()}
     return Done(
         parts,
         worker=f"{platform.node()}:{os.getpid()}",
         seconds=round(time.perf_counter() - start, 4),
         memory=ledger.counts(),
-        peak_bytes=memory.peak_bytes(),
+        peak_bytes=peak_bytes(),
     )

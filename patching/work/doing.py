@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from patching import memory
+from patching.memory import budget, current
 from patching.progress import Progress, track
 from patching.work.chunk import Done, Parts, Work, carry_out
 from patching.work.engines import leads
@@ -25,7 +25,7 @@ def do(
         KeyboardInterrupt: if somebody interrupts.
         ValueError: if settings do not fit into JSON, or a chunk to be kept holds NaN.
     """
-    limited = _Limited(work, memory.current().limit)
+    limited = _Limited(work, current().limit)
     if run is None:
         yield from (carry_out(limited, i) for i in track(range(n), what.replace("-", " ")))
         return
@@ -52,7 +52,7 @@ class _Limited:
     limit: int | float | None
 
     def __call__(self, number: int) -> Parts:
-        with memory.budget(self.limit):
+        with budget(self.limit):
             return self.work(number)
 
 

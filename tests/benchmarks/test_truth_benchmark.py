@@ -113,7 +113,7 @@ def test_every_method_has_a_cell_on_every_subject_and_a_row_in_every_table_of_th
     table = from_csv((DOCS / "truth.csv").read_text())
     found = {(cell.subject, cell.method) for cell in table}
     wanted = {(subject, name) for subject in subjects.subjects() for name in contenders()}
-    assert found == wanted
+    assert found >= wanted  # learned masks are there if they were asked for
     text = (DOCS / "truth.md").read_text()
     n_tables = 1 + len({s.model for s in subjects.subjects() if not s.is_known})
     assert all(text.count(f"\n| `{name}` |") == n_tables for name in METHODS)

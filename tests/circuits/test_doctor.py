@@ -214,7 +214,11 @@ BAD_ROWS = {
     2: ({**SOUND, "answers": [" b c"]}, "answers are one token", "has 2 tokens"),
     4: ({**SOUND, "wrong_answers": [" b"]}, "answers are in order", "also a wrong answer"),
     5: ({**SOUND, "answers": []}, "answers are in order", "no answers"),
-    6: ({"clean": "a b"}, "rows can be read", "row 6 lacks corrupt, answers"),
+    6: (
+        {"clean": "a b"},
+        "rows can be read",
+        "row 6: a form that cannot be read (lacks corrupt, answers",
+    ),
     7: ({**SOUND, "corrupt": "a b c a"}, "pairs differ", "equal to the clean one"),
     8: (
         {**SOUND, "clean": [], "corrupt": [], "answers": [3], "wrong_answers": [4]},
