@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--combinations", action="store_true", help="every rule on every path too, printed"
     )
-    parser.add_argument("--learned", action="store_true", help="learned masks too: some hours")
+    parser.add_argument(
+        "--learned", action="store_true", help="learned masks too: half an hour more"
+    )
     parser.add_argument("--model", help="this model alone, printed: an embedded one, a folder ...")
     parser.add_argument("--tasks", nargs="*", default=[], help="its tasks: JSON files, or names")
     return parser

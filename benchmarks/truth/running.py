@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.truth import cells as files
 from benchmarks.truth.cells import Cell
-from benchmarks.truth.contenders import combinations, contenders
+from benchmarks.truth.contenders import combinations, contenders, learned
 from benchmarks.truth.judging import judge
 from benchmarks.truth.page import by_kind, groups, known_table, page, trained_table
 from benchmarks.truth.picture import cost_against_quality
@@ -48,7 +48,7 @@ def run(plan: Plan, subjects: Sequence[Subject], *, jobs: int = 1) -> list[Cell]
 
 def run_subject(plan: Plan, subject: Subject) -> list[Cell]:
     """All methods on one subject; each cell is kept as soon as it is there."""
-    place, table, found = load(subject, plan.scale), contenders() | combinations(), []
+    place, table, found = load(subject, plan.scale), contenders() | learned() | combinations(), []
     for method in plan.methods:
         file = files.file_of(plan.folder, subject, method)
         cell = None if plan.fresh else files.read(file, place.identity)
