@@ -62,14 +62,14 @@ class Budget:
 class Step:
     """One thing the search did: the circuit's distance after it, in shares of the gap.
 
-    `low` and `high` are the 95 % interval over examples of what it gained; NaN before swapping.
+    `low` and `high` are the 95 % interval over examples of what it gained; None before swapping.
     """
 
     what: str
     size: int
     distance: float
-    low: float = float("nan")
-    high: float = float("nan")
+    low: float | None = None
+    high: float | None = None
 
 
 def budgeted_search(
@@ -169,7 +169,7 @@ class _Search:
         return abs(full - empty)
 
     def _note(
-        self, what: str, mask: Mask, low: float = float("nan"), high: float = float("nan")
+        self, what: str, mask: Mask, low: float | None = None, high: float | None = None
     ) -> None:
         distance = float(self._distances([mask])[0].mean())
         self.steps.append(Step(what, int(mask.sum()), distance, low, high))
