@@ -50,7 +50,7 @@ def plain(family: str) -> Model:
     return Model.load(families.module(family, torch.float64))
 
 
-@pytest.fixture(scope="module", params=["gpt2", "gemma2"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 def models(request) -> Iterator[tuple[Model, Model]]:
     """The same model on one device and laid over two."""
     bridge = plain(request.param).bridge

@@ -83,7 +83,10 @@ def test_finite_runs_with_a_bad_result_are_said_to_be_so(monkeypatch):
 
     model = small()
     monkeypatch.setattr(sys.modules["circuits.scoring.score"], "edge_scores", overflowing)
-    with pytest.raises(ValueError, match="both plain runs are finite, so the metric is not, or a gradient or a run betw"):
+    with pytest.raises(
+        ValueError,
+        match="both plain runs are finite, so the metric is not, or a gradient or a run betw",
+    ):
         score(model, families.task(), logit_diff, Recipe())
 
 

@@ -66,6 +66,7 @@ def test_log_odds_are_moved_to_the_budget_and_what_one_gains_all_others_lose(bud
     assert float(slope[3]) == pytest.approx(float(up - down) / 2e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_uniform_sampling_finds_the_active_edges_of_a_known_circuit(model, truth):
     expected = circuit_of(model, truth)
     plan = Schedule(steps=120, rate=0.3, batch_size=8)
