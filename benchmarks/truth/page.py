@@ -30,9 +30,10 @@ INTRODUCTION = """\
 
 <!-- Written by `make truth`: change benchmarks/truth/page.py instead. -->
 
-Every scorer and search of the project on models whose circuit is known, and on trained models whose
-effects were all measured. `make truth` makes this page, its pictures and [the full table](truth.csv)
-anew; `python -m benchmarks.truth --learned` adds learned masks ([what they find](how-to/search.md)).
+Every scorer and search of the project on models whose circuit is known, and on trained models
+whose effects were all measured. `make truth` makes this page, its pictures and
+[the full table](truth.csv) anew; `python -m benchmarks.truth --learned` adds learned masks
+([what they find](how-to/search.md)).
 
 **Cost** is processor time on one thread, in plain forward and backward passes of the Hugging Face
 model over the same prompts, timed in between: the median over rounds, then over tasks. The models

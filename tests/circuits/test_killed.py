@@ -69,6 +69,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_scored_run_killed_under_torchrun_ends_in_the_same_bits(expected, tmp_path):
     kept = killed_under_torchrun(tmp_path, seed=0)
     again = scored.score(Run(tmp_path))

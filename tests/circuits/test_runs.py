@@ -77,6 +77,7 @@ def test_positions_evaluations_curves_and_bootstraps_too(subject, tmp_path):
     assert torch.equal(bootstrap(Run(tmp_path / "bootstrap", nothing_left)), bootstrap(None))
 
 
+@pytest.mark.slow
 def test_exact_scores_and_evaluations_are_cut_by_edges_and_circuits_too(
     subject, tmp_path, monkeypatch
 ):

@@ -107,6 +107,7 @@ def test_writes_and_gradients_of_a_bfloat16_model_are_float32(half):
         assert part.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_of_a_thousandth_are_one(half):
     """1000 x .001 in bfloat16 is 0.5: a sum in the model's type would stop growing."""
     (batch,) = families.task(1, 6).batches(1)

@@ -49,6 +49,7 @@ def test_workers_begin_with_their_own_share_and_then_help(tmp_path):
     assert order == [1, 4, 5, 2, 6, 3, 0]
 
 
+@pytest.mark.slow
 def test_torchrun_starts_workers(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--master-port=0", "--standalone", working.__file__, str(tmp_path), "0.02"]
