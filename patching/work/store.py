@@ -27,6 +27,9 @@ VERSION = 1
 MOST_BYTES = 2**32
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
+ABANDONED = 3600.0
+"""Seconds after which a half-written chunk is nobody's: other workers may be writing just now."""
+
 Kind = dict[str, tuple[torch.dtype, int]]
 """Names, types and numbers of axes of a chunk's parts: the same for all chunks."""
 
@@ -105,7 +108,8 @@ class Store:
     def tidy(self) -> None:
         """Remove what killed writers left behind; for when nothing is missing any more."""
         for leftover in self.folder.glob(".chunk-*"):
-            leftover.unlink(missing_ok=True)
+            if time.time() - _written_at(leftover) > ABANDONED:
+                leftover.unlink(missing_ok=True)
 
     def _read(self, path: Path, number: int) -> Done:
         _check_file(path)
@@ -220,3 +224,11 @@ def _in_words(kind: Kind) -> str:
         f"{name} ({dtype}, {axes} axes)" for name, (dtype, axes) in kind.items()
     ]
     return ", ".join(names) or "nothing"
+
+
+def _written_at(path: Path) -> float:
+    """When a file was last written to; now, if another worker has just put it in its place."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()

@@ -116,8 +116,11 @@ def test_what_a_killed_writer_left_is_taken_away(done):
     folder, chunks, total = done
     leftover = chunks[0].parent / ".chunk-00003.safetensors.abc"
     leftover.write_bytes(b"half")
+    os.utime(leftover, (0, 0))  # long ago
+    being_written = leftover.with_name(".chunk-00002.safetensors.def")
+    being_written.write_bytes(b"by another worker, just now")
     assert working.add_up(Run(folder)) == total
-    assert not leftover.exists()
+    assert not leftover.exists() and being_written.exists()
 
 
 def test_settings_that_differ_never_mix(tmp_path):
