@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
@@ -216,9 +217,8 @@ class _HandingOut:
 def _import() -> ModuleType:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's next default
     try:
-        import ray
+        return import_module("ray")
     except ImportError as error:
         raise ValueError(
             "Ray is not installed; it comes with `pip install 'circuit-workbench[ray]'`"
         ) from error
-    return ray
