@@ -14,7 +14,6 @@ import threading
 import time
 from pathlib import Path
 
-import ray
 import scored
 
 from patching.work import Run
@@ -46,6 +45,8 @@ class Killer(threading.Thread):
 
 
 def main(folder: Path, n: int) -> None:
+    import ray  # an optional extra
+
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     for seed in range(n):
         place = folder / str(seed)
