@@ -72,12 +72,10 @@ class Circuit:
         """The circuit of the named edges.
 
         Raises:
-            ValueError: if the graph has no such edge.
+            ValueError: if the graph has no such edge, or one is named twice.
         """
-        mask = torch.zeros_like(graph.exists)
-        for source, dest in edges:
-            mask[graph.edge_index(source, dest)] = True
-        return Circuit(mask, graph)
+        rows = [(f"edge {i}", source, dest, None) for i, (source, dest) in enumerate(edges)]
+        return from_rows(graph, rows, {})
 
     @property
     def size(self) -> int:

@@ -6,6 +6,7 @@ difference of two runs is taken; `expand_writes` makes d_model of a few tokens a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,14 +96,14 @@ class Recorder:
     @property
     def hooks(self) -> list[tuple[str, Hook]]:
         """To be in place during the run."""
-        hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._keep_whole(EMBEDDING))]
-        if self._model.learns_positions:
-            hooks.append((POSITIONS, self._keep_whole(POSITIONS)))
+        whole = [EMBEDDING, POSITIONS] if self._model.learns_positions else [EMBEDDING]
+        hooks: list[tuple[str, Hook]] = [(name, partial(self._keep_whole, name)) for name in whole]
         for block in self._model.blocks:
-            hooks.append((block.z, self._keep(block.z)))
+            hooks.append((block.z, AtLayer(partial(self._keep, block.z))))
             if block.post_attention_norm is not None:
-                hooks.append((block.attention_sum, self._divide_by_sigma(block)))
-            hooks.append((block.mlp_out, self._keep(block.mlp_out)))
+                divide = AtLayer(partial(self._divide_by_sigma, block))
+                hooks.append((block.attention_sum, divide))
+            hooks.append((block.mlp_out, AtLayer(partial(self._keep, block.mlp_out))))
         return hooks
 
     def finish(self, logits: Float[Tensor, "batch vocab"]) -> Run:
@@ -116,24 +117,15 @@ class Recorder:
         )
         return Run(logits.detach(), embedding, positions, writes)
 
-    def _keep_whole(self, name: str) -> Hook:
-        def hook(tensor: Tensor) -> None:
-            self._kept[name] = tensor.detach()
+    def _keep_whole(self, name: str, tensor: Tensor) -> None:
+        self._kept[name] = tensor.detach()
 
-        return hook
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        self._kept[name] = rows_at(tensor.detach(), self._tokens)
 
-    def _keep(self, name: str) -> Hook:
-        def hook(tensor: Tensor) -> None:
-            self._kept[name] = rows_at(tensor.detach(), self._tokens)
-
-        return AtLayer(hook)
-
-    def _divide_by_sigma(self, block: Block) -> Hook:
-        def hook(total: Tensor) -> None:
-            chosen = rows_at(total.detach(), self._tokens)
-            self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
-
-        return AtLayer(hook)
+    def _divide_by_sigma(self, block: Block, total: Tensor) -> None:
+        chosen = rows_at(total.detach(), self._tokens)
+        self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ no thought. A hook that keeps much and mixes nothing says `AtLayer` and works wh
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Shaped
@@ -31,11 +32,12 @@ def at_home(change: Hook, home: torch.device) -> Hook:
     if isinstance(change, AtLayer):
         return change.change
 
-    def moved(tensor: Tensor) -> Tensor | None:
-        changed = change(tensor.to(home))
-        return None if changed is None else changed.to(tensor.device)
+    return partial(_change_at, home, change)
 
-    return moved
+
+def _change_at(home: torch.device, change: Hook, tensor: Tensor) -> Tensor | None:
+    changed = change(tensor.to(home))
+    return None if changed is None else changed.to(tensor.device)
 
 
 def rows_at(

@@ -1,6 +1,7 @@
 """Fitting a batch into memory: all its examples at once, or as many as there is room for."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -20,10 +21,10 @@ def fitted(batch: Batch, work: Callable[[Batch], R], join: Callable[[R, R], R]) 
         MemoryError: if not even one example fits.
         RuntimeError: if something else breaks.
     """
+    return in_halves(range(len(batch)), partial(_on_rows, batch, work), join)
 
-    def on(rows: range) -> R:
-        if len(rows) == len(batch):
-            return work(batch)
-        return work(batch.at(torch.tensor(rows, device=batch.clean.device)))
 
-    return in_halves(range(len(batch)), on, join)
+def _on_rows(batch: Batch, work: Callable[[Batch], R], rows: range) -> R:
+    if len(rows) == len(batch):
+        return work(batch)
+    return work(batch.at(torch.tensor(rows, device=batch.clean.device)))

@@ -11,6 +11,7 @@ so `W_j` can wait until gradients have been summed over the points of a path.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -209,17 +210,17 @@ class _Live:
         return self.tensors[EMBEDDING]
 
     def _differentiate(self, name: str) -> Hook:
-        def hook(tensor: Tensor) -> Tensor:
-            self.tensors[name] = tensor.view_as(tensor)
-            return self.tensors[name]
+        return AtLayer(partial(self._keep_live, name))
 
-        return AtLayer(hook)
+    def _keep_live(self, name: str, tensor: Tensor) -> Tensor:
+        self.tensors[name] = tensor.view_as(tensor)
+        return self.tensors[name]
 
     def _keep_input(self, name: str) -> Hook:
-        def hook(stream: Tensor) -> None:
-            self.norm_inputs[name] = rows_at(stream.detach(), self._tokens)
+        return AtLayer(partial(self._keep_stream, name))
 
-        return AtLayer(hook)
+    def _keep_stream(self, name: str, stream: Tensor) -> None:
+        self.norm_inputs[name] = rows_at(stream.detach(), self._tokens)
 
 
 def _stack(parts: list[Tensor], *, like: Float[Tensor, "token d"]) -> Float[Tensor, "step token d"]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import cast
 
 import torch
@@ -20,6 +20,7 @@ from patching.places import find
 from patching.proof import prove
 from patching.spread import DeviceMap, Spread, device_map_of
 from patching.stack import returns_tuples
+from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
 
@@ -161,9 +162,11 @@ class Model:
         (torch.Size([1, 4, 4]), torch.Size([1, 4]))
 
         Raises:
-            ValueError: if there is no such place, no tokenizer for a text, or an id outside the
-                vocabulary.
+            ValueError: if there is no such place, no tokenizer for a text, an id outside the
+                vocabulary, or padding between the tokens of a row.
         """
+        if is_token is not None:
+            refuse_holes(is_token)
         places = {name: find(self, name) for name in cache}
         keeper = Keeper(places)
         vocab = int(self.bridge.cfg.d_vocab)
@@ -193,12 +196,10 @@ class Model:
         rows = torch.arange(len(tokens), device=tokens.device)
         answer_pos = batch.answer_pos.repeat(copies)
 
-        def at_answer(normed: Tensor) -> Tensor:
-            return rows_at(normed, (rows, answer_pos))[:, None]
-
+        at_answer = AtLayer(partial(_at_tokens, (rows, answer_pos)))
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
         try:
-            with self.hooked([*hooks, (UNEMBED_IN, AtLayer(at_answer))]):
+            with self.hooked([*hooks, (UNEMBED_IN, at_answer)]):
                 logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         finally:
             for block in self.blocks:
@@ -234,6 +235,10 @@ class Model:
                 "keep it in a folder (module.save_pretrained) and load it from there"
             )
         return _load_again, (self.opened.reference, self.weights, self.tokenizer)
+
+
+def _at_tokens(chosen: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+    return rows_at(x, chosen)[:, None]
 
 
 def _load_again(reference: Reference, weights: str, tokenizer: Tokenizer | None) -> Model:

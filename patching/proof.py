@@ -5,8 +5,9 @@ not know (another branch, a hidden scale, a different norm) fails here and is re
 can never be scored wrongly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -191,20 +192,18 @@ def _watch(
     seen: Seen = {}
     home = next(bridge.parameters()).device
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(tensor: Tensor, hook: object) -> None:
-            seen[name] = tensor.detach().to(home)
-
-        return hook
-
     names = [FINAL_STREAM]
     for block in blocks:
         names += [block.stream_in, *block.qkv, block.z, block.attention_out, block.mlp_in]
         names += [block.mlp_out, block.stream_out]
         names += [block.attention_sum] if block.post_attention_norm is not None else []
-    with bridge.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
+    with bridge.hooks(fwd_hooks=[(name, partial(_see, seen, name, home)) for name in names]):
         logits = bridge(probe.tokens.to(home)).to(home)
     return logits, seen
+
+
+def _see(seen: Seen, name: str, home: torch.device, tensor: Tensor, hook: object) -> None:
+    seen[name] = tensor.detach().to(home)
 
 
 def _refuse_bad_parameters(name: str, bridge: TransformerBridge) -> None:

@@ -5,13 +5,16 @@ often the model may have run by then: not at all, but where only a run can show 
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from shells import furnish, on, write_task
+from transformers import GPT2LMHeadModel
 
 from circuits import Circuit, Scores, eap, eap_ig, evaluate, load, load_circuit, load_scores, top_n
 from circuits.cli import main
@@ -76,14 +79,22 @@ def nan_scores() -> Scores:
     return Scores(matrix, GRAPH, {})
 
 
+def module_of(bench: Bench) -> GPT2LMHeadModel:
+    return GPT2LMHeadModel.from_pretrained(bench.home / "model")
+
+
 def nan_weights(bench: Bench) -> Model:
-    import copy
-
-    from transformers import AutoModelForCausalLM
-
-    module = copy.deepcopy(AutoModelForCausalLM.from_pretrained(bench.home / "model"))
+    module = module_of(bench)
     module.transformer.h[1].mlp.c_fc.weight.data[3, 3] = torch.nan
     return Model.load(module)
+
+
+def infinite_logits(bench: Bench) -> object:
+    """Weights that are finite numbers, and so large that what comes of them is not."""
+    module = module_of(bench)
+    model = Model.load(module)
+    module.lm_head.weight.data.mul_(torch.finfo(torch.float32).max)
+    return eap(model, bench.task(), logit_diff)
 
 
 def other_graph(bench: Bench) -> object:
@@ -156,6 +167,25 @@ MISTAKES: dict[str, tuple[Callable[[Bench], object], str, int]] = {
         "a batch holds at least one example, got batch_size=0",
         0,
     ),
+    "padding in a prompt": (
+        lambda b: words(b, clean=[0, 5, 6], corrupt=[0, 7, 6], answers=[5]),
+        "row 0: its clean prompt holds the padding token 0 as token 0; prompts come without",
+        0,
+    ),
+    "padding inside a row": (
+        lambda b: b.model.run(
+            torch.tensor([[1, 2, 3], [1, 2, 3]]),
+            is_token=torch.tensor([[True, True, True], [True, False, True]]),
+        ),
+        "row 1 of is_token has padding inside, between 2 parts",
+        0,
+    ),
+    "a row that is all padding": (
+        lambda b: b.model.run(torch.tensor([[1, 2]]), is_token=torch.tensor([[False, False]])),
+        "row 0 of is_token has no token",
+        0,
+    ),
+    "logits that overflow": (infinite_logits, "NaN or infinite", 0),
     "a metric that is a mean": (
         lambda b: eap(b.model, b.task(), mean_of_the_batch),
         r"mean_of_the_batch returned shape \(\) for 2 examples; .* one value per example",
@@ -205,6 +235,11 @@ MISTAKES: dict[str, tuple[Callable[[Bench], object], str, int]] = {
     "an edge into the past": (
         lambda b: Circuit.from_edges(GRAPH, [("m1", "m0")]),
         "no edge m1->m0: m1 writes to the residual stream only after m0 has read it",
+        0,
+    ),
+    "an edge named twice": (
+        lambda b: Circuit.from_edges(GRAPH, [("embed", "m0"), ("embed", "m0")]),
+        "edge 1: the edge embed->m0 was there before",
         0,
     ),
     "keys of a head that shares them": (
@@ -357,3 +392,20 @@ def test_files_that_do_not_fit_are_named_by_the_shell(command, says, home, tmp_p
     assert says in said
     assert said.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "curve"])
+def test_other_weights_than_a_files_are_pointed_out(command, home, tmp_path, capfd):
+    other = tmp_path / "other"
+    shutil.copytree(home / "model", other)
+    weights = load_file(other / "model.safetensors")
+    weights["transformer.h.0.ln_1.weight"] += 0.01
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    file = home / ("circuit.json" if command == "evaluate" else "scores.safetensors")
+    options = [] if command == "evaluate" else ["--sizes", "5", "--random", "0"]
+    for model, n in ((home / "model", 0), (other, 1)):
+        capfd.readouterr()
+        task = ["--model", str(model), "--task", on(home)[3]]
+        assert main([command, *task, str(file), *options]) == 0
+        said = capfd.readouterr().err
+        assert said.count(f"warning: {file} is of model with the weights") == n

@@ -6,6 +6,7 @@ made where the layer lies: a few tokens' writes go there, and only scores come b
 """
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -29,12 +30,19 @@ def edge_scores(
     d_model, value = difference.embed.shape[1], difference.embed.element_size()
     rows = len(graph.sources) + 3 * graph.n_heads  # writes of all, gradients of one layer
 
-    def add(tile: slice) -> None:
-        scores = _tile_scores(model, difference[tile], gradients, tile).double().cpu()
-        total.add_(scores)
-
+    add = partial(_add_tile_, total, model, difference, gradients)
     in_tiles(len(difference), rows * d_model * value, difference.embed.device, add)
     return total.masked_fill(~graph.exists, 0.0)
+
+
+def _add_tile_(
+    total: Float[Tensor, "source dest"],
+    model: Model,
+    difference: Writes,
+    gradients: ReaderGradients,
+    tile: slice,
+) -> None:
+    total.add_(_tile_scores(model, difference[tile], gradients, tile).double().cpu())
 
 
 def _tile_scores(

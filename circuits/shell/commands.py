@@ -14,6 +14,7 @@ from circuits.shell.inputs import (
     open_model,
     open_selector,
     open_task,
+    warn_of_other_weights,
 )
 from circuits.shell.printing import print_columns, print_edges, print_provenance
 from circuits.shell.running import keep_partial, leads_here, open_run
@@ -93,6 +94,7 @@ def evaluate(args: Namespace) -> None:
                 f"{path} is a circuit of another graph ({circuit.graph.describe()}) than that of "
                 f"{model.name} ({model.graph.describe()})"
             )
+        warn_of_other_weights(path, circuit, model)
     task = open_task(args.task, model, args, seed=args.seed)
     evaluation = run(
         model,

@@ -1,5 +1,6 @@
 """From options to a model, a task, a metric, a method. Heavy imports are made when needed."""
 
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,6 +108,20 @@ def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task
         task = task.with_random_corrupt(seed)
     model.check(task)
     return task
+
+
+def warn_of_other_weights(path: str, found: "Circuit | Scores", model: "Model") -> None:
+    """Say that scores or a circuit were found in other weights than the model's.
+
+    That is allowed, for models that were trained on; it is also what a mistyped name looks like.
+    """
+    said = found.provenance
+    if found.graph == model.graph and said.get("weights") not in (None, model.weights):
+        warnings.warn(
+            f"{path} is of {said.get('model', 'a model')} with the weights {said['weights']}; here "
+            f"it is used on {model.name}, whose weights are {model.weights}",
+            stacklevel=1,
+        )
 
 
 def open_metric(args: Namespace) -> "Metric":

@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from circuits.shell.command import recorded
-from circuits.shell.inputs import open_metric, open_model, open_task
+from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
 from circuits.shell.printing import print_columns
 from circuits.shell.running import leads_here, open_run
 from circuits.shell.scoring import open_ablation
@@ -89,6 +89,8 @@ def _judge(args: Namespace) -> list[Judged]:
     metric = open_metric(args)
     scores = {path: load_scores(path) for path in args.files}
     model = open_model(args)
+    for path, one in scores.items():
+        warn_of_other_weights(path, one, model)
     task = open_task(args.task, model, args, seed=args.seed)
     sweep = Sweep(
         ranking=args.ranking,

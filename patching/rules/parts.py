@@ -11,6 +11,8 @@ written from the papers.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -226,10 +228,12 @@ def cap_correction(x: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*sh
 
 
 def _norm_site(part: str, points: NormPoints) -> Site:
-    def replace(x: Tensor, y: Tensor) -> Tensor:
-        return graft(y, with_constant_sigma(points.norm, x))
-
+    replace = partial(_graft_constant_sigma, points.norm)
     return _two_point_site(part, points.place, (points.before, points.after), replace=replace)
+
+
+def _graft_constant_sigma(norm: Norm, x: Tensor, y: Tensor) -> Tensor:
+    return graft(y, with_constant_sigma(norm, x))
 
 
 def _two_point_site(
@@ -244,18 +248,26 @@ def _two_point_site(
 
     `at_first` is what the module gets for its input.
     """
-    kept: list[Tensor] = []
+    kept = _Kept(replace, at_first)
+    return Site(part, place, ((ends[0], kept.keep), (ends[1], kept.change)))
 
-    def keep(x: Tensor) -> Tensor | None:
-        kept[:] = [x]
-        return None if at_first is None else at_first(x)
 
-    def change(y: Tensor) -> Tensor | None:
-        assert kept, f"{ends[1]} fired before {ends[0]}"
-        x = kept.pop()
-        return replace(x, y) if x.requires_grad else None
+@dataclass
+class _Kept:
+    """A module's input, kept until its output comes by."""
 
-    return Site(part, place, ((ends[0], keep), (ends[1], change)))
+    replace: Callable[[Tensor, Tensor], Tensor]
+    at_first: Callable[[Tensor], Tensor] | None
+    input: Tensor | None = None
+
+    def keep(self, x: Tensor) -> Tensor | None:
+        self.input = x
+        return None if self.at_first is None else self.at_first(x)
+
+    def change(self, y: Tensor) -> Tensor | None:
+        x, self.input = self.input, None
+        assert x is not None, "a module's input comes before its output"
+        return self.replace(x, y) if x.requires_grad else None
 
 
 def _cut(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class Applied:
         hooks: list[tuple[str, Hook]] = []
         for i, site in enumerate(self.sites):
             *first, (name, last) = site.hooks
-            hooks += [*first, (name, self._count(i, last))]
+            hooks += [*first, (name, partial(self._count, i, last))]
         return hooks
 
     @property
@@ -88,13 +89,10 @@ class Applied:
                     f"of {self._model}, not at {', '.join(silent)}; its gradients would be wrong"
                 )
 
-    def _count(self, site: int, hook: Hook) -> Hook:
-        def counting(tensor: Tensor) -> Tensor | None:
-            changed = hook(tensor)
-            self._times[site] += 1
-            return changed
-
-        return counting
+    def _count(self, site: int, hook: Hook, tensor: Tensor) -> Tensor | None:
+        changed = hook(tensor)
+        self._times[site] += 1
+        return changed
 
     def _by_part(self, numbers: list[int]) -> dict[str, int]:
         totals = dict.fromkeys((site.part for site in self.sites), 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from patching.files import read_text
 from patching.parsing import parse_json, parse_literal, read_table, shown
 from patching.tasks.files import own_name, read_json_row
+from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.published import Reading, eap_ig_row, mib_row
 from patching.tasks.task import FAULTS, Prompt, Task
 from patching.tasks.tokens import Tokenizer
@@ -82,9 +83,11 @@ def from_file(
     rows = open_rows(path, tokenizer, format, counterfactual=counterfactual)
     prompts: list[Prompt] = []
     bad: dict[int, str] = {}
+    padding = padding_id(tokenizer)
     for i in range(len(rows)):
         try:
-            prompts.append(_sound(rows.prompt(i, first_token=first_token)))
+            prompt = _sound(rows.prompt(i, first_token=first_token))
+            prompts.append(refuse_padding(prompt, padding))
         except ValueError as error:
             bad[i] = str(error)
     if bad and not (drop and prompts):
