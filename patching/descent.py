@@ -13,15 +13,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from patching.files import write_bytes
 from patching.history import History
 from patching.progress import Progress
+from patching.tensor_files import read_tensors, write_tensors
 
 STATE = "state.safetensors"
+_FORMAT = "training state 1"
 LOSS = "loss"
 _DECAY, _DECAY_SQUARE, _EPS = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, arXiv:1412.6980
 _GAIN = 1e-3  # what share of the loss must still be gained for a training to go on
@@ -131,7 +130,7 @@ def descend(
     Raises:
         ValueError: if the loss is not finite, or the folder holds the state of another training.
     """
-    identity = json.dumps({**facts, "schedule": schedule.options}, sort_keys=True)
+    identity = json.loads(json.dumps({**facts, "schedule": schedule.options}))
     state = _open_state(parameters, schedule, identity)
     stopped = "all steps done"
     with Progress("learning", schedule.steps, done=state.n_steps) as progress:
@@ -203,7 +202,9 @@ def _is_flat(losses: list[float], patience: int | None, earliest: int) -> bool:
     return sum(losses[-patience:]) / patience > before - _GAIN * abs(before)
 
 
-def _open_state(parameters: Mapping[str, Parameter], schedule: Schedule, identity: str) -> _State:
+def _open_state(
+    parameters: Mapping[str, Parameter], schedule: Schedule, identity: Mapping[str, object]
+) -> _State:
     start = {name: parameter.start.detach().clone() for name, parameter in parameters.items()}
     nothing = {name: torch.zeros_like(value) for name, value in start.items()}
     state = _State(start, nothing, dict(nothing), {})
@@ -212,54 +213,43 @@ def _open_state(parameters: Mapping[str, Parameter], schedule: Schedule, identit
     return state
 
 
-def _save(state: _State, schedule: Schedule, identity: str) -> None:
+def _save(state: _State, schedule: Schedule, identity: Mapping[str, object]) -> None:
     if schedule.folder is None:
         return
-    kinds = {"values": state.values, "means": state.means, "squares": state.squares}
-    tensors = {
-        f"{kind} {name}": value.contiguous().cpu()
-        for kind, some in kinds.items()
-        for name, value in some.items()
-    }
+    tensors = {f"{kind} {name}": some[name] for kind, some in _kinds(state) for name in some}
     for name, curve in state.curves.items():
         tensors[f"curve {name}"] = torch.tensor(curve, dtype=torch.float64)
-    write_bytes(Path(schedule.folder) / STATE, to_safetensors(tensors, {"of": identity}))
+    write_tensors(Path(schedule.folder) / STATE, tensors, _FORMAT, {"of": identity})
 
 
-def _load(state: _State, path: Path, identity: str) -> None:
+def _load(state: _State, path: Path, identity: Mapping[str, object]) -> None:
     """Fill a state with what was saved of it.
 
     Raises:
         ValueError: if the file is damaged or of another training.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            of = (file.metadata() or {}).get("of")
-            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    if of != identity:
+    saved, facts = read_tensors(path, _FORMAT)
+    if facts.get("of") != identity:
         raise ValueError(
-            f"{path} is the state of another training{_difference(of, identity)}; "
+            f"{path} is the state of another training{_difference(facts.get('of'), identity)}; "
             "give the same options, or an empty folder"
         )
-    for kind, some in (
-        ("values", state.values),
-        ("means", state.means),
-        ("squares", state.squares),
-    ):
+    for kind, some in _kinds(state):
         for name, value in some.items():
-            some[name] = saved[f"{kind} {name}"].to(value)
+            some[name] = saved.pop(f"{kind} {name}").to(value)
     for name, tensor in saved.items():
-        if name.startswith("curve "):
-            state.curves[name.removeprefix("curve ")] = tensor.tolist()
+        state.curves[name.removeprefix("curve ")] = tensor.tolist()
 
 
-def _difference(of: str | None, identity: str) -> str:
+def _kinds(state: _State) -> list[tuple[str, dict[str, Tensor]]]:
+    return [("values", state.values), ("means", state.means), ("squares", state.squares)]
+
+
+def _difference(of: object, identity: Mapping[str, object]) -> str:
     """In which facts two trainings differ."""
-    if of is None:
+    if not isinstance(of, dict):
         return ""
-    before, now = _flat_facts(json.loads(of)), _flat_facts(json.loads(identity))
+    before, now = _flat_facts(of), _flat_facts(identity)
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return f" ({', '.join(names)} differ)" if names else ""
 

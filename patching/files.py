@@ -106,7 +106,7 @@ def inside(folder: str | Path, name: str) -> Path:
         )
     path = Path(folder) / name
     if path.is_symlink():
-        raise ValueError(f"{path} is a link, which could lead anywhere; put the file itself there")
+        raise ValueError(f"{path} is a link, which could lead anywhere; put what it leads to there")
     return path
 
 

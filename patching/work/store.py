@@ -8,8 +8,6 @@ is damaged or of another computation is named in a warning, taken away and done 
 import hashlib
 import json
 import os
-import re
-import struct
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from patching.files import write_bytes, write_text
+from patching.files import inside, write_text
+from patching.tensor_files import read_tensor_file, require_checksum, write_tensor_file
 from patching.work.chunk import Done, Parts
 
 VERSION = 1
 MOST_BYTES = 2**32
-NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 ABANDONED = 3600.0
 """Seconds after which a half-written chunk is nobody's: other workers may be writing just now."""
@@ -70,10 +67,8 @@ class Store:
                     f"({name}); most likely the weights or the metric hold NaN"
                 )
         facts = {"worker": done.worker, "seconds": done.seconds, "memory": dict(done.memory)}
-        parts = {name: part.contiguous() for name, part in done.parts.items()}
         said = {"run": self.id, "chunk": str(number), "facts": json.dumps(facts)}
-        said["checksum"] = _checksum(parts, said)
-        write_bytes(self.path(number), *_safetensors(parts, said))
+        write_tensor_file(self.path(number), done.parts, said)
         self.log({"chunk": number, **facts, "peak_bytes": dict(done.peak_bytes)})
 
     def read(self, number: int) -> Done | None:
@@ -83,8 +78,8 @@ class Store:
             done = self._read(path, number)
         except FileNotFoundError:
             return None
-        except (ValueError, OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{path} ")
             warnings.warn(f"{path} is damaged and will be done again: {reason}", stacklevel=2)
             self.log({"chunk": number, "damaged": reason})
             path.unlink(missing_ok=True)
@@ -113,11 +108,8 @@ class Store:
 
     def _read(self, path: Path, number: int) -> Done:
         _check_file(path)
-        with safe_open(path, framework="pt") as file:
-            said = dict(file.metadata() or {})
-            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if said.pop("checksum", None) != _checksum(parts, said):
-            raise ValueError("it was altered after it was written, its checksum does not fit")
+        parts, said = read_tensor_file(path)
+        require_checksum(path, parts, said)
         if (said.get("run"), said.get("chunk")) != (self.id, str(number)):
             raise ValueError("it is another chunk, or of another run, whose file was put here")
         self._check_kind(parts)
@@ -146,12 +138,9 @@ def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n:
     """
     settings = {"format": VERSION, "what": what, "chunks": n, **settings}
     identity = run_id(settings)
-    name = f"{what}-{identity[:32]}"
-    if not NAME.fullmatch(name):
-        raise ValueError(f"names are made of letters, digits and . _ -, got {what!r}")
-    place = Path(folder).resolve() / name
-    if place.is_symlink() or (place.exists() and not place.is_dir()):
-        raise ValueError(f"{place} is a link or a file; a run keeps its chunks in a real folder")
+    place = inside(Path(folder).resolve(), f"{what}-{identity[:32]}")
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"{place} is a file; a run keeps its chunks in a folder")
     place.mkdir(parents=True, exist_ok=True)
     store = Store(place, identity, n)
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
@@ -174,42 +163,6 @@ def _is_finite(part: Tensor) -> bool:
     if not part.is_floating_point() or not part.numel():
         return True
     return bool(torch.stack(part.aminmax()).isfinite().all())
-
-
-def _checksum(parts: Parts, said: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name, part in sorted(parts.items()):
-        digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-        digest.update(_bytes(part))
-    return digest.hexdigest()
-
-
-_KINDS = {
-    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
-    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
-}
-
-
-def _safetensors(parts: Parts, said: Mapping[str, str]) -> list[bytes | memoryview]:
-    """The content of a safetensors file, without a copy of the tensors.
-
-    Its length, a header of names, types and places padded to eight bytes, and the tensors.
-    """
-    header: dict[str, object] = {"__metadata__": dict(said)}
-    start, content = 0, []
-    for name, part in sorted(parts.items(), key=lambda item: -item[1].element_size()):
-        content.append(_bytes(part))
-        end = start + part.nbytes
-        kind = _KINDS[part.dtype]
-        header[name] = {"dtype": kind, "shape": list(part.shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return [struct.pack("<Q", len(text)), text, *content]
-
-
-def _bytes(part: Tensor) -> memoryview:
-    return part.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data
 
 
 def _canonical(settings: Mapping[str, object]) -> str:

@@ -37,11 +37,6 @@ def gpt2():
     return load("gpt2")
 
 
-def ragged() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 @torch.no_grad()
 def slow(model: Model, task: Task, what: str, over: tuple[str, ...], direction="denoising"):
     """One run of the whole batch for each patch, `[example layer pos unit]`, by plain hooks."""
@@ -232,7 +227,7 @@ def test_a_span_of_one_position_and_one_of_all_are_what_they_say(model):
     ("what", "over"), [("resid_pre", ("layer", "pos")), ("z", ("head", "pos"))]
 )
 def test_prompts_of_different_lengths_give_what_each_gives_alone(gpt2, padding, what, over):
-    task = replace(ragged(), padding=padding)
+    task = replace(families.ragged_task(), padding=padding)
     together = activation_patching(gpt2, task, logit_diff, what, over)
     for i, prompt in enumerate(task.prompts):
         alone = activation_patching(gpt2, Task("one", (prompt,)), logit_diff, what, over)

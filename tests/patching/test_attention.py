@@ -13,11 +13,6 @@ from patching.model import Model
 from patching.tasks import Task
 
 
-def ragged(padding="right") -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(p for part in parts for p in part), padding)
-
-
 @pytest.fixture(scope="module", params=families.names())
 def pair(request):
     dtype = families.best_dtype(request.param)
@@ -70,9 +65,9 @@ def test_padding_on_either_side_changes_no_score(family):
     task = families.task(1, 9)
     repeated = [replace(p, clean=p.clean[:4] * 2, corrupt=p.corrupt[:4] * 2) for p in task.prompts]
     for side in ("right", "left"):
-        both = Task("both", (*repeated, *ragged().prompts), side)
+        both = Task("both", (*repeated, *families.ragged_task().prompts), side)
         together = attention.head_scores(model, both, scores=[attention.previous_token])
-        alone = attention.head_scores(model, Task("one", ragged().prompts[1:2]))
+        alone = attention.head_scores(model, Task("one", families.ragged_task().prompts[1:2]))
         # products of other sizes add up in another order, in float32 in some families
         torch.testing.assert_close(
             together["previous token"].values[-2],
@@ -160,7 +155,9 @@ def test_repeated_tokens_repeat_after_a_bos_and_only_in_the_clean_prompt(wired):
 
 def test_what_cannot_be_read_is_refused(wired):
     with pytest.raises(ValueError, match="has prompts of 6 to 9 tokens, whose patterns"):
-        attention.patterns(Model.load(families.module("gpt2", torch.float64)), ragged())
+        attention.patterns(
+            Model.load(families.module("gpt2", torch.float64)), families.ragged_task()
+        )
     with pytest.raises(ValueError, match="got no scores; name some of previous token, induction"):
         attention.head_scores(wired, [1, 5, 5], scores=[])
     with pytest.raises(ValueError, match=r"token ids are \[pos\] or \[batch pos\], got shape"):

@@ -29,11 +29,6 @@ def gpt2():
     return Model.load(families.module("gpt2", torch.float64))
 
 
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 def assert_close(found, expected, tolerance=ROUNDING):
     assert (found - expected).abs().max() < tolerance * expected.abs().max()
 
@@ -66,7 +61,7 @@ def test_on_a_linear_model_scores_are_the_whole_numbers_worked_out_by_hand():
 
 
 def test_dimensions_and_positions_sum_to_the_writers(model):
-    scores = attribute(model, ragged_task(), logit_diff)
+    scores = attribute(model, families.ragged_task(), logit_diff)
     assert_close(scores.dimensions.sum(dim=1), scores.writers, 1e-9)
     assert scores.positions.shape == (len(model.graph.sources), 9)
     # clean and corrupt are equal before the third token
@@ -96,16 +91,16 @@ def test_a_dimensions_score_is_the_metrics_slope_along_that_part_of_the_write(gp
 @pytest.mark.parametrize("rule", [plain, relp])
 def test_a_layers_neurons_sum_to_its_mlp_where_no_norm_follows(family, rule):
     model = Model.load(families.module(family, torch.float64))
-    found = attribute_neurons(model, ragged_task(), logit_diff, rule=rule, batch_size=2)
+    found = attribute_neurons(model, families.ragged_task(), logit_diff, rule=rule, batch_size=2)
     graph = model.graph
-    writers = attribute(model, ragged_task(), logit_diff, rule=rule).writers
+    writers = attribute(model, families.ragged_task(), logit_diff, rule=rule).writers
     mlps = writers[[graph.mlp_source(layer) for layer in range(graph.n_layers)]]
     assert_close(found.sum(dim=1), mlps)
     assert found.shape[1] in (48, 64, 128)
 
 
 def test_scores_do_not_depend_on_batches_or_tiles(model, monkeypatch):
-    task = ragged_task()
+    task = families.ragged_task()
     whole = attribute(model, task, logit_diff)
     monkeypatch.setattr(writers, "TILE_BYTES", 1)
     tiled = attribute(model, task, logit_diff, batch_size=1)
@@ -116,8 +111,8 @@ def test_scores_do_not_depend_on_batches_or_tiles(model, monkeypatch):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
 def test_positions_count_from_the_first_real_token_on_either_side_of_padding(family):
     model = Model.load(families.module(family, torch.float32))
-    right = attribute(model, ragged_task(), logit_diff).positions
-    left = attribute(model, replace(ragged_task(), padding="left"), logit_diff).positions
+    right = attribute(model, families.ragged_task(), logit_diff).positions
+    left = attribute(model, replace(families.ragged_task(), padding="left"), logit_diff).positions
     # float32: some hundred additions of terms as large as the largest score
     assert_close(left, right, 5e-5)
 

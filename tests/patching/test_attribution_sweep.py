@@ -31,11 +31,6 @@ def llama():
     return Model.load(families.module("llama", torch.float64))
 
 
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 def assert_close(found, expected, tolerance):
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
@@ -195,7 +190,7 @@ def test_a_writers_score_is_the_sum_of_its_edges_scores(family, rule):
 def test_heads_add_up_to_attention_and_neurons_to_the_mlp_where_no_norm_follows(family):
     model = Model.load(families.module(family, torch.float64))
     kinds = ["attn_out", "mlp_out", "z", "neurons"]
-    found = attribution_patching(model, ragged_task(), logit_diff, kinds=kinds)
+    found = attribution_patching(model, families.ragged_task(), logit_diff, kinds=kinds)
     over = ["layer", "pos"]
     assert_close(found.pick("z", over).values, found["attn_out"].values, 1e-9)
     mlp = found.pick("mlp_out", ["layer"]).values
@@ -210,9 +205,9 @@ def test_the_stream_after_a_layer_is_the_stream_before_the_next(llama):
 
 def test_neurons_are_those_of_attribute_neurons(llama):
     found = attribution_patching(
-        llama, ragged_task(), logit_diff, direction="noising", rule=relp, kinds=["neurons"]
+        llama, families.ragged_task(), logit_diff, direction="noising", rule=relp, kinds=["neurons"]
     )
-    expected = attribute_neurons(llama, ragged_task(), logit_diff, rule=relp)
+    expected = attribute_neurons(llama, families.ragged_task(), logit_diff, rule=relp)
     assert_close(found["neurons"].mean, expected, 1e-12)
 
 
@@ -241,8 +236,10 @@ def test_at_both_ends_is_the_mean_of_both_directions(gpt2):
 
 
 def test_scores_do_not_depend_on_batches(llama):
-    whole = attribution_patching(llama, ragged_task(), logit_diff, rule=relp)
-    single = attribution_patching(llama, ragged_task(), logit_diff, rule=relp, batch_size=1)
+    whole = attribution_patching(llama, families.ragged_task(), logit_diff, rule=relp)
+    single = attribution_patching(
+        llama, families.ragged_task(), logit_diff, rule=relp, batch_size=1
+    )
     for kind, grid in whole.items():
         assert_close(single[kind].values, grid.values, 1e-6)  # float32 norms
         assert float(grid.values[:, :, :2].abs().max()) == 0  # the first tokens do not differ
@@ -251,8 +248,8 @@ def test_scores_do_not_depend_on_batches(llama):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_positions_count_from_the_first_real_token_on_either_side_of_padding(family):
     model = Model.load(families.module(family, torch.float32))
-    right = attribution_patching(model, ragged_task(), logit_diff)
-    left = attribution_patching(model, replace(ragged_task(), padding="left"), logit_diff)
+    right = attribution_patching(model, families.ragged_task(), logit_diff)
+    left = attribution_patching(model, replace(families.ragged_task(), padding="left"), logit_diff)
     for kind, grid in right.items():
         # float32: some hundred additions of terms as large as the largest score
         assert_close(left[kind].values, grid.values, 5e-5)

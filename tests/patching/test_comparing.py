@@ -15,7 +15,6 @@ from patching.grid import Grid
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.rules import plain, relp
-from patching.tasks import Task
 
 AXES = {"layer": ("0", "1"), "head": ("h0", "h1", "h2")}
 
@@ -112,15 +111,10 @@ def test_the_table_has_a_row_a_kind_and_a_column_a_rule(gpt2):
     assert table.loc["mlp_out", "relp"] == pytest.approx(compare(exact, scores).pearson)
 
 
-def ragged() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"task": ragged()}, r"prompts of 6, 9 tokens.*`task.of_length\(\)`"),
+        ({"task": families.ragged_task((9, 6))}, r"prompts of 6, 9 tokens.*`task.of_length\(\)`"),
         ({"rules": []}, "got no rules"),
         ({"rules": [plain, plain]}, "a rule is named twice: plain, plain"),
     ],

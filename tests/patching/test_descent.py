@@ -103,7 +103,7 @@ def test_a_state_of_another_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"another training \(of differ\)"):
         run(Schedule(steps=3, folder=tmp_path), facts={"of": "another"})
     save_file({"a": torch.zeros(1)}, tmp_path / STATE)
-    with pytest.raises(ValueError, match="another training; give the same options"):
+    with pytest.raises(ValueError, match="is no training state of a kind that this program reads"):
         run(Schedule(steps=3, folder=tmp_path))
 
 
@@ -111,6 +111,15 @@ def test_a_damaged_state_is_refused(tmp_path):
     (tmp_path / STATE).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         run(Schedule(steps=3, folder=tmp_path))
+
+
+def test_a_state_with_a_flipped_bit_is_refused(tmp_path):
+    run(Schedule(steps=3, folder=tmp_path))
+    content = bytearray((tmp_path / STATE).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / STATE).write_bytes(content)
+    with pytest.raises(ValueError, match="altered after it was written"):
+        run(Schedule(steps=5, folder=tmp_path))
 
 
 def test_a_loss_that_is_not_finite_is_refused():

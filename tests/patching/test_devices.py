@@ -17,16 +17,27 @@ from transformer_lens.utilities import quantization
 
 from circuits.circuit import Circuit
 from circuits.evaluation import evaluate
-from circuits.learning import run_ends, run_masked
+from circuits.inside import active
+from circuits.learning import (
+    edge_pruning,
+    run_ends,
+    run_masked,
+    subnetwork_probing,
+    uniform_sampling,
+)
+from circuits.scoring import METHODS
 from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from circuits.scoring.single_edges import exact
+from circuits.select import random_circuit
 from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.activation import activation_patching, neuron_patching
+from patching.descent import Schedule
 from patching.devices import AtLayer, at_home
 from patching.lens import direct_logit_attribution, logit_lens
-from patching.metrics import logit_diff
+from patching.metrics import kl, logit_diff
 from patching.model import Model
+from patching.optimal import optimal
 from patching.paths import along_activations, along_inputs, at_clean
 from patching.rules import relp
 
@@ -128,6 +139,41 @@ def test_circuits_are_evaluated_as_on_one_device(models, ablation):
         evaluate(model, TASK, circuits, logit_diff, ablation=made).values for model in (one, apart)
     )
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_scores_as_on_one_device(models, method):
+    expected, found = (METHODS[method].function(model, TASK, logit_diff) for model in models)
+    assert float(expected.matrix.abs().max()) > 0
+    assert_close(found.matrix, expected.matrix)
+
+
+@pytest.mark.parametrize("learn", [edge_pruning, uniform_sampling, subnetwork_probing])
+def test_masks_are_learned_as_on_one_device(models, learn):
+    schedule = Schedule(steps=3, batch_size=2)
+    expected, found = (learn(m, TASK, kl, size=5, schedule=schedule) for m in models)
+    assert_close(found.scores.matrix, expected.scores.matrix)
+    assert found.history.last("loss") == pytest.approx(expected.history.last("loss"))
+
+
+def test_constants_are_learned_as_on_one_device(models):
+    schedule = Schedule(steps=3, batch_size=2)
+    expected, found = (optimal(m, TASK, kl, schedule=schedule) for m in models)
+    assert_close(found.constants.writes.embed.cpu(), expected.constants.writes.embed.cpu())
+    for here, there in zip(
+        found.constants.writes.heads, expected.constants.writes.heads, strict=True
+    ):
+        assert_close(here.cpu(), there.cpu())
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "positional"])
+def test_a_model_inside_a_circuit_runs_as_on_one_device(models, ablation):
+    circuit = random_circuit(models[0].graph, 60, seed=0)
+    tokens, found = TASK.prompts[0].clean, []
+    for model in models:
+        with active(circuit, model, ABLATIONS[ablation]()):
+            found.append(model.run(list(tokens)).logits.cpu())
+    assert_close(found[1], found[0])
 
 
 def test_exact_scores_are_those_of_one_device(models):

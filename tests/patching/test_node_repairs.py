@@ -13,7 +13,6 @@ from patching.metrics import accuracy, logit_diff
 from patching.model import Model
 from patching.models import induction
 from patching.rules import RULES
-from patching.tasks import Task
 
 ROUNDING = 2e-6  # relative: the float32 softmax and norms of Llama-like families
 
@@ -26,11 +25,6 @@ def model(request):
 @pytest.fixture(scope="module")
 def gpt2():
     return Model.load(families.module("gpt2", torch.float64))
-
-
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
 
 
 def assert_close(found, expected, tolerance=ROUNDING):
@@ -189,8 +183,10 @@ def test_qk_fix_takes_the_slope_at_the_pattern_by_any_rule(gpt2, rule):
 
 def test_qk_fix_does_not_depend_on_batches_or_the_side_of_padding():
     model = Model.load(families.module("llama", torch.float32))
-    whole = qk_fix(model, ragged_task(), logit_diff)
-    single = qk_fix(model, replace(ragged_task(), padding="left"), logit_diff, batch_size=2)
+    whole = qk_fix(model, families.ragged_task(), logit_diff)
+    single = qk_fix(
+        model, replace(families.ragged_task(), padding="left"), logit_diff, batch_size=2
+    )
     for kind, grid in whole.items():
         # float32: some hundred additions of terms as large as the largest score
         assert_close(single[kind].values, grid.values, 5e-5)

@@ -11,17 +11,12 @@ from patching.places import find
 from patching.tasks import Prompt, Task
 
 
-def ragged(padding="right") -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(p for part in parts for p in part), padding)
-
-
 @pytest.mark.parametrize(
     ("family", "place"),
     [("gpt2", "a1.h3.q"), ("llama", "a0.g1.k"), ("gemma3", "a1.g0.v"), ("gptj", "a1.h0.q")],
 )
 def test_compression_is_the_projection_written_out_by_svd(family, place):
-    model, task = Model.load(families.module(family, torch.float64)), ragged()
+    model, task = Model.load(families.module(family, torch.float64)), families.ragged_task()
     where, rows = find(model, place), []
     for batch in task.batches(1):
         with torch.no_grad():
@@ -58,7 +53,8 @@ def test_full_rank_is_the_clean_run_to_the_last_bit(dtype, metric):
 def test_rank_counts_up_to_the_variance_and_padding_changes_nothing():
     model = Model.load(families.module("gpt2", torch.float64))
     right, left = (
-        attention.compress(model, ragged(side), logit_diff, "a0.h1.v") for side in ("right", "left")
+        attention.compress(model, families.ragged_task(padding=side), logit_diff, "a0.h1.v")
+        for side in ("right", "left")
     )
     assert torch.equal(right.values, left.values)
     assert right.axes["rank"] == tuple(map(str, range(9)))
@@ -68,9 +64,14 @@ def test_rank_counts_up_to_the_variance_and_padding_changes_nothing():
 
 def test_directions_may_be_found_on_another_task():
     model = Model.load(families.module("gpt2", torch.float64))
-    own = attention.compress(model, ragged(), logit_diff, "a0.h1.v", ranks=[2])
+    own = attention.compress(model, families.ragged_task(), logit_diff, "a0.h1.v", ranks=[2])
     other = attention.compress(
-        model, ragged(), logit_diff, "a0.h1.v", ranks=[2], fit=families.task(3, 9, seed=1)
+        model,
+        families.ragged_task(),
+        logit_diff,
+        "a0.h1.v",
+        ranks=[2],
+        fit=families.task(3, 9, seed=1),
     )
     assert not torch.allclose(own.values, other.values)
 

@@ -29,11 +29,6 @@ from patching.token_attribution import (
 )
 
 
-def ragged(padding="right") -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(p for part in parts for p in part), padding)
-
-
 @pytest.fixture(scope="module")
 def gpt2():
     return Model.load(families.module("gpt2", torch.float64))
@@ -74,7 +69,7 @@ def test_methods_agree_where_the_model_is_linear():
 @pytest.mark.parametrize("baseline", [ablations.resample, ablations.zero, None])
 def test_path_methods_are_their_formulas_written_out(gpt2, baseline):
     """One example and one point at a time; None stands for the mean embedding of a task."""
-    task, steps = ragged(), 4
+    task, steps = families.ragged_task(), 4
     ablation = ablations.mean(task) if baseline is None else baseline
     grids = [
         attribute_tokens(gpt2, task, logit_diff, method=m, baseline=ablation, batch_size=5)
@@ -125,7 +120,7 @@ def test_fifty_midpoint_steps_are_complete_to_a_thousandth_on_the_toy(toy):
 
 def test_idgi_is_complete_with_any_number_of_steps(gpt2):
     for steps in (1, 3):
-        grid = attribute_tokens(gpt2, ragged(), logit_diff, method=idgi(steps))
+        grid = attribute_tokens(gpt2, families.ragged_task(), logit_diff, method=idgi(steps))
         # every step's change is shared out, whole
         torch.testing.assert_close(completeness_delta(grid), torch.zeros(3, dtype=torch.float64))
 
@@ -133,13 +128,13 @@ def test_idgi_is_complete_with_any_number_of_steps(gpt2):
 def test_relevance_without_biases_is_conserved():
     """RelP+AH on a model of RMS norms: x . gradient at all tokens is the metric."""
     model = Model.load(families.module("llama", torch.float64))
-    grid = attribute_tokens(model, ragged(), logit_diff, method=relevance(relp_ah))
+    grid = attribute_tokens(model, families.ragged_task(), logit_diff, method=relevance(relp_ah))
     # norms run in float32
     torch.testing.assert_close(grid.values.sum(dim=1), grid.clean, rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_norms_are_lengths(gpt2):
-    task = ragged()
+    task = families.ragged_task()
     found = attribute_tokens(gpt2, task, logit_diff, method=gradient_norm)
     (batch,) = Task("first", task.prompts[:1]).batches(1)
     roots = []
@@ -158,7 +153,7 @@ def test_gradient_norms_are_lengths(gpt2):
 
 @pytest.mark.parametrize("token", [None, 11])
 def test_occlusion_is_a_loop_of_single_replacements(gpt2, token):
-    task = ragged()
+    task = families.ragged_task()
     found = attribute_tokens(gpt2, task, logit_diff, method=occlusion(token), batch_size=4).values
     for row, batch in enumerate(task.batches(1)):
         with torch.no_grad():
@@ -175,7 +170,9 @@ def test_padding_and_batches_change_no_attribution(gpt2):
     short = {"integrated-gradients": integrated_gradients(2), "idgi": idgi(2)}
     for name, method in (TOKEN_METHODS | short).items():
         one, other = (
-            attribute_tokens(gpt2, ragged(side), logit_diff, method=method, batch_size=size).values
+            attribute_tokens(
+                gpt2, families.ragged_task(padding=side), logit_diff, method=method, batch_size=size
+            ).values
             for side, size in (("right", 2), ("left", 64))
         )
         # sums of another shape round otherwise
@@ -184,7 +181,9 @@ def test_padding_and_batches_change_no_attribution(gpt2):
 
 def test_agreement_is_the_mean_of_spearmans_correlations(gpt2):
     grids = {
-        name: attribute_tokens(gpt2, ragged(), logit_diff, method=method, baseline=ablations.zero)
+        name: attribute_tokens(
+            gpt2, families.ragged_task(), logit_diff, method=method, baseline=ablations.zero
+        )
         for name, method in (("norm", gradient_norm), ("ixg", input_x_gradient), ("idgi", idgi(3)))
     }
     table, sizes = agreement(grids), agreement(grids, absolute=True)
@@ -218,26 +217,26 @@ def test_the_drawing_shows_every_token_with_its_number(toy):
 def test_what_cannot_be_attributed_is_refused(gpt2):
     same = Task("same", (Prompt((5, 6), (5, 6), (7,), (8,)),))
     with pytest.raises(ValueError, match="accuracy has no gradient, which input-x-gradient needs"):
-        attribute_tokens(gpt2, ragged(), accuracy)
+        attribute_tokens(gpt2, families.ragged_task(), accuracy)
     with pytest.raises(ValueError, match="kl is flat at the clean run, where gradient-norm takes"):
-        attribute_tokens(gpt2, ragged(), kl, method=gradient_norm)
+        attribute_tokens(gpt2, families.ragged_task(), kl, method=gradient_norm)
     with pytest.raises(ValueError, match="a corrupt prompt equal to the clean one in row 0"):
         attribute_tokens(gpt2, same, logit_diff)
     with pytest.raises(ValueError, match="holds token id 500"):
         attribute_tokens(gpt2, Task("far", (Prompt((5, 500), (5, 6), (7,), (8,)),)), logit_diff)
     with pytest.raises(ValueError, match="the token 500 cannot replace others"):
-        attribute_tokens(gpt2, ragged(), logit_diff, method=occlusion(500))
+        attribute_tokens(gpt2, families.ragged_task(), logit_diff, method=occlusion(500))
     with pytest.raises(ValueError, match="a path has at least 1 step, got 0"):
         idgi(0)
     with pytest.raises(ValueError, match="a path has at least 1 step, got 0"):
         integrated_gradients(0)
     with pytest.raises(ValueError, match="at least one example, got batch_size=0"):
-        attribute_tokens(gpt2, ragged(), logit_diff, batch_size=0)
+        attribute_tokens(gpt2, families.ragged_task(), logit_diff, batch_size=0)
     grid = attribute_tokens(gpt2, same, logit_diff, method=gradient_norm)
     with pytest.raises(ValueError, match="between two methods at least, got 1"):
         agreement({"a": grid})
     with pytest.raises(ValueError, match="on one and the same task"):
-        agreement({"a": grid, "b": attribute_tokens(gpt2, ragged(), logit_diff)})
+        agreement({"a": grid, "b": attribute_tokens(gpt2, families.ragged_task(), logit_diff)})
 
 
 def test_a_half_precision_model_is_attributed_as_its_full_twin():
@@ -253,6 +252,8 @@ def test_a_half_precision_model_is_attributed_as_its_full_twin():
 
 
 def test_kl_and_accuracy_work_where_they_can(gpt2):
-    along = attribute_tokens(gpt2, ragged(), kl, method=idgi(2))
+    along = attribute_tokens(gpt2, families.ragged_task(), kl, method=idgi(2))
     torch.testing.assert_close(along.values.sum(dim=1), -along.corrupt)
-    assert attribute_tokens(gpt2, ragged(), accuracy, method=occlusion()).values.shape == (3, 9)
+    assert attribute_tokens(
+        gpt2, families.ragged_task(), accuracy, method=occlusion()
+    ).values.shape == (3, 9)

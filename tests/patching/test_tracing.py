@@ -25,11 +25,6 @@ def gpt2():
     return load("gpt2")
 
 
-def ragged() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 @torch.no_grad()
 def slow(model: Model, prompt: Prompt, span: range, what: str, window: int) -> torch.Tensor:
     """ROME's loop: effect of every layer and position, mean over draws."""
@@ -75,7 +70,7 @@ def restore(value: torch.Tensor, pos: int):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(("what", "window"), [("resid_post", 1), ("mlp_out", 2), ("attn_out", 1)])
 def test_every_effect_equals_that_of_single_hooks(family, what, window):
-    model, task, spans = load(family), ragged(), [range(1, 3), range(2, 3)]
+    model, task, spans = load(family), families.ragged_task((6, 7)), [range(1, 3), range(2, 3)]
     found = causal_tracing(model, task, logit_diff, spans, what=what, window=window, noise=NOISE)
     for i, (prompt, span) in enumerate(zip(task.prompts, spans, strict=True)):
         expected = slow(model, prompt, span, what, window)

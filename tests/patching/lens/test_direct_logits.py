@@ -39,11 +39,6 @@ def toy():
     return lensed.toy()
 
 
-def ragged():
-    parts = [families.task(1, length, seed=length).prompts[0] for length in (9, 6, 7)]
-    return Task("ragged", tuple(parts))
-
-
 def size_of(model, task):
     return logit_lens(model, task, softcap=False).logits("r1.post").abs().max()
 
@@ -52,22 +47,22 @@ def size_of(model, task):
 def test_all_rows_sum_to_the_logit_difference_before_any_softcap(family, model, neurons, floor):
     if neurons and family in families.FLOAT32_ONLY:
         pytest.skip("mixtures of experts show no neurons")
-    grid = direct_logit_attribution(model, ragged(), neurons=neurons, batch_size=2)
+    grid = direct_logit_attribution(model, families.ragged_task(), neurons=neurons, batch_size=2)
     error = (grid.values.sum(dim=1) - grid.clean).abs().max()
-    assert error < floor * size_of(model, ragged())
+    assert error < floor * size_of(model, families.ragged_task())
     if family == "gpt2":
         assert error < 1e-10
-    (batch,) = ragged().batches(3)
+    (batch,) = families.ragged_task().batches(3)
     logits = model.answer_logits(batch.clean, batch)
     if family == "gemma2":
         logits = 30 * torch.atanh(logits / 30)
     expected = logit_diff(logits, batch).double()
-    assert (grid.clean - expected).abs().max() < 1e-5 * size_of(model, ragged())
+    assert (grid.clean - expected).abs().max() < 1e-5 * size_of(model, families.ragged_task())
 
 
 def test_a_row_is_what_the_logits_lose_without_the_write_at_the_same_sigma(family, model, floor):
     """Slow twin: the write taken off the stream, which the norm then divides as before."""
-    (batch,) = ragged().batches(3)
+    (batch,) = families.ragged_task().batches(3)
     seen = {}
     names = [FINAL_STREAM, *(b.mlp_out for b in model.blocks)]
     keep = [(n, lambda t, n=n: seen.update({n: t.detach()})) for n in names]
@@ -76,7 +71,7 @@ def test_a_row_is_what_the_logits_lose_without_the_write_at_the_same_sigma(famil
     final = seen[FINAL_STREAM][rows, batch.answer_pos]
     vocabulary = find_vocabulary(model)
     sigma = vocabulary.sigma(final)
-    grid = direct_logit_attribution(model, ragged())
+    grid = direct_logit_attribution(model, families.ragged_task())
     for i, block in enumerate(model.blocks):
         write = seen[block.mlp_out][rows, batch.answer_pos]
 
@@ -85,30 +80,30 @@ def test_a_row_is_what_the_logits_lose_without_the_write_at_the_same_sigma(famil
 
         expected = read(final) - read(final - write)
         found = grid.select(node=f"m{i}").values
-        assert (found - expected).abs().max() < floor * size_of(model, ragged())
+        assert (found - expected).abs().max() < floor * size_of(model, families.ragged_task())
 
 
 def test_the_attention_bias_is_a_row_of_its_own(family, model, floor):
-    grid = direct_logit_attribution(model, ragged())
+    grid = direct_logit_attribution(model, families.ragged_task())
     biases = [getattr(block.bridge.attn, "b_O", None) for block in model.blocks]
     assert ("a0.bias" in grid.axes["node"]) == (biases[0] is not None)
     assert ("positions" in grid.axes["node"]) == (POSITIONS in model.bridge.hook_dict)
     if biases[0] is None:
         return
-    (batch,) = ragged().batches(3)
+    (batch,) = families.ragged_task().batches(3)
     vocabulary = find_vocabulary(model)
-    final = logit_lens(model, ragged()).states.final[:, 0]
+    final = logit_lens(model, families.ragged_task()).states.final[:, 0]
     direction = torch.stack(
         [
             vocabulary.weight[p.answers[0]] - vocabulary.weight[p.wrong_answers[0]]
-            for p in ragged().prompts
+            for p in families.ragged_task().prompts
         ]
     )
     reader = vocabulary.pull_back(direction, vocabulary.sigma(final))
     for i, bias in enumerate(biases):
         found = grid.select(node=f"a{i}.bias").values
         error = (found - reader @ bias.detach().to(reader)).abs().max()
-        assert error < floor * size_of(model, ragged())
+        assert error < floor * size_of(model, families.ragged_task())
 
 
 def test_the_library_attributes_the_same_to_every_layer():
@@ -165,13 +160,13 @@ def test_several_answers_count_with_their_mean(gpt2):
 
 
 def test_bars_show_the_largest_rows(gpt2):
-    grid = direct_logit_attribution(gpt2, ragged())
+    grid = direct_logit_attribution(gpt2, families.ragged_task())
     figure = plot_contributions(grid, k=4, title="direct")
     shown = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert shown == [labels[0] for labels, _ in grid.top(4)]
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == pytest.approx([value for _, value in grid.top(4)])
-    one = direct_logit_attribution(gpt2, ragged().take(1))
+    one = direct_logit_attribution(gpt2, families.ragged_task().take(1))
     assert plot_contributions(one).axes[0].patches
     lens = logit_lens(gpt2, [5, 6]).entropy()
     with pytest.raises(ValueError, match=r"bars show one axis, node, and this grid has \['node',"):
@@ -187,4 +182,4 @@ def test_missing_answers_and_hidden_neurons_are_refused(gpt2):
         direct_logit_attribution(gpt2, [5, 6], 97)
     experts = Model.load(families.module("mixtral", torch.float32))
     with pytest.raises(ValueError, match=r"shows no neurons in m0.*take whole MLPs"):
-        direct_logit_attribution(experts, ragged(), neurons=True)
+        direct_logit_attribution(experts, families.ragged_task(), neurons=True)
