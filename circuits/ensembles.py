@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from circuits.learning import PRUNING, Learned, edge_pruning
+from circuits.circuit import Circuit
+from circuits.learning import PRUNING, Learned, connected, edge_pruning
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
 from circuits.uncertainty import ensemble
@@ -28,6 +29,20 @@ class Hybrid:
     parallel: Scores
     serial: Scores
     learned: Learned
+
+    def circuit(self, size: int | None = None) -> Circuit:
+        """The circuit of the size that masks were trained for, or of another.
+
+        Raises:
+            ValueError: if the graph is smaller than that.
+        """
+        n = self.learned.size if size is None else size
+        strength = replace(self.scores, matrix=self.scores.matrix.abs())
+        found = connected(strength, n)
+        selection = found.provenance["selection"]
+        assert isinstance(selection, dict), "as connected made it"
+        said = {**found.provenance, "selection": {**selection, "ranking": "absolute"}}
+        return replace(found, scores=self.scores.matrix, provenance=said)
 
 
 def hybrid(

@@ -53,11 +53,18 @@ class Rows:
 
     def provenance(self, described: Mapping[str, object]) -> dict[str, object]:
         """With the memory that was used, and of how many examples this is if not of all."""
-        said = {**described, "memory": self.memory.report()}
-        if self.n_examples == self.n_of:
-            return said
-        partial = {"n_examples": self.n_examples, "of": self.n_of}
-        return {**said, "n_examples": self.n_examples, "partial": partial}
+        return provenance_of(described, self.memory, self.n_examples, self.n_of)
+
+
+def provenance_of(
+    described: Mapping[str, object], memory: Ledger, n_examples: int, n_of: int
+) -> dict[str, object]:
+    """With the memory that was used, and of how many examples this is if not of all `n_of`."""
+    said = {**described, "memory": memory.report()}
+    if n_examples == n_of:
+        return said
+    partial = {"n_examples": n_examples, "of": n_of}
+    return {**said, "n_examples": n_examples, "partial": partial}
 
 
 def rows_joined(first: Parts, second: Parts) -> Parts:

@@ -4,6 +4,7 @@ import torch
 import transformers as hf
 
 from patching.tasks import Prompt, Task
+from patching.tasks.task import PaddingSide
 
 VOCAB = 97
 FLOAT32_ONLY = ("mixtral", "qwen3_moe", "olmoe")  # torch's grouped product refuses float64
@@ -53,6 +54,23 @@ def task(n: int = 3, length: int = 9, seed: int = 3) -> Task:
         prompts.append(Prompt(tuple(row), tuple(corrupt), (answer,), (wrong % (VOCAB - 5) + 5,)))
     prompts = [p for p in prompts if p.answers != p.wrong_answers]
     return Task("random", tuple(prompts))
+
+
+def ragged_task(lengths: tuple[int, ...] = (9, 6, 7), padding: PaddingSide = "right") -> Task:
+    """Prompts of `task`, one of each length."""
+    parts = [task(1, length, seed=length).prompts for length in lengths]
+    return Task("ragged", tuple(prompt for part in parts for prompt in part), padding)
+
+
+def shaken_gpt2(n_layer: int = 2, n_head: int = 2) -> hf.GPT2LMHeadModel:
+    """A small GPT-2 in float64, with weights so large that nothing is nearly linear."""
+    sizes = _gpt_like(n_positions=16, n_embd=8 * n_head, n_layer=n_layer, n_head=n_head)
+    torch.manual_seed(0)
+    model = hf.GPT2LMHeadModel(hf.GPT2Config(**sizes)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
 
 
 def _llama_like(**changes: object) -> dict[str, object]:

@@ -55,13 +55,8 @@ def model(request):
     return Model.load(families.module(request.param, torch.float64))
 
 
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 def test_the_logits_reader_gets_what_the_formula_says_token_by_token(model):
-    task = ragged_task()
+    task = families.ragged_task()
     expected = torch.zeros(len(model.graph.sources), dtype=torch.float64)
     for batch in task.batches(1):
         run = capture(model, batch.clean, batch, at=batch.is_token)
@@ -99,7 +94,7 @@ def test_readers_of_one_stream_have_equal_scores(model):
 
 
 def test_flow_does_not_depend_on_batches_or_tiles(model, monkeypatch):
-    task = ragged_task()
+    task = families.ragged_task()
     whole = information_flow(model, task).matrix
     monkeypatch.setattr(modules["circuits.scoring.flow"], "TILE_BYTES", 1)
     # padding moves sums in float32 norms of Llama-like families

@@ -3,7 +3,6 @@
 Scores and circuits are read as such, any other JSON number by number. Runs nothing.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from circuits.circuit import Circuit, load_circuit
 from circuits.scores import Scores, load_scores
+from patching.parsing import read_json
 
 OF_A_SEARCH = ("scores.safetensors", "circuit.json", "measurements.json")
 """What in the folder of `circuits discover` holds numbers."""
@@ -84,18 +84,6 @@ def of_json(content: object) -> Recorded:
     first = content[0] if isinstance(content, list) and content else content
     said = first.get("provenance") if isinstance(first, Mapping) else None
     return Recorded(numbers, texts, said if isinstance(said, Mapping) else {})
-
-
-def read_json(path: Path) -> object:
-    """The content of a JSON file.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a whole JSON file: {error}") from None
 
 
 def is_circuit(content: object) -> bool:

@@ -23,12 +23,12 @@ from circuits.repeating.recorded import (
     Recorded,
     is_circuit,
     of_circuit,
-    read_json,
     read_result,
 )
 from circuits.scores import Scores, load_scores
 from circuits.select import greedy, threshold, top_n
 from patching.files import write_text
+from patching.parsing import read_json
 
 Run = Callable[[Sequence[str]], str]
 """Runs the words after `circuits` and returns what was printed."""

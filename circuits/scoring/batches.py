@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from patching.batchwise import provenance_of
 from patching.finite import require_finite
 from patching.fitting import fitted
 from patching.memory import Ledger, current
@@ -63,11 +64,7 @@ class TaskScores:
 
     def provenance(self, described: Mapping[str, object]) -> dict[str, object]:
         """With the memory that was used, and of how many examples this is if not of all."""
-        said = {**described, "memory": self.memory.report()}
-        if self.n_examples == self.n_of:
-            return said
-        partial = {"n_examples": self.n_examples, "of": self.n_of}
-        return {**said, "n_examples": self.n_examples, "partial": partial}
+        return provenance_of(described, self.memory, self.n_examples, self.n_of)
 
 
 @contextmanager

@@ -109,13 +109,13 @@ class _Shifts:
     def _put(self, x: Tensor, made: Float[Tensor, "copy token ..."]) -> Tensor:
         rows, places = self._of.tokens
         out = x.unflatten(0, (len(self._c), -1)).clone()
-        out[:, rows, places] = made.to(out.dtype)
+        out[:, rows, places] = made.to(out)
         return out.flatten(0, 1)
 
     def _project(self, block: Block, w: Tensor, b: Tensor | None, span: slice) -> Hook:
         def hook(live: Float[Tensor, "row pos head d_head"]) -> Tensor:
             stream = self._streams[block.stream_in]
-            x = self._inputs(stream, span).to(stream.dtype)
+            x = self._inputs(stream, span).to(block.device, stream.dtype)
             x = x if block.attention_norm is None else block.attention_norm(x)
             made = einsum(x, w, "copy head token d, head d d_head -> copy token head d_head")
             return self._put(live, made if b is None else made + b)
@@ -127,7 +127,8 @@ class _Shifts:
 
         def hook(live: Float[Tensor, "row pos d_model"]) -> Tensor:
             stream = self._streams.get(block.mlp_stream, live)
-            x = self._inputs(stream, slice(reader, reader + 1))[:, 0].to(stream.dtype)
+            x = self._inputs(stream, slice(reader, reader + 1))[:, 0]
+            x = x.to(block.device, stream.dtype)
             return self._put(live, x if block.mlp_norm is None else block.mlp_norm(x))
 
         return hook

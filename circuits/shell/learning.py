@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from patching.tasks import Task
 
 EDGE_PRUNING, PROBING, UGS = "edge-pruning", "subnetwork-probing", "ugs"
+HYBRID = "hybrid"
 FILES = ("circuit.json", "scores.safetensors", "loss.svg")
 
 
@@ -30,7 +31,8 @@ def add_options(parser: options.Parser) -> None:
         "--method",
         default=EDGE_PRUNING,
         metavar="NAME",
-        help=f"{EDGE_PRUNING}, {UGS}, or {PROBING} for heads and MLPs ({EDGE_PRUNING})",
+        help=f"{EDGE_PRUNING}, {UGS}, {HYBRID} for scores and masks together, or {PROBING} for "
+        f"heads and MLPs ({EDGE_PRUNING})",
     )
     group.add_argument(
         "--size",
@@ -54,9 +56,19 @@ def add_options(parser: options.Parser) -> None:
     )
     group.add_argument("--start", metavar="SCORES", help="scores whose order masks start from")
     group.add_argument(
+        "--members", type=_names, metavar="NAMES", help=f"methods of a {HYBRID} (eap,eap-ig)"
+    )
+    group.add_argument(
+        "--score-by", metavar="NAME", help=f"metric of a {HYBRID}'s members (logit-diff)"
+    )
+    group.add_argument(
         "--out", metavar="DIR", required=True, help="folder for all results, and to go on from"
     )
     parser.set_defaults(metric="kl")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
 
 
 def learn(args: Namespace) -> None:
@@ -69,11 +81,12 @@ def learn(args: Namespace) -> None:
     from circuits.export import save
     from patching.history import plot_history
 
-    choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING)))
+    choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING, HYBRID)))
     _check(args)
     metric, model = open_metric(args), open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
-    learned = _learn(args, model, task, metric)
+    how = _learn_hybrid if args.method == HYBRID else _learn
+    learned = how(args, model, task, metric)
     circuit, out = learned.circuit(), Path(args.out)
     learned.scores.save(out / "scores.safetensors")
     circuit.save(out / "circuit.json")
@@ -122,6 +135,22 @@ def _learn(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "
     )
 
 
+def _learn_hybrid(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "Learned":
+    from circuits.ensembles import hybrid
+    from circuits.learning import PRUNING
+    from circuits.scoring import METHODS
+    from patching.metrics import METRICS
+
+    names = args.members or ("eap", "eap-ig")
+    members = [choose("method", name, METHODS).function for name in names]
+    score_by = choose("metric", args.score_by or "logit-diff", METRICS)
+    plan = _schedule(args, PRUNING)
+    found = hybrid(
+        model, task, score_by, size=args.size, members=members, learn_by=metric, schedule=plan
+    )
+    return replace(found.learned, scores=found.scores, select=lambda _, size: found.circuit(size))
+
+
 def _schedule(args: Namespace, usual: "Schedule") -> "Schedule":
     return replace(
         usual,
@@ -140,14 +169,18 @@ def _check(args: Namespace) -> None:
     Raises:
         ValueError: naming the option and the method.
     """
-    if args.penalty is not None and args.method == EDGE_PRUNING:
-        raise ValueError(f"{EDGE_PRUNING} has a budget and no price; leave out --penalty")
+    if args.penalty is not None and args.method in (EDGE_PRUNING, HYBRID):
+        raise ValueError(f"{args.method} has a budget and no price; leave out --penalty")
+    if args.start is not None and args.method == HYBRID:
+        raise ValueError(f"{HYBRID} starts from its --members; leave out --start")
+    if args.method != HYBRID and (args.members or args.score_by):
+        raise ValueError(f"{args.method} has no members; leave out --members and --score-by")
     if args.start is not None and args.method == PROBING:
         raise ValueError(
             f"{PROBING} learns nodes, and --start gives an order of edges; leave it out"
         )
-    if args.ablation not in ("resample", "random") and args.method == UGS:
-        raise ValueError(f"{UGS} works with corrupt prompts alone; leave out --ablation")
+    if args.ablation not in ("resample", "random") and args.method in (UGS, HYBRID):
+        raise ValueError(f"{args.method} works with corrupt prompts alone; leave out --ablation")
 
 
 def _write_figure(figure: "Figure", path: Path) -> None:

@@ -31,11 +31,6 @@ def gpt2():
     return Model.load(families.module("gpt2", torch.float64))
 
 
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 def readers(graph):
     """Query and key readers, as (layer, 'q' or 'k', number, column)."""
     for layer in range(graph.n_layers):
@@ -155,9 +150,9 @@ def test_qk_fix_sees_what_a_saturated_softmax_hides():
 
 
 def test_qk_fix_does_not_depend_on_batches_or_tiles(model, monkeypatch):
-    whole = qk_fix(model, ragged_task(), logit_diff).matrix
+    whole = qk_fix(model, families.ragged_task(), logit_diff).matrix
     monkeypatch.setattr("circuits.scoring.patterns.TILE_BYTES", 1)
-    tiled = qk_fix(model, ragged_task(), logit_diff, batch_size=1).matrix
+    tiled = qk_fix(model, families.ragged_task(), logit_diff, batch_size=1).matrix
     assert (tiled - whole).abs().max() < ROUNDING * whole.abs().max()
 
 
@@ -165,8 +160,8 @@ def test_qk_fix_does_not_depend_on_batches_or_tiles(model, monkeypatch):
 def test_padding_left_and_right_gives_the_same_scores_in_float32(family):
     model = Model.load(families.module(family, torch.float32))
     for scorer in (qk_fix, grad_drop, atp_star):
-        right = scorer(model, ragged_task(), logit_diff).matrix
-        left = scorer(model, replace(ragged_task(), padding="left"), logit_diff).matrix
+        right = scorer(model, families.ragged_task(), logit_diff).matrix
+        left = scorer(model, replace(families.ragged_task(), padding="left"), logit_diff).matrix
         # float32: some hundred additions of terms as large as the largest score
         assert (left - right).abs().max() < 5e-5 * right.abs().max()
 

@@ -35,6 +35,19 @@ def test_the_same_command_goes_on_from_its_state_and_another_is_refused(home, tm
     assert "is the state of another training (" in capsys.readouterr().err
 
 
+def test_scores_and_masks_together_are_learned_and_gone_on_with(home, tmp_path, capsys):
+    options = ["--method", "hybrid", "--members", "eap,eap-ig,relp"]
+    assert learn(home, tmp_path, *options) == 0
+    assert "kept by hybrid after 3 steps (all steps done)" in capsys.readouterr().out
+    circuit = load_circuit(tmp_path / "circuit.json")
+    scores = load_scores(tmp_path / "scores.safetensors")
+    assert [one["method"] for one in scores.provenance["members"]] == ["ensemble", "edge-pruning"]
+    assert circuit.provenance["selection"]["ranking"] == "absolute"
+    assert circuit.size <= 4
+    assert learn(home, tmp_path, *options) == 0
+    assert torch.equal(load_scores(tmp_path / "scores.safetensors").matrix, scores.matrix)
+
+
 def test_masks_can_start_from_scores(home, tmp_path):
     assert learn(home, tmp_path, "--start", str(home / "scores.safetensors")) == 0
     assert "started_from" in load_circuit(tmp_path / "circuit.json").provenance
@@ -44,6 +57,10 @@ def test_masks_can_start_from_scores(home, tmp_path):
     ("options", "said"),
     [
         (["--method", "magic"], "no method named 'magic'; there are edge-pruning, ugs"),
+        (["--method", "hybrid", "--members", "eap"], "an ensemble has two members or more, got 1"),
+        (["--method", "hybrid", "--members", "eap,x"], "no method named 'x'"),
+        (["--method", "hybrid", "--start", "x"], "hybrid starts from its --members"),
+        (["--members", "eap,eap-ig"], "edge-pruning has no members; leave out --members"),
         (["--penalty", "1"], "edge-pruning has a budget and no price; leave out --penalty"),
         (["--method", "subnetwork-probing", "--start", "x"], "learns nodes, and --start gives"),
         (["--method", "ugs", "--ablation", "zero"], "ugs works with corrupt prompts alone"),

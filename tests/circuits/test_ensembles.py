@@ -54,6 +54,8 @@ def test_the_recipe_finds_a_known_circuit_where_an_average_of_scores_does_not(mo
     assert top_n(found.serial, 4, ranking="absolute") == expected
     assert top_n(found.scores, 4, ranking="absolute") == expected
     assert found.learned.circuit() == expected
+    assert found.circuit() == expected
+    assert torch.equal(found.circuit().scores, found.scores.matrix * expected.mask)
     said = found.scores.provenance["members"]
     assert [one["method"] for one in said] == ["ensemble", "edge-pruning"]
 

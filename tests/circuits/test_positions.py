@@ -36,15 +36,10 @@ def gpt2():
     return Model.load(families.module("gpt2", torch.float64))
 
 
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
-
-
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_scores_sum_over_positions_to_the_ordinary_scores(model, recipe):
-    expected = score(model, ragged_task(), logit_diff, recipe)
-    found = position_scores(model, ragged_task(), logit_diff, recipe=recipe, batch_size=2)
+    expected = score(model, families.ragged_task(), logit_diff, recipe)
+    found = position_scores(model, families.ragged_task(), logit_diff, recipe=recipe, batch_size=2)
     assert found.tensor.shape == (*model.graph.exists.shape, 9)
     error = (found.total().matrix - expected.matrix).abs().max() / expected.matrix.abs().max()
     assert error < ROUNDING
@@ -91,8 +86,10 @@ def test_a_positions_scores_are_those_of_an_ablation_at_that_position_alone(mode
 
 def test_scores_do_not_depend_on_the_side_of_padding():
     model = Model.load(families.module("gpt2", torch.float32))
-    right = position_scores(model, ragged_task(), logit_diff).tensor
-    left = position_scores(model, replace(ragged_task(), padding="left"), logit_diff).tensor
+    right = position_scores(model, families.ragged_task(), logit_diff).tensor
+    left = position_scores(
+        model, replace(families.ragged_task(), padding="left"), logit_diff
+    ).tensor
     # float32: some hundred additions of terms as large as the largest score
     assert (left - right).abs().max() < 5e-5 * right.abs().max()
 

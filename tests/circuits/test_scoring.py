@@ -135,7 +135,7 @@ def test_quadrature_weights_sum_to_one_and_points_lie_on_the_path(rule):
 
 @pytest.mark.parametrize("scorer", [eap, eap_ig])
 def test_scores_do_not_depend_on_the_batch_size(model, scorer):
-    task = ragged_task()
+    task = families.ragged_task((9, 6, 7, 9))
     together = scorer(model, task, logit_diff, batch_size=16).matrix
     for size in (1, 2):
         alone = scorer(model, task, logit_diff, batch_size=size).matrix
@@ -146,16 +146,11 @@ def test_scores_do_not_depend_on_the_batch_size(model, scorer):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "opt", "gptneo", "phi", "gptj"])
 def test_padding_left_and_right_gives_the_same_scores_in_float32(family, scorer):
     model = Model.load(families.module(family, torch.float32))
-    task = ragged_task()
+    task = families.ragged_task((9, 6, 7, 9))
     right = scorer(model, task, logit_diff).matrix
     left = scorer(model, replace(task, padding="left"), logit_diff).matrix
     # float32: some hundred additions of terms as large as the largest score
     assert (left - right).abs().max() < 5e-5 * right.abs().max()
-
-
-def ragged_task() -> Task:
-    parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7, 9)]
-    return Task("ragged", tuple(prompt for part in parts for prompt in part))
 
 
 @pytest.mark.parametrize("scorer", [eap, eap_ig])

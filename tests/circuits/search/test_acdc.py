@@ -3,7 +3,6 @@
 import families
 import pytest
 import torch
-import transformers as hf
 
 from circuits.circuit import Circuit
 from circuits.evaluation import evaluate
@@ -21,14 +20,7 @@ from patching.models.truth import library
 @pytest.fixture(scope="module")
 def model():
     """Two layers of two heads, with weights large enough that nothing is nearly linear."""
-    sizes = {"vocab_size": families.VOCAB, "n_positions": 16, "n_embd": 16, "n_layer": 2}
-    config = hf.GPT2Config(**sizes, n_head=2, bos_token_id=1, eos_token_id=2)
-    torch.manual_seed(0)
-    module = hf.GPT2LMHeadModel(config).double().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return Model.load(module)
+    return Model.load(families.shaken_gpt2())
 
 
 @pytest.fixture(scope="module")

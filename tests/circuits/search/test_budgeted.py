@@ -5,7 +5,6 @@ from itertools import combinations
 import families
 import pytest
 import torch
-import transformers as hf
 
 from circuits.circuit import Circuit
 from circuits.evaluation import evaluate
@@ -21,20 +20,9 @@ from patching.models import known
 from patching.tasks.task import Prompt, Task
 
 
-def small_model(n_layer, n_head):
-    sizes = {"vocab_size": families.VOCAB, "n_positions": 16, "n_embd": 8 * n_head}
-    config = hf.GPT2Config(**sizes, n_layer=n_layer, n_head=n_head, bos_token_id=1, eos_token_id=2)
-    torch.manual_seed(0)
-    module = hf.GPT2LMHeadModel(config).double().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return Model.load(module)
-
-
 @pytest.fixture(scope="module")
 def model():
-    return small_model(n_layer=2, n_head=2)
+    return Model.load(families.shaken_gpt2())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +42,7 @@ def distances(model, task, circuits, metric=logit_diff):
 
 
 def test_on_a_graph_that_can_be_enumerated_the_nearest_circuit_is_found():
-    one = small_model(n_layer=1, n_head=1)
+    one = Model.load(families.shaken_gpt2(n_layer=1, n_head=1))
     task = families.task(n=32, length=6)
     edges = one.graph.exists.nonzero().tolist()
     circuits = []
