@@ -30,10 +30,10 @@ INTRODUCTION = """\
 
 <!-- Written by `make truth`: change benchmarks/truth/page.py instead. -->
 
-Every scorer and search of the project on models whose circuit is known, and on trained models
-whose effects were all measured. `make truth` makes this page, its pictures and
-[the full table](truth.csv) anew; `python -m benchmarks.truth --learned` adds learned masks
-([what they find](how-to/search.md)).
+Every scorer, search and learned mask of the project on models whose circuit is known, and on
+trained models whose effects were all measured. `make truth` makes this page, its pictures and
+[the full table](truth.csv) anew; without its `--learned`, the masks are left out
+([what they are](how-to/search.md)), which take most of the time.
 
 **Cost** is processor time on one thread, in plain forward and backward passes of the Hugging Face
 model over the same prompts, timed in between: the median over rounds, then over tasks. The models
@@ -43,7 +43,8 @@ cost grows with the number of edges.
 Intervals, in brackets, are of 95 % over tasks (bootstrap); both formats of a known circuit count as
 one task. Edges are ranked by absolute score. `rule x path` are combinations without a name of their
 own. `, greedy` grows circuits from the logits down instead of taking the best edges, and so has no
-scores to judge. `random` is the mean of five draws.
+scores to judge. Masks (`edge-pruning`, `ugs`, those in `hybrid`) are trained once a task, for the
+middle size, and choose the circuits of the other sizes too. `random` is the mean of five draws.
 """
 
 KNOWN_LOSS = "On known circuits, those of the true size find clearly"
