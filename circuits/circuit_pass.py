@@ -8,6 +8,7 @@ that need them alone. Only the answer positions of the final stream are ever rea
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -142,7 +143,7 @@ class _Pass:
             hooks.append((block.stream_in, lambda live: self._project(block, live)))
         for name, span in zip(block.qkv, self._spans(block), strict=True):
             if self._is_computed(span) or self._is_replaced(span):
-                hooks.append((name, self._replace_projection(name, span)))
+                hooks.append((name, partial(self._replace_projection, name, span)))
         return hooks
 
     def _spans(self, block: Block) -> tuple[slice, slice, slice]:
@@ -175,19 +176,18 @@ class _Pass:
                 made = block.projected(part, mine, which)
                 self._made.setdefault(block.qkv[part], []).append((i, which, made))
 
-    def _replace_projection(self, name: str, span: slice) -> Hook:
-        def hook(live: Float[Tensor, "row pos head d_head"]) -> Tensor:
-            out = live.unflatten(0, (self._n, -1)).clone()
-            rows, places = (part[:, None] for part in self._tokens)
-            for i, sums in enumerate(self._circuits):
-                which = sums.plan.replaced[span].nonzero().squeeze(1)
-                if len(which):
-                    out[i, rows, places, which] = self._pair.corrupt_projections[name][:, which]
-            for i, which, made in self._made.pop(name, []):
-                out[i, rows, places, which] = made.transpose(0, 1)
-            return out.flatten(0, 1)
-
-        return hook
+    def _replace_projection(
+        self, name: str, span: slice, live: Float[Tensor, "row pos head d_head"]
+    ) -> Tensor:
+        out = live.unflatten(0, (self._n, -1)).clone()
+        rows, places = (part[:, None] for part in self._tokens)
+        for i, sums in enumerate(self._circuits):
+            which = sums.plan.replaced[span].nonzero().squeeze(1)
+            if len(which):
+                out[i, rows, places, which] = self._pair.corrupt_projections[name][:, which]
+        for i, which, made in self._made.pop(name, []):
+            out[i, rows, places, which] = made.transpose(0, 1)
+        return out.flatten(0, 1)
 
     def _mlp_hooks(self, block: Block) -> list[tuple[str, Hook]]:
         """The MLP runs on the circuits in which it is active, at tokens where anything differs."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -33,7 +34,7 @@ class Live:
         """To be in place during the run: the root and all hook points, or only those named."""
         chosen = self._names if names is None else [n for n in self._names if n in set(names)]
         root: list[tuple[str, Hook]] = [(EMBEDDING, self._root)] if names is None else []
-        return [*root, *((name, self._keep(name)) for name in chosen)]
+        return [*root, *((name, partial(self._keep, name)) for name in chosen)]
 
     def around(self, model: Model, rule: list[tuple[str, Hook]]) -> list[tuple[str, Hook]]:
         """The hooks with a rule's between them.
@@ -50,14 +51,11 @@ class Live:
         self.tensors[EMBEDDING] = start.detach().requires_grad_(torch.is_grad_enabled())
         return self.tensors[EMBEDDING]
 
-    def _keep(self, name: str) -> Hook:
-        def hook(tensor: Tensor) -> Tensor:
-            cut = torch.is_grad_enabled() and not tensor.requires_grad
-            kept = tensor.detach().requires_grad_() if cut else tensor.view_as(tensor)
-            self.tensors[name] = kept
-            return kept
-
-        return hook
+    def _keep(self, name: str, tensor: Tensor) -> Tensor:
+        cut = torch.is_grad_enabled() and not tensor.requires_grad
+        kept = tensor.detach().requires_grad_() if cut else tensor.view_as(tensor)
+        self.tensors[name] = kept
+        return kept
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ exact patching of edges does with activations.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from patching.models.truth.program import LOGITS, TOKEN, Head, Match, Previous, Program
 from patching.models.word_level import BOS
@@ -45,11 +46,7 @@ def run(program: Program, prompt: Words, swap: Swap | None = None) -> State:
     ('a',)
     """
     slots: dict[str, tuple[str, ...]] = {TOKEN: tuple(prompt)}
-
-    def read(reader: str, slot: str) -> tuple[str, ...]:
-        swapped = swap is not None and swap.edge == f"{program.writers[slot]}->{reader}"
-        return swap.other.slots[slot] if swap is not None and swapped else slots[slot]
-
+    read = partial(_read, program, swap, slots)
     for step in program.in_order:
         if isinstance(step, Head):
             values = read(f"{step.node}.v", step.copy)
@@ -78,6 +75,13 @@ def active_edges(program: Program, task: Task) -> frozenset[str]:
             if run(program, clean, Swap(edge, other)).answer(program) != right:
                 found.add(edge)
     return frozenset(found)
+
+
+def _read(
+    program: Program, swap: Swap | None, slots: Mapping[str, Words], reader: str, slot: str
+) -> tuple[str, ...]:
+    swapped = swap is not None and swap.edge == f"{program.writers[slot]}->{reader}"
+    return tuple((swap.other.slots if swap is not None and swapped else slots)[slot])
 
 
 def _attended(step: Head, read: Read, length: int) -> list[list[int]]:
