@@ -6,6 +6,7 @@ chunk that was lost goes to whoever is free. Imported only when used: Ray is an 
 """
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,8 +97,9 @@ class Ray:
                 cores = None if self.workers is None else self.workers * self.cpus
                 ray.init("local", num_cpus=cores, include_dashboard=False, **_QUIET)
             else:
+                _require_listener(self.address)
                 ray.init(self.address, **_QUIET)
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError, socket.gaierror) as error:
             raise ValueError(
                 f"there is no Ray cluster at {self.address!r}; start one with `ray start --head`, "
                 "or leave the address out for one on this machine"
@@ -108,6 +110,7 @@ class Ray:
             ray.shutdown()
 
 
+_PATIENCE = 10.0  # seconds
 _QUIET = {"logging_level": "error", "log_to_driver": False}
 
 
@@ -212,6 +215,18 @@ class _HandingOut:
             ) from error
         if number is not None:
             self._waiting.appendleft(number)
+
+
+def _require_listener(address: str) -> None:
+    """Refuse at once an address at which nobody listens: Ray itself tries for minutes.
+
+    Raises:
+        OSError: if nobody does.
+        ValueError: if the port is no number.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _import() -> ModuleType:

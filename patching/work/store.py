@@ -1,8 +1,9 @@
-"""The chunks of one computation in a folder: whole, of this computation, and finite, or absent.
+"""The chunks of one computation in a folder: whole and of this computation, or absent.
 
 A chunk is a safetensors file with a checksum over its tensors and over who it belongs to. It is
 written to a temporary file and renamed, so that it is there or not, whoever is killed when. What
-is damaged or of another computation is named in a warning, taken away and done again.
+is damaged or of another computation is named in a warning, taken away and done again. Numbers are
+finite: none other is kept, and what was altered since has another checksum.
 """
 
 import hashlib
@@ -121,9 +122,6 @@ class Store:
         self.kind = self.kind or kind
         if kind != self.kind:
             raise ValueError(f"it holds {_in_words(kind)}, and other chunks {_in_words(self.kind)}")
-        for name, part in parts.items():
-            if not _is_finite(part):
-                raise ValueError(f"it holds NaN or infinite numbers ({name})")
 
 
 def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n: int) -> Store:

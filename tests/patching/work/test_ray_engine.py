@@ -222,9 +222,19 @@ def test_the_extra_is_named_where_ray_is_missing(monkeypatch):
 
 
 @pytest.fixture
-def cluster():
-    """A cluster of this machine's two cores, for one test."""
+def by_value():
+    """Ray, whose workers get the functions of this file as they are: they cannot import it."""
     ray = pytest.importorskip("ray")
+    here = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(here)
+    yield ray
+    ray.cloudpickle.unregister_pickle_by_value(here)
+
+
+@pytest.fixture
+def cluster(by_value):
+    """A cluster of this machine's two cores, for one test."""
+    ray = by_value
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="error")
     yield
     ray.shutdown()
@@ -246,7 +256,14 @@ def test_a_killed_worker_does_not_end_the_run(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_of_ones_own_ends_with_the_run(tmp_path):
-    ray = pytest.importorskip("ray")
+def test_a_cluster_of_ones_own_ends_with_the_run(by_value):
     assert_same(run(Ray(workers=1), n=2), run(in_process, n=2))
-    assert not ray.is_initialized()
+    assert not by_value.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no.such.host:6379"])
+def test_an_address_at_which_nobody_listens_is_said_at_once(pretend, monkeypatch, address):
+    ray = pretend()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # and nothing to start it with
+    with pytest.raises(ValueError, match=f"there is no Ray cluster at '{address}'; start one"):
+        run(Ray(address=address))
