@@ -7,6 +7,7 @@ from shells import on, write_task
 
 from circuits.cli import main
 from circuits.shell import options
+from patching.model import Model
 
 
 @pytest.fixture
@@ -186,3 +187,25 @@ def test_a_memory_size_that_is_none_is_refused(home, fails, tmp_path, size):
 def test_memory_sizes_are_read_with_units_and_as_fractions():
     sizes = [options.memory(text) for text in ("500MB", "2gb", "4096", "0.5")]
     assert sizes == [500 * 2**20, 2 * 2**30, 4096, 0.5]
+
+
+@pytest.mark.parametrize("content", ['["cpu"]', '{"embed": 0.5}', '"auto"'])
+def test_a_device_map_that_is_none_is_refused(fails, home, tmp_path, content):
+    path = tmp_path / "map.json"
+    path.write_text(content)
+    command = ["score", *on(home), "--device-map", path, "--out", tmp_path / "s.safetensors"]
+    assert "map.json is no device map: it holds {part: device}" in fails(*command)
+
+
+def test_a_device_map_from_a_file_reaches_the_model(home, tmp_path, monkeypatch):
+    (tmp_path / "map.json").write_text('{"embed": 0, "blocks.0": "cuda:1"}')
+    seen = {}
+
+    def load(source, **options):
+        seen.update(options)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(Model, "load", load)
+    command = ["score", *on(home), "--device-map", str(tmp_path / "map.json")]
+    assert main([*command, "--out", str(tmp_path / "s.safetensors")]) == 2
+    assert seen["device_map"] == {"embed": 0, "blocks.0": "cuda:1"}
