@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         fresh=args.fresh,
     )
     cells = running.run(plan, chosen, jobs=args.jobs)
-    if args.model or args.methods or args.combinations:
+    if (args.model and not args.add) or args.methods or args.combinations:
         print(running.summary(cells))  # a part of the table, or more: not the page of the docs
     else:
         running.publish(cells, args.docs)
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "--learned", action="store_true", help="learned masks too: half an hour more"
     )
     parser.add_argument("--model", help="this model alone, printed: an embedded one, a folder ...")
+    parser.add_argument(
+        "--add", action="store_true", help="put the tables of --model onto the page of the docs"
+    )
     parser.add_argument("--tasks", nargs="*", default=[], help="its tasks: JSON files, or names")
     return parser
 

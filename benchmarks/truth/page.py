@@ -228,10 +228,14 @@ def _shown(found: Estimate | None) -> str:
     """A number with its interval, which one task or equal ones do not have."""
     if found is None:
         return "–"
-    low, high = f"{found.low:.2f}", f"{found.high:.2f}"
-    return f"{found.value:.2f}" + (
-        "" if low == high or found.low != found.low else f" [{low}, {high}]"
-    )
+    low, high = _digits(found.low), _digits(found.high)
+    interval = "" if low == high or found.low != found.low else f" [{low}, {high}]"
+    return _digits(found.value) + interval
+
+
+def _digits(x: float) -> str:
+    text = f"{x:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

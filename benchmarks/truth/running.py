@@ -4,7 +4,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from benchmarks.truth.contenders import combinations, contenders, learned
 from benchmarks.truth.judging import judge
 from benchmarks.truth.page import by_kind, groups, known_table, page, trained_table
 from benchmarks.truth.picture import cost_against_quality
-from benchmarks.truth.subjects import Scale, Subject, load
+from benchmarks.truth.subjects import Scale, Subject, load, subjects
 from circuits.plots import render
 from patching.files import write_bytes, write_text
 
@@ -63,9 +63,15 @@ def run_subject(plan: Plan, subject: Subject) -> list[Cell]:
 def publish(cells: Sequence[Cell], docs: Path) -> None:
     """Write the page, its table as CSV and its pictures into the folder of the docs.
 
-    Page and pictures are made from the digits of the CSV, so that they can be made from it again.
+    Models that were not measured now keep the rows they have there; a folder is called by its own
+    name. Page and pictures are made from the digits of the CSV, so that they can be made from it
+    again.
     """
-    table = files.to_csv(cells)
+    cells = [_named(cell) for cell in cells]
+    measured, old = {cell.model for cell in cells}, docs / "truth.csv"
+    before = files.from_csv(old.read_text(encoding="utf-8")) if old.is_file() else []
+    kept = [cell for cell in before if cell.model not in measured]
+    table = files.to_csv(sorted([*kept, *cells], key=_place))
     cells = files.from_csv(table)
     write_text(docs / "truth.csv", table)
     write_text(docs / "truth.md", page(cells))
@@ -82,6 +88,18 @@ def summary(cells: Sequence[Cell]) -> str:
     parts = [known_table(known)] if known else []
     parts += [f"{model}\n{trained_table(part)}" for model, part in groups(trained).items()]
     return "\n".join(parts)
+
+
+def _named(cell: Cell) -> Cell:
+    if not Path(cell.model).is_dir():
+        return cell
+    return replace(cell, model=Path(cell.model).resolve().name, task=Path(cell.task).stem)
+
+
+def _place(cell: Cell) -> int:
+    """Embedded models in their order, and others behind them."""
+    names = [subject.model for subject in subjects()]
+    return names.index(cell.model) if cell.model in names else len(names)
 
 
 def _collected(results: Iterable[list[Cell]], total: int) -> list[Cell]:

@@ -94,6 +94,20 @@ def test_some_methods_on_a_model_and_task_file_of_ones_own_are_printed(tmp_path,
     assert not (tmp_path / "none").exists()
 
 
+def test_a_model_from_elsewhere_stands_beside_the_others_on_the_page(tmp_path):
+    mine, docs = tmp_path / "mine", tmp_path / "docs"
+    mine.mkdir()
+    numbers = {"identity": "x", "cmd": 0.1, "cost": 2.0}
+    running.publish([Cell("toy", "ioi", RANDOM, kept_10=0.25, **numbers)], docs)
+    task = str(tmp_path / "copying.json")
+    running.publish([Cell(str(mine), task, RANDOM, kept_10=0.5, **numbers)], docs)
+    running.publish([Cell("toy", "ioi", RANDOM, kept_10=0.75, **numbers)], docs)
+    table = from_csv((docs / "truth.csv").read_text())
+    found = [(cell.model, cell.task, cell.kept_10) for cell in table]
+    assert found == [("toy", "ioi", 0.75), ("mine", "copying", 0.5)]
+    assert "### `mine`, 1 tasks" in (docs / "truth.md").read_text()
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(SystemExit, match="no method 'eep'; there are eap, eap-ig"):
         main(["--methods", "eep"])
@@ -115,7 +129,7 @@ def test_every_method_has_a_cell_on_every_subject_and_a_row_in_every_table_of_th
     wanted = {(subject, name) for subject in subjects.subjects() for name in contenders()}
     assert found >= wanted  # learned masks are there if they were asked for
     text = (DOCS / "truth.md").read_text()
-    n_tables = 1 + len({s.model for s in subjects.subjects() if not s.is_known})
+    n_tables = 1 + len({cell.model for cell in table if not cell.subject.is_known})
     assert all(text.count(f"\n| `{name}` |") == n_tables for name in METHODS)
 
 
