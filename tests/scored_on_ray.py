@@ -54,7 +54,7 @@ def main(folder: Path, n: int) -> None:
         killer.start()
         found = scored.score(Run(place, Ray(workers=2)))
         assert killer.victim, "the run was over before anybody was killed"
-        sys.stdout.write(f"{found}\n")
+        sys.stdout.write(f"\nscores {found}\n")
         sys.stdout.flush()
     ray.shutdown()
 

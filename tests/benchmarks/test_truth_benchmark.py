@@ -98,10 +98,10 @@ def test_a_model_from_elsewhere_stands_beside_the_others_on_the_page(tmp_path):
     mine, docs = tmp_path / "mine", tmp_path / "docs"
     mine.mkdir()
     numbers = {"identity": "x", "cmd": 0.1, "cost": 2.0}
-    running.publish([Cell("toy", "ioi", RANDOM, kept_10=0.25, **numbers)], docs)
+    running.publish([Cell("toy", "ioi", "eap", kept_10=0.25, **numbers)], docs)
     task = str(tmp_path / "copying.json")
-    running.publish([Cell(str(mine), task, RANDOM, kept_10=0.5, **numbers)], docs)
-    running.publish([Cell("toy", "ioi", RANDOM, kept_10=0.75, **numbers)], docs)
+    running.publish([Cell(str(mine), task, "eap", kept_10=0.5, **numbers)], docs)
+    running.publish([Cell("toy", "ioi", "eap", kept_10=0.75, **numbers)], docs)
     table = from_csv((docs / "truth.csv").read_text())
     found = [(cell.model, cell.task, cell.kept_10) for cell in table]
     assert found == [("toy", "ioi", 0.75), ("mine", "copying", 0.5)]
