@@ -18,6 +18,7 @@ from torch import Tensor
 from patching.history import History
 from patching.progress import Progress
 from patching.tensor_files import read_tensors, write_tensors
+from patching.work.fingerprint import told_apart
 
 STATE = "state.safetensors"
 _FORMAT = "training state 1"
@@ -37,7 +38,7 @@ class Schedule:
     started again goes on from it, and ends with the same numbers.
 
     Raises:
-        ValueError: if a number is less than 1.
+        ValueError: if a number is less than 1, or the rate none that descends.
     """
 
     steps: int = 300
@@ -53,6 +54,8 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; at least 1 would be right")
+        if not 0 <= self.rate < math.inf:
+            raise ValueError(f"the rate is {self.rate}; a number from 0 up would be right")
 
     @property
     def options(self) -> dict[str, int | float | None]:
@@ -112,6 +115,7 @@ def descend(
     schedule: Schedule,
     *,
     facts: Mapping[str, object],
+    functions: object = (),
     earliest: int = 0,
 ) -> tuple[dict[str, Tensor], History]:
     """Minimise an objective by Adam on batches of the examples, shuffled anew every epoch.
@@ -122,15 +126,21 @@ def descend(
         n_examples: how many rows there are to draw batches from.
         schedule: how long, and where the state is kept.
         facts: what the training is of; a kept state of another training is refused.
+        functions: those whose names alone the facts know.
         earliest: no early stop before this step.
 
     Returns:
         The values at the end, and the curves.
 
     Raises:
-        ValueError: if the loss is not finite, or the folder holds the state of another training.
+        ValueError: if the loss is not finite, the folder holds the state of another training, or
+            functions or hooks cannot be told from others and there is a folder.
     """
-    identity = json.loads(json.dumps({**facts, "schedule": schedule.options}))
+    identity = {**facts, "schedule": schedule.options}
+    if schedule.folder is not None:
+        starts = {name: parameter.start for name, parameter in parameters.items()}
+        identity["functions"] = told_apart(facts, (functions, starts))
+    identity = json.loads(json.dumps(identity))
     state = _open_state(parameters, schedule, identity)
     stopped = "all steps done"
     with Progress("learning", schedule.steps, done=state.n_steps) as progress:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from patching.figures import COLOURS, LABEL, SMALL, TITLE
@@ -47,6 +48,7 @@ def plot_history(history: History, *, title: str | None = None) -> Figure:
         axes.tick_params(labelsize=SMALL)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("step", fontsize=LABEL)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     if title:
         panels[0].set_title(title, fontsize=TITLE)
     return figure

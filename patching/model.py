@@ -23,6 +23,7 @@ from patching.stack import returns_tuples
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
+from patching.weights import hash_tensors, sums_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Model:
     tokenizer: Tokenizer | None = field(repr=False)
     revision: str | None
     opened: Opened = field(repr=False)
+    loaded: tuple[int, ...] = field(repr=False)
 
     @staticmethod
     def load(
@@ -108,9 +110,15 @@ class Model:
         """Whether the family's blocks return a tuple (for `resume`)."""
         return returns_tuples(self.bridge)
 
-    @cached_property
+    @property
     def weights(self) -> str:
-        """A short hash of the weights."""
+        """A short hash of the weights as they are now: another one if somebody has changed them."""
+        if sums_of(self.bridge.parameters()) == self.loaded:
+            return self._weights_as_loaded
+        return hash_tensors(self.bridge.named_parameters())
+
+    @cached_property
+    def _weights_as_loaded(self) -> str:
         return self.opened.weights()
 
     def check(self, task: Task) -> None:
@@ -273,6 +281,7 @@ def _from(opened: Opened) -> Model:
         tokenizer=opened.tokenizer,
         revision=opened.revision,
         opened=opened,
+        loaded=sums_of(opened.bridge.parameters()),
     )
 
 

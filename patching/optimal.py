@@ -139,7 +139,14 @@ class _Job:
         if schedule.folder is not None:
             schedule = replace(schedule, folder=Path(schedule.folder) / f"writers-{group[0]}")
         facts = {**facts, "writers": [group[0], group[-1]]}
-        return descend(parameters, objective, len(self.prompts), schedule, facts=facts)
+        return descend(
+            parameters,
+            objective,
+            len(self.prompts),
+            schedule,
+            facts=facts,
+            functions=self.metric,
+        )
 
     def distances(
         self, group: Sequence[int], constants: Writes, rows: Int[Tensor, " batch"]

@@ -9,7 +9,7 @@ from patching.memory import current
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
-from patching.work.fingerprint import fingerprint
+from patching.work.fingerprint import told_apart
 
 _DECIDES_NOTHING = ("source", "origin")  # paths, which differ from machine to machine
 _PACKAGES = ("circuit-workbench", "torch", "transformer-lens", "transformers")
@@ -62,12 +62,6 @@ def run_settings(
     Raises:
         ValueError: if a function cannot be told from others, or hooks are in place, which cannot.
     """
-    if "hooks" in described:
-        raise ValueError(
-            "a run in a folder has to tell its settings from others, and cannot for the hooks that "
-            f"are in place ({', '.join(_listed(described['hooks']))}); leave the `with` that put "
-            "them there, or run without a folder"
-        )
     return {
         **{name: fact for name, fact in described.items() if name not in _DECIDES_NOTHING},
         "device": torch.device(str(described["device"])).type,
@@ -75,7 +69,7 @@ def run_settings(
         "padding": task.padding,
         "two_way": task.two_way,
         "memory_limit": current().limit,
-        "functions": fingerprint(functions),
+        "functions": told_apart(described, functions),
     }
 
 
@@ -83,10 +77,6 @@ def _hooks_in_place(model: Model) -> list[str]:
     """Where somebody outside changes or reads activations: results are of the model so changed."""
     points = model.bridge.hook_dict.values()  # one point may have several names there
     return sorted({str(point.name) for point in points if point.fwd_hooks or point.bwd_hooks})
-
-
-def _listed(value: object) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []
 
 
 def _version(package: str) -> str:

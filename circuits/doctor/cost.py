@@ -1,5 +1,7 @@
 """How much memory a batch will take: predicted from one prompt, before any real work."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def memory(model: Model, task: Task, metric: Metric, batch_size: int) -> list[Fi
     size. The weights are there already. The fixed part is what tiles of large products may take: a
     small model fills less of it, and needs less than is predicted.
     """
-    longest = max(task.prompts, key=lambda prompt: len(prompt.clean))
+    longest = _with_wrong_answer(max(task.prompts, key=lambda prompt: len(prompt.clean)))
     per_prompt = {
         "scoring": _saved_by_autograd(model, longest, metric) + _kept_by_scoring(model, longest),
         "evaluating": _kept_by_evaluation(model, longest),
@@ -36,11 +38,18 @@ def memory(model: Model, task: Task, metric: Metric, batch_size: int) -> list[Fi
     ]
 
 
+def _with_wrong_answer(prompt: Prompt) -> Prompt:
+    """For metrics that compare with one; any does."""
+    if prompt.wrong_answers:
+        return prompt
+    wrong = next(i for i in range(len(prompt.answers) + 1) if i not in prompt.answers)
+    return replace(prompt, wrong_answers=(wrong,))
+
+
 def _finding(model: Model, what: str, fixed: int, each: int, batch_size: int) -> Finding:
     free = free_bytes(model.device)
     needed = fixed + each * batch_size
     verdict = at_most(needed / free, 0.5, 1.0)
-    most = max(1, int((free / 2 - fixed) // each))
     return Finding(
         name=f"memory for {what}",
         subject="model",
@@ -51,9 +60,15 @@ def _finding(model: Model, what: str, fixed: int, each: int, batch_size: int) ->
         means=f"Predicted beyond the weights for {batch_size} prompts of the greatest length, "
         f"of {free / GIB:.3g} GiB free on {model.device}; {fixed / GIB:.2g} GiB of it is a ceiling "
         "that small models stay under.",
-        advice="" if verdict == "good" else f"Take --batch-size {most}, or fewer.",
+        advice="" if verdict == "good" else _advice(int((free / 2 - fixed) // each)),
         details=(("bytes a prompt", each), ("fixed bytes", fixed)),
     )
+
+
+def _advice(most: int) -> str:
+    if most < 1:
+        return "Not even one prompt fits; take shorter ones, --memory, or a larger device."
+    return f"Take --batch-size {most}, or fewer."
 
 
 def _saved_by_autograd(model: Model, prompt: Prompt, metric: Metric) -> int:
@@ -68,7 +83,7 @@ def _saved_by_autograd(model: Model, prompt: Prompt, metric: Metric) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        eap(model, Task("one prompt", (prompt,)), metric)
+        eap(model, Task("one prompt", (prompt,), two_way=model.two_way), metric)
     return sum(saved.values())
 
 

@@ -1,6 +1,7 @@
 """The examination: all checks of a model and, where there is one, of a task."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -132,7 +133,7 @@ def _fitting(model: Model, reading: Reading) -> Reading | None:
     ]
     if not kept:
         return None
-    task = Task(reading.name, tuple(prompt for _, prompt in kept), reading.task.padding)
+    task = replace(reading.task, prompts=tuple(prompt for _, prompt in kept))
     return Reading(reading.name, reading.n_rows, task, tuple(n for n, _ in kept), reading.faults)
 
 

@@ -1,5 +1,7 @@
 """What the model is tried on: random tokens, or the first rows of the task."""
 
+from dataclasses import replace
+
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, logit_diff
 from patching.model import Model
 from patching.tasks.random_tokens import random_tokens
@@ -15,7 +17,10 @@ def sample(model: Model, task: Task | None, metric: Metric) -> tuple[Task, Metri
     metric = metric if sloped else logit_diff
     if task is None or (metric is logit_diff and not _all_wrong(task)):
         config = model.bridge.cfg
-        return random_tokens(int(config.d_vocab), int(config.n_ctx)), logit_diff
+        prompts = random_tokens(int(config.d_vocab), int(config.n_ctx))
+        if model.two_way:
+            prompts = replace(prompts.of_length(), two_way=True)
+        return prompts, logit_diff
     return task.take(min(ROWS, len(task))), metric
 
 

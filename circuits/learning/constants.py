@@ -54,11 +54,15 @@ def optimal_outside(
     options = {**schedule.options, "edges": circuit.edges}
     facts = setting.facts("optimal-ablation", options, None)
     parameters = {part: Parameter(value, schedule.rate) for part, value in space.start.items()}
-    values, history = descend(parameters, objective, len(task), schedule, facts=facts)
+    values, history = descend(
+        parameters, objective, len(task), schedule, facts=facts, functions=setting.functions
+    )
     ends = [
         Constants(name, space.constants(end).map(Tensor.detach)) for end in (space.start, values)
     ]
-    losses = [_mean_distance(_setting_with(setting, end), removed, schedule) for end in ends]
+    losses = [
+        _setting_with(setting, end).mean_distance(removed, schedule.batch_size) for end in ends
+    ]
     best = int(losses[1] < losses[0])
     learned, mean_loss = (torch.tensor([losses[i]], dtype=torch.float64) for i in (best, 0))
     return Optimal(ends[best], model.weights, learned, mean_loss, history, facts)
@@ -66,14 +70,3 @@ def optimal_outside(
 
 def _setting_with(setting: Setting, ablation: Prepared) -> Setting:
     return Setting(setting.model, setting.task, setting.metric, ablation, setting.prompts)
-
-
-@torch.no_grad()
-def _mean_distance(
-    setting: Setting, removed: Float[Tensor, "source dest"], schedule: Schedule
-) -> float:
-    """The distance over all examples."""
-    rows = torch.arange(len(setting.task)).split(schedule.batch_size)
-    return sum(len(some) * float(setting.distance(some, removed)) for some in rows) / len(
-        setting.task
-    )

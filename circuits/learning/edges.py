@@ -65,7 +65,13 @@ def edge_pruning(
     objective = _Objective(setting, size, max(1, int(_SHRINKING * schedule.steps)))
     facts = setting.facts("edge-pruning", {**schedule.options, "size": size}, start)
     values, history = descend(
-        parameters, objective, len(task), schedule, facts=facts, earliest=objective.n_shrinking
+        parameters,
+        objective,
+        len(task),
+        schedule,
+        facts=facts,
+        functions=setting.functions,
+        earliest=objective.n_shrinking,
     )
     kept = within_budget(values["log odds"], float(size)).sigmoid()
     scores = setting.score_edges(kept, facts, history)

@@ -1,5 +1,6 @@
 """What learning masks gives: scores, the circuit of the size asked for, and how it went."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -119,6 +120,16 @@ def logits_of(
     places = torch.empty(len(order), dtype=torch.float64)
     places[order] = torch.linspace(-1, 1, len(order), dtype=torch.float64)
     return centre + spread * places
+
+
+def require_penalty(penalty: float) -> None:
+    """Refuse a price that pays for what it should cost.
+
+    Raises:
+        ValueError: if it is not a number from 0 up.
+    """
+    if not 0 <= penalty < math.inf:
+        raise ValueError(f"the penalty is {penalty}; a number from 0 up would be right")
 
 
 def require_size(n: int, size: int, of: str) -> None:

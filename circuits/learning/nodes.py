@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.learning.hard_concrete import keep_probability, sample
-from circuits.learning.learned import Learned, require_size
+from circuits.learning.learned import Learned, require_penalty, require_size
 from circuits.learning.setting import prepare
 from circuits.nodes import top_nodes
 from circuits.scores import Scores
@@ -48,6 +48,7 @@ def subnetwork_probing(
     graph = model.graph
     n_nodes = len(graph.sources) - 1
     require_size(n_nodes, size, "heads and MLPs")
+    require_penalty(penalty)
     setting = prepare(model, task, metric, ablation)
     writers = graph.exists.nonzero()[:, 0].to(model.device)  # of each edge
 
@@ -66,7 +67,9 @@ def subnetwork_probing(
     )
     log_odds = torch.full((n_nodes,), _CENTRE, dtype=torch.float64, device=model.device)
     parameters = {"log odds": Parameter(log_odds, schedule.rate)}
-    values, history = descend(parameters, objective, len(task), schedule, facts=facts)
+    values, history = descend(
+        parameters, objective, len(task), schedule, facts=facts, functions=setting.functions
+    )
     probabilities = keep_probability(values["log odds"])
     whole = torch.cat([torch.ones_like(probabilities[:1]), probabilities])
     shared = whole[writers] / torch.bincount(writers)[writers]

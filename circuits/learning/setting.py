@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.learning.masked import run_ends, run_masked
@@ -43,12 +43,29 @@ class Setting:
         found = measure(self.metric, run_masked(self.model, batch, ends, removed), batch)
         return (clean - found).abs().mean()
 
+    @torch.no_grad()
+    def mean_distance(self, removed: Float[Tensor, "source dest"], batch_size: int) -> float:
+        """The distance over all examples."""
+        parts = torch.arange(len(self.task)).split(batch_size)
+        return sum(len(rows) * float(self.distance(rows, removed)) for rows in parts) / len(
+            self.task
+        )
+
+    def outside(self, mask: Bool[Tensor, "source dest"]) -> Float[Tensor, "source dest"]:
+        """The matrix that removes all edges but those of a circuit."""
+        return (self.model.graph.exists & ~mask).to(self.model.device, torch.float64)
+
     def remove(self, kept: Float[Tensor, "*batch edge"]) -> Float[Tensor, "*batch source dest"]:
         """Shares kept of the graph's edges, in row-major order, as the matrix to remove."""
         exists = self.model.graph.exists
         edges = exists.flatten().nonzero().squeeze(1).to(kept.device)
         empty = kept.new_zeros(*kept.shape[:-1], exists.numel())
         return empty.index_copy(-1, edges, 1 - kept).unflatten(-1, exists.shape)
+
+    @property
+    def functions(self) -> tuple[object, ...]:
+        """What a user may have written, which facts know by name alone."""
+        return self.metric, self.ablation
 
     def facts(
         self, method: str, options: Mapping[str, object], start: Scores | None
@@ -65,7 +82,8 @@ class Setting:
         graph = self.model.graph
         matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
         matrix[graph.exists] = kept.detach().double().cpu()
-        ended = {"steps_taken": history.steps, "loss": history.last("loss")}
+        meaning = "the probability that an edge is kept: without sign"
+        ended = {"direction": meaning, "steps_taken": history.steps, "loss": history.last("loss")}
         return Scores(matrix, graph, {**facts, **ended, "stopped": history.stopped})
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.learning.learned import Learned, connected, logits_of, require_size
+from circuits.learning.learned import Learned, connected, logits_of, require_penalty, require_size
 from circuits.learning.setting import prepare
 from circuits.scores import Scores
 from patching.ablations import resample
@@ -35,8 +35,9 @@ def uniform_sampling(
 
     Keep probabilities theta are learned by mean |metric(clean) - metric(masked)| + penalty * sum
     of theta. A mask is 1 or 0 with that probability, but uniform between where a uniform number
-    falls within theta (1 - theta) of theta; only then is there a gradient. Removed edges carry
-    what they carry in the corrupt run, so that edges that lead nowhere get no gradient by
+    falls within a window of width theta (1 - theta) around theta; only then is there a gradient, so
+    that the distance's slope counts theta (1 - theta) times, and the penalty's whole. Removed edges
+    carry what they carry in the corrupt run, so that edges that lead nowhere get no gradient by
     themselves. The penalty is in units of the metric for an edge: the smaller, the more edges stay.
     Li and Janson 2024, arXiv:2409.09951. Costs what edge pruning costs.
 
@@ -45,6 +46,7 @@ def uniform_sampling(
             has no gradient, task and model do not fit, or the folder holds another training.
     """
     require_size(model.graph.n_edges, size, "edges")
+    require_penalty(penalty)
     setting = prepare(model, task, metric, resample)
     log_odds = logits_of(model.graph, start, centre=_CENTRE, spread=_SPREAD)
 
@@ -61,7 +63,9 @@ def uniform_sampling(
         "uniform-sampling", {**schedule.options, "size": size, "penalty": penalty}, start
     )
     parameters = {"log odds": Parameter(log_odds.to(model.device), schedule.rate)}
-    values, history = descend(parameters, objective, len(task), schedule, facts=facts)
+    values, history = descend(
+        parameters, objective, len(task), schedule, facts=facts, functions=setting.functions
+    )
     scores = setting.score_edges(values["log odds"].sigmoid(), facts, history)
     return Learned(scores, history, size, connected)
 

@@ -23,6 +23,7 @@ class Elsewhere:
 
 
 AS_RECORDED = Elsewhere()
+_GO_WITH = {"model": ("revision",), "device": ("n-devices", "device-map")}
 
 
 def command_of(provenance: Provenance, elsewhere: Elsewhere = AS_RECORDED) -> list[str]:
@@ -31,6 +32,10 @@ def command_of(provenance: Provenance, elsewhere: Elsewhere = AS_RECORDED) -> li
     Raises:
         ValueError: if the provenance does not say enough; it names all that is missing.
     """
+    partial = provenance.get("partial")
+    if isinstance(partial, Mapping):
+        n, of = partial.get("n_examples"), partial.get("of")
+        raise ValueError(f"the rest of it: it is of {n} of {of} prompts, after an interrupt")
     recorded = provenance.get("command")
     if isinstance(recorded, list):
         return _replaced([str(word) for word in recorded], elsewhere)
@@ -44,7 +49,8 @@ def _replaced(words: Sequence[str], elsewhere: Elsewhere) -> list[str]:
     for name in ("model", "task", "device"):
         value = getattr(elsewhere, name)
         if value is not None:
-            words = [word for word in words if not word.startswith(f"--{name}=")]
+            gone = tuple(f"--{option}=" for option in (name, *_GO_WITH.get(name, ())))
+            words = [word for word in words if not word.startswith(gone)]
             words.append(f"--{name}={value}")
     return list(words)
 

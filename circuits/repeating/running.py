@@ -33,7 +33,7 @@ from patching.parsing import read_json
 Run = Callable[[Sequence[str]], str]
 """Runs the words after `circuits` and returns what was printed."""
 
-_FOLDERS = ("discover", "patch", "neurons")
+_FOLDERS = ("discover", "patch", "neurons", "learn")
 _PRINTED = ("curve", "evaluate")
 _READ = (".json", ".jsonl", ".csv", ".safetensors")
 _SELECTORS = {"top_n": top_n, "greedy": greedy, "threshold": threshold}
@@ -48,10 +48,11 @@ def rerun(
 ) -> Comparison:
     """Make a result again from what its provenance says, and compare the two.
 
-    A result is a file of scores, a circuit, the folder of `circuits discover`, what
-    `circuits patch` and `circuits neurons` left as .json, or what `circuits curve --json` and
-    `circuits evaluate --json` printed. Files that a command read are taken from where they were,
-    or from beside the result; `elsewhere` says where model and task are now.
+    A result is a file of scores, a circuit (chosen from scores, searched or learned), the folder of
+    `circuits discover`, what `circuits patch` and `circuits neurons` left as .json, or what
+    `circuits curve --json` and `circuits evaluate --json` printed. Files that a command read are
+    taken from where they were, or from beside the result; `elsewhere` says where model and task are
+    now.
 
     Args:
         path: the result.
@@ -112,7 +113,7 @@ def _repeat(job: _Job) -> tuple[Recorded, list[str]]:
     """
     circuit = _circuit_at(job.path)
     try:
-        choose = None if circuit is None else again(circuit)
+        choose = None if circuit is None or _made_whole(circuit) else again(circuit)
         command = command_of(job.before.provenance, job.elsewhere)
         words = [_found(word, job.path.parent) for word in command]
     except ValueError as error:
@@ -122,6 +123,12 @@ def _repeat(job: _Job) -> tuple[Recorded, list[str]]:
         return read_result(made), command
     scores = made / OF_A_SEARCH[0] if made.is_dir() else made
     return of_circuit(choose(load_scores(scores))), command
+
+
+def _made_whole(circuit: Circuit) -> bool:
+    """Whether the command itself made the circuit, not a choice from its scores."""
+    command = circuit.provenance.get("command")
+    return isinstance(command, list) and command[:1] in (["search"], ["learn"])
 
 
 def again(circuit: Circuit) -> Callable[[Scores], Circuit]:
@@ -165,10 +172,21 @@ def _run(job: _Job, words: Sequence[str]) -> Path:
     if name in _PRINTED:
         write_text(job.folder / "printed.json", job.run([*words, "--json"]))
         return job.folder / "printed.json"
+    if name == "search":
+        return _search(job, words)
     out = job.folder / ("results" if name in _FOLDERS else "result.safetensors")
     job.run([*words, f"--out={out}"])
-    of_whole = job.path.is_dir() or _circuit_at(job.path) is not None
+    circuit = _circuit_at(job.path)
+    of_whole = job.path.is_dir() or (circuit is not None and not _made_whole(circuit))
     return out if of_whole or name not in _FOLDERS else _like(job.path, out)
+
+
+def _search(job: _Job, words: Sequence[str]) -> Path:
+    """Search again; the circuit that was found, or its scores if the recorded result is scores."""
+    circuit, scores = job.folder / "circuit.json", job.folder / "scores.safetensors"
+    words = [word for word in words if not word.startswith("--scores=")]
+    job.run([*words, f"--out={circuit}", f"--scores={scores}"])
+    return scores if job.path.suffix == ".safetensors" else circuit
 
 
 def _like(path: Path, folder: Path) -> Path:

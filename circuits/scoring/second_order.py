@@ -13,7 +13,8 @@ run in which every edge has a number (`steered`):
 
 - **joint** (`probes=0`): all edges move together, one HVP. An edge gets `-D . (H D_all) / 2`, its
   own term and half its interactions with all other edges. The sum over edges is exactly the
-  second-order term of removing all of them; an edge's part is its own term only where edges do not
+  second-order term of moving all readers' inputs by these D (not of removing all edges: then the
+  writes themselves would move too); an edge's part is its own term only where edges do not
   interact.
 - **random signs** (`probes=k`): `-D . (H z D) z / 2` averaged over k random signs z an edge, one
   HVP each. Without bias the edge's own term (Bekas et al. 2007, Applied Numerical Mathematics 57);

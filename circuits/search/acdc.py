@@ -119,7 +119,7 @@ def acdc_sweep(
     thresholds = _check(thresholds, walk, model.graph)
     prepared = ablation(model)
     facts = _facts(model, task, metric, prepared, walk)
-    log = Log.open(walk.log, facts)
+    log = Log.open(walk.log, facts, (metric, prepared))
     judge = Judge(model, task, metric, prepared, batch_size=batch_size, log=log)
     circuits, guess = [], walk.guess
     for threshold in thresholds:

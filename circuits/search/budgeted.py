@@ -108,7 +108,7 @@ def budgeted_search(
     prepared = ablation(model)
     options = {"size": size, "budget": budget.circuits, "starts": [s.provenance for s in starts]}
     facts = describe(model, task, metric, "budgeted", options, ablation=prepared.name)
-    known = Log.open(budget.log, facts)
+    known = Log.open(budget.log, facts, (metric, prepared))
     judge = Judge(model, task, metric, prepared, batch_size=batch_size, log=known)
     search = _Search(judge, model.graph, size, budget.circuits, paired=prepared.paired)
     mask = search.run(starts)
@@ -193,7 +193,7 @@ class _Search:
         n_rounds = max(1, _rounds(int(mask.sum()), self.size))
         look = max(4, self.left // (2 * n_rounds))
         while (n := int(mask.sum())) > self.size:
-            n_out = min(n - self.size, max(1, int(SHARE * n)), max(1, self.left))
+            n_out = min(n - self.size, max(1, int(SHARE * n))) if self.left else n - self.size
             mask = self._drop_some(mask, n_out, min(look, self.left))
         return mask
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.parsing import parse_json
+from patching.work.fingerprint import told_apart
 
 _IDENTITY = ("weights", "tokens", "metric", "ablation", "dtype")
 _NO_LOG = "is no log of a search; name another file"
@@ -28,17 +29,20 @@ class Log:
         self._path, self._known = path, known
 
     @staticmethod
-    def open(path: str | Path | None, facts: Mapping[str, object]) -> "Log":
-        """The log at a path, a new one there, or one in memory; `facts` say what is run.
+    def open(path: str | Path | None, facts: Mapping[str, object], functions: object = ()) -> "Log":
+        """The log at a path, a new one there, or one in memory.
+
+        `facts` say what is run, and `functions` are those whose names alone they know.
 
         Raises:
             ValueError: if the file is no log, was altered, or is of another model, other prompts
-                or another metric.
+                or another metric; or functions or hooks cannot be told from others.
         """
         if path is None:
             return Log(None, {})
         path = Path(path)
         ours = {name: facts[name] for name in _IDENTITY}
+        ours["functions"] = told_apart(facts, functions)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(ours) + "\n", encoding="utf-8")

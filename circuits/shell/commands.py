@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.command import recorded
 from circuits.shell.inputs import (
+    check_out,
     open_metric,
     open_model,
     open_selector,
@@ -37,8 +38,7 @@ def score(args: Namespace) -> int | None:
     from circuits.scoring import Interrupted
 
     metric, method, run = open_metric(args), open_method(args), open_run(args)
-    if Path(args.out).is_dir():
-        raise ValueError(f"--out {args.out} is a folder; name the file to write")
+    check_out(args.out, ".safetensors")
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     try:
@@ -94,7 +94,7 @@ def evaluate(args: Namespace) -> None:
                 f"{path} is a circuit of another graph ({circuit.graph.describe()}) than that of "
                 f"{model.name} ({model.graph.describe()})"
             )
-        warn_of_other_weights(path, circuit, model)
+        warn_of_other_weights(path, circuit.provenance, model)
     task = open_task(args.task, model, args, seed=args.seed)
     evaluation = run(
         model,

@@ -4,7 +4,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from os import environ
+from os import W_OK, access, environ
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -110,13 +110,30 @@ def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task
     return task
 
 
-def warn_of_other_weights(path: str, found: "Circuit | Scores", model: "Model") -> None:
-    """Say that scores or a circuit were found in other weights than the model's.
+def check_out(path: str, suffix: str) -> None:
+    """Refuse a file that could not be written, or would be taken for another kind.
+
+    Raises:
+        ValueError: saying what would be right.
+    """
+    given = Path(path)
+    if given.is_dir():
+        raise ValueError(f"{path} is a folder; name the file to write")
+    if given.suffix != suffix:
+        raise ValueError(f"cannot write {path!r}: a file that ends in {suffix} would be right")
+    folder = next(parent for parent in given.absolute().parents if parent.exists())
+    if not folder.is_dir() or not access(folder, W_OK):
+        raise ValueError(f"cannot write {path!r}: {folder} is no folder to write to")
+
+
+def warn_of_other_weights(path: str, said: Mapping[str, object], model: "Model") -> None:
+    """Say that what a file holds, by its provenance, was found in other weights than the model's.
 
     That is allowed, for models that were trained on; it is also what a mistyped name looks like.
     """
-    said = found.provenance
-    if found.graph == model.graph and said.get("weights") not in (None, model.weights):
+    scores = said.get("scores")  # neurons name the scores they were chosen by
+    said = scores if isinstance(scores, dict) else said
+    if said.get("weights") not in (None, model.weights):
         warnings.warn(
             f"{path} is of {said.get('model', 'a model')} with the weights {said['weights']}; here "
             f"it is used on {model.name}, whose weights are {model.weights}",

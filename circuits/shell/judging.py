@@ -90,7 +90,8 @@ def _judge(args: Namespace) -> list[Judged]:
     scores = {path: load_scores(path) for path in args.files}
     model = open_model(args)
     for path, one in scores.items():
-        warn_of_other_weights(path, one, model)
+        if one.graph == model.graph:  # else refused below
+            warn_of_other_weights(path, one.provenance, model)
     task = open_task(args.task, model, args, seed=args.seed)
     sweep = Sweep(
         ranking=args.ranking,

@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell import options
+from circuits.shell.command import recorded
 from circuits.shell.inputs import choose, open_metric, open_model, open_task
 from circuits.shell.printing import print_edges
 from circuits.shell.scoring import open_ablation
@@ -13,7 +15,9 @@ from circuits.shell.scoring import open_ablation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from circuits.circuit import Circuit
     from circuits.learning import Learned
+    from patching.ablations import Ablation
     from patching.descent import Schedule
     from patching.metrics import Metric
     from patching.model import Model
@@ -79,31 +83,48 @@ def learn(args: Namespace) -> None:
             method do not fit together.
     """
     from circuits.export import save
+    from circuits.learning.setting import prepare
     from patching.history import plot_history
+    from patching.memory import budget
 
     choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING, HYBRID)))
     _check(args)
     metric, model = open_metric(args), open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
-    how = _learn_hybrid if args.method == HYBRID else _learn
-    learned = how(args, model, task, metric)
+    ablation = _ablation(args, model, task)
+    with budget(args.memory):
+        if args.method == HYBRID:
+            learned = _learn_hybrid(args, model, task, metric)
+        else:
+            learned = _learn(args, model, task, metric, ablation)
+    said = {**learned.scores.provenance, "seed": args.seed, **recorded(args)}
+    learned = replace(learned, scores=replace(learned.scores, provenance=said))
     circuit, out = learned.circuit(), Path(args.out)
     learned.scores.save(out / "scores.safetensors")
     circuit.save(out / "circuit.json")
     figure = plot_history(learned.history, title=f"{args.method}, {task.name}")
     _write_figure(figure, out / "loss.svg")
     save(circuit, out / "circuit.svg")
-    history = learned.history
+    setting = prepare(model, task, metric, ablation)
+    distance = setting.mean_distance(setting.outside(circuit.mask), args.batch_size)
+    _print(args, learned, circuit, f"{distance:.4g} ({metric.__name__}, mean of all prompts)")
+
+
+def _print(args: Namespace, learned: "Learned", circuit: "Circuit", distance: str) -> None:
+    from circuits.report import strongest
+
+    history, graph = learned.history, circuit.graph
     print(
-        f"{circuit.size:,} of {model.graph.n_edges:,} edges of {model.name} kept by {args.method} "
-        f"after {history.steps} steps ({history.stopped}); "
-        f"distance from the full model: {history.last('distance'):.4g} ({metric.__name__})"
+        f"{circuit.size:,} of {graph.n_edges:,} edges kept by {args.method} after {history.steps} "
+        f"steps ({history.stopped}); distance from the full model: {distance}"
     )
-    print_edges(learned.scores.top(min(10, circuit.size), ranking="signed"))
-    print(f"written to {out}: {', '.join((*FILES, 'circuit.svg'))}")
+    print_edges(strongest(circuit, 10, "absolute"))
+    print(f"written to {args.out}: {', '.join((*FILES, 'circuit.svg'))}")
 
 
-def _learn(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "Learned":
+def _learn(
+    args: Namespace, model: "Model", task: "Task", metric: "Metric", ablation: "Ablation"
+) -> "Learned":
     from circuits.learning import (
         PROBING as NODES,
     )
@@ -123,7 +144,6 @@ def _learn(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "
         return uniform_sampling(
             model, task, metric, size=args.size, start=start, schedule=plan, **price
         )
-    ablation = open_ablation(args, model, task)
     if args.method == PROBING:
         plan = _schedule(args, NODES)
         return subnetwork_probing(
@@ -142,13 +162,23 @@ def _learn_hybrid(args: Namespace, model: "Model", task: "Task", metric: "Metric
     from patching.metrics import METRICS
 
     names = args.members or ("eap", "eap-ig")
-    members = [choose("method", name, METHODS).function for name in names]
+    functions = [choose("method", name, METHODS).function for name in names]
+    members = [partial(function, batch_size=args.batch_size) for function in functions]
     score_by = choose("metric", args.score_by or "logit-diff", METRICS)
     plan = _schedule(args, PRUNING)
     found = hybrid(
         model, task, score_by, size=args.size, members=members, learn_by=metric, schedule=plan
     )
-    return replace(found.learned, scores=found.scores, select=lambda _, size: found.circuit(size))
+    return replace(
+        found.learned, scores=found.scores, select=lambda s, n: replace(found, scores=s).circuit(n)
+    )
+
+
+def _ablation(args: Namespace, model: "Model", task: "Task") -> "Ablation":
+    """What removed edges carry; UGS and what is learned beside scores know corrupt prompts only."""
+    from patching.ablations import resample
+
+    return resample if args.method in (UGS, HYBRID) else open_ablation(args, model, task)
 
 
 def _schedule(args: Namespace, usual: "Schedule") -> "Schedule":

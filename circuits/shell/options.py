@@ -24,7 +24,7 @@ def model_options(*, required: bool = True) -> Parser:
         "--model",
         required=required,
         metavar="NAME",
-        help="hub name, local folder, or toy or toy-llama (embedded)",
+        help="hub name, local folder, or an embedded model: toy, toy-llama, toy-context, truth/...",
     )
     group.add_argument(
         "--dtype",

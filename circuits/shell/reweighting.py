@@ -7,7 +7,7 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import open_model
+from circuits.shell.inputs import open_model, warn_of_other_weights
 
 if TYPE_CHECKING:
     from patching.model import Model
@@ -31,6 +31,7 @@ def apply(args: Namespace) -> None:
     if args.model is None:
         raise ValueError(f"{args.apply} does not say which model it is of; give --model")
     model = open_model(args)
+    warn_of_other_weights(args.apply, chosen.provenance, model)
     if args.export is not None:
         folder = export_edited(model, chosen, beta, args.export)
         print(f"written to {folder}: the model with {count(len(chosen))} times {beta:g}")

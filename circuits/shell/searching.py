@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from circuits.shell.command import recorded
-from circuits.shell.inputs import choose, open_metric, open_model, open_task
+from circuits.shell.inputs import check_out, choose, open_metric, open_model, open_task
 from circuits.shell.options import Parser, positive
 from circuits.shell.printing import print_columns
 from circuits.shell.scoring import open_ablation
@@ -29,6 +29,9 @@ def search(args: Namespace) -> None:
     from patching.memory import budget
 
     metric, run = open_metric(args), choose("search", args.method, SEARCHES)
+    check_out(args.out, ".json")
+    if args.scores is not None:
+        check_out(args.scores, ".safetensors")
     model = open_model(args)
     with budget(args.memory):
         run(model, open_task(args.task, model, args, seed=args.seed), metric, args)

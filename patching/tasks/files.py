@@ -6,6 +6,7 @@ from pathlib import Path
 
 from patching.files import write_text
 from patching.parsing import read_json, read_table, shown
+from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
@@ -31,9 +32,24 @@ def from_json(
         read_json_row(path, i, values, tokenizer, first_token=first_token)
         for i, values in enumerate(rows)
     ]
+    _refuse_padded(path, prompts, tokenizer)
     name = own_name(path, rest)
     origin = {"file": str(path), "first_token": first_token}
     return Task(name, tuple(prompts), extra=rest, origin=origin)
+
+
+def _refuse_padded(path: Path, prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> None:
+    """Refuse a file whose prompts were padded.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    padding = padding_id(tokenizer)
+    for i, prompt in enumerate(prompts):
+        try:
+            refuse_padding(prompt, padding)
+        except ValueError as error:
+            raise ValueError(f"row {i} of {path}: {error}") from None
 
 
 def open_json(path: Path) -> tuple[list[object], dict[str, object]]:
@@ -86,7 +102,8 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
             broken; the row is named.
     """
     path = Path(path)
-    prompts = (read_csv_row(path, i, row, tokenizer) for i, row in enumerate(open_csv(path)))
+    prompts = [read_csv_row(path, i, row, tokenizer) for i, row in enumerate(open_csv(path))]
+    _refuse_padded(path, prompts, tokenizer)
     return Task(path.stem, tuple(prompts), origin={"file": str(path)})
 
 

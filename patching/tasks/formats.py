@@ -163,7 +163,7 @@ def _open(path: Path) -> tuple[list[object], dict[str, object]]:
     try:
         content = parse_json(text)
     except ValueError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
         if len(lines) < 2 or not lines[0].startswith("{") or not lines[0].endswith("}"):
             raise ValueError(f"{path} is not JSON: {error}") from None
         return [_line(path, i, line) for i, line in enumerate(lines)], {}
@@ -172,7 +172,7 @@ def _open(path: Path) -> tuple[list[object], dict[str, object]]:
     if isinstance(content, dict):
         if isinstance(content.get("prompts"), list):
             return content.pop("prompts"), content
-        if FORMATS["mib"].fits(content) or FORMATS["eap-ig"].fits(content):
+        if any(known.fits(content) for known in FORMATS.values()):
             return [content], {}  # JSON lines, of which there is one
     raise ValueError(f'{path} lacks the list "prompts", and is no list of rows')
 

@@ -5,7 +5,6 @@ Two functions of one name can differ, and results of one must never be taken for
 
 import functools
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
@@ -13,14 +12,15 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 import torch
 from torch import Tensor
 
+_CHECKERS = ("jaxtyping", "beartype", "typeguard")
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, slice)
 
 
 def fingerprint(thing: object) -> str:
     """A short hash, equal only for what is made alike: plain values, tensors, functions.
 
-    Of a function, its byte code, default values and what it has closed over; what it calls by a
-    global name counts by that name alone.
+    Of a function, its byte code, default values and what it has closed over, of a dataclass also
+    its methods; what they call by a global name counts by that name alone.
 
     Raises:
         ValueError: if part of it is of a kind that cannot be told apart.
@@ -28,6 +28,24 @@ def fingerprint(thing: object) -> str:
     digest = hashlib.sha256()
     _feed(thing, digest.update, ())
     return digest.hexdigest()[:16]
+
+
+def told_apart(described: Mapping[str, object], functions: object) -> str:
+    """The fingerprint of functions that a user may have written, for what is kept in a folder.
+
+    `described` is the provenance of what is kept, which has no more than their names.
+
+    Raises:
+        ValueError: as `fingerprint`, and if hooks are in place, of which nothing is known.
+    """
+    hooks = described.get("hooks")
+    if isinstance(hooks, list):
+        raise ValueError(
+            "a run in a folder has to tell its settings from others, and cannot for the hooks that "
+            f"are in place ({', '.join(map(str, hooks))}); leave the `with` that put them there, "
+            "or run without a folder"
+        )
+    return fingerprint(functions)
 
 
 def _feed(thing: object, feed: Callable[[bytes], None], inside: tuple[int, ...]) -> None:
@@ -59,9 +77,11 @@ def _parts(thing: object) -> Sequence[object]:
         if isinstance(thing, kind):
             return parts(thing)
     if is_dataclass(thing):
-        return [getattr(thing, part.name) for part in fields(thing)]
-    if callable(thing) and isinstance(function := inspect.unwrap(thing), FunctionType):
-        return _parts_of_function(function)
+        values = [getattr(thing, part.name) for part in fields(thing)]
+        return [*_parts_of_class(type(thing)), *values]
+    inner = getattr(thing, "__wrapped__", None)
+    if inner is not None:  # a function that keeps its results, say
+        return [inner]
     raise ValueError(
         f"a run in a folder has to tell its settings from others, and cannot for "
         f"{type(thing).__module__}.{type(thing).__qualname__}: use functions, frozen dataclasses "
@@ -69,7 +89,27 @@ def _parts(thing: object) -> Sequence[object]:
     )
 
 
+def _parts_of_class(kind: type) -> Sequence[object]:
+    """Its name and what its methods do, inherited ones too; not what `dataclass` has written."""
+    found = [(name, m) for base in kind.__mro__[:-1] for name, m in sorted(vars(base).items())]
+    bare = [(name, getattr(m, "fget", None) or getattr(m, "__func__", m)) for name, m in found]
+    methods = [(name, _checked(m)) for name, m in bare if isinstance(m, FunctionType)]
+    written = [(name, m) for name, m in methods if m.__code__.co_filename != "<string>"]
+    return [kind.__module__, kind.__qualname__, *written]
+
+
+def _checked(function: FunctionType) -> FunctionType:
+    """The function below those that only check the types of what it gets and gives."""
+    while function.__globals__.get("__name__", "").partition(".")[0] in _CHECKERS:
+        inner = getattr(function, "__wrapped__", None)
+        if not isinstance(inner, FunctionType):
+            break
+        function = inner
+    return function
+
+
 def _parts_of_function(function: FunctionType) -> Sequence[object]:
+    function = _checked(function)
     closed = [cell.cell_contents for cell in function.__closure__ or ()]
     name = [function.__module__, function.__qualname__]
     return [*name, function.__code__, function.__defaults__, function.__kwdefaults__, closed]
@@ -81,6 +121,7 @@ PARTS: dict[type, Callable[..., Sequence[object]]] = {
     Set: lambda values: sorted(values, key=repr),
     Sequence: lambda values: [len(values), *values],
     functools.partial: lambda call: [call.func, call.args, call.keywords],
+    FunctionType: _parts_of_function,
     MethodType: lambda method: [method.__func__, method.__self__],
     BuiltinFunctionType: lambda function: [function.__qualname__],
     CodeType: lambda code: [code.co_code, code.co_names, *code.co_consts],

@@ -79,7 +79,7 @@ class Store:
             done = self._read(path, number)
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path} ")
             warnings.warn(f"{path} is damaged and will be done again: {reason}", stacklevel=2)
             self.log({"chunk": number, "damaged": reason})
@@ -143,7 +143,8 @@ def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n:
     store = Store(place, identity, n)
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     for_people = place / "settings.json"
-    if not for_people.is_file() or for_people.is_symlink() or for_people.read_text() != text:
+    is_there = for_people.is_file() and not for_people.is_symlink()
+    if not is_there or for_people.read_bytes() != text.encode():
         write_text(for_people, text)
     return store
 

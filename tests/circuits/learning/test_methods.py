@@ -92,22 +92,39 @@ def test_the_usual_schedules_find_every_known_circuit(name, learn):
     assert top_n(learned.scores, expected.size, ranking="signed") == expected
 
 
+CALLS: list[int] = []
+
+
+def stopping_kl(logits, batch):
+    """`kl`, interrupted once at its eighth call: there are two a step, clean and masked."""
+    CALLS.append(1)
+    if len(CALLS) == 8:
+        raise KeyboardInterrupt
+    return kl(logits, batch)
+
+
+@pytest.mark.parametrize("learn", LEARNERS)
+def test_a_state_of_another_metric_of_the_same_name_is_refused(model, truth, learn, tmp_path):
+    def scaled(factor):
+        def metric(logits, batch):
+            return factor * logit_diff(logits, batch)
+
+        return metric
+
+    kept = Schedule(**FEW.options, folder=tmp_path)
+    learn(model, truth.task, scaled(1.0), size=3, schedule=kept)
+    with pytest.raises(ValueError, match="state of another training .functions differ"):
+        learn(model, truth.task, scaled(3.0), size=3, schedule=kept)
+
+
 @pytest.mark.parametrize("learn", LEARNERS)
 def test_a_stopped_training_goes_on_bit_for_bit(model, truth, learn, tmp_path):
     unbroken = learn(model, truth.task, size=3, schedule=FEW)
-    calls = []
-
-    def failing(logits, batch):
-        calls.append(1)
-        if len(calls) == 8:  # two a step: the clean run's and the masked one's
-            raise KeyboardInterrupt
-        return kl(logits, batch)
-
-    failing.__name__ = "kl"
     kept = Schedule(**FEW.options, folder=tmp_path, save_every=2)
+    CALLS.clear()
     with pytest.raises(KeyboardInterrupt):
-        learn(model, truth.task, failing, size=3, schedule=kept)
-    resumed = learn(model, truth.task, size=3, schedule=kept)
+        learn(model, truth.task, stopping_kl, size=3, schedule=kept)
+    resumed = learn(model, truth.task, stopping_kl, size=3, schedule=kept)
     assert torch.equal(resumed.scores.matrix, unbroken.scores.matrix)
     assert torch.equal(resumed.history.curves["loss"], unbroken.history.curves["loss"])
 
