@@ -70,7 +70,9 @@ Circuits are found on {found} prompts of a task and judged on others, by logit d
 resample ablation. Faithfulness at 1, 5 and 10 % of the edges, pruned: 1 is the whole model, 0 the
 corrupt run. CMD (0 is best, 0.75 keeps nothing) and CPR (1 is like the model; more is overshooting)
 are [areas over all sizes](how-to/judge.md). Pearson is with the exact effect of every edge, in
-float64. The best 1 % of the edges seldom connect, and then pruning leaves nothing of them.
+float64. The best 1 % of the edges seldom connect, and then pruning leaves nothing of them. Models
+that are not embedded came by `--model FOLDER --tasks FILES --add`: found on one half of a file,
+judged on the other, and without a Pearson.
 
 ![Cost against quality on trained models](pictures/truth-trained.svg)
 """
