@@ -85,7 +85,10 @@ def _of_model(model: Model, task: Task | None, metric: Metric, batch_size: int) 
         yield from _try("scores are slopes", lambda: agreement.slopes(model, prompts, sloped))
     else:
         yield Skipped("scores are slopes", "model", f"{model.dtype} is too coarse for slopes")
-    yield from _try("padding does not matter", lambda: runs.padding(model, prompts))
+    if model.two_way:
+        yield Skipped("padding does not matter", "model", "it reads both ways, and padding too")
+    else:
+        yield from _try("padding does not matter", lambda: runs.padding(model, prompts))
     yield from _noise(model, prompts, sloped)
     longest = prompts if task is None else task
     yield from _try("memory", lambda: cost.memory(model, longest, sloped, batch_size))

@@ -17,7 +17,9 @@ def sample(model: Model, task: Task | None, metric: Metric) -> tuple[Task, Metri
     metric = metric if sloped else logit_diff
     if task is None or (metric is logit_diff and not _all_wrong(task)):
         config = model.bridge.cfg
-        prompts = random_tokens(int(config.d_vocab), int(config.n_ctx))
+        n_answers = int(config.d_vocab_out)  # compiled programs give other words than they read
+        vocab = min(int(config.d_vocab), n_answers) if n_answers > 0 else int(config.d_vocab)
+        prompts = random_tokens(vocab, int(config.n_ctx))
         if model.two_way:
             prompts = replace(prompts.of_length(), two_way=True)
         return prompts, logit_diff

@@ -17,8 +17,10 @@ from patching.model import Model
 from patching.models import induction
 from patching.tasks import Prompt, Task, to_json
 from patching.tasks.random_tokens import random_tokens
+from patching.tracr import load_tracr
 
-STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
+SHARED = Path(__file__).parents[3] / "shared"
+STORIES, TRACR = SHARED / "models" / "stories260K", SHARED / "tracr"
 TASK = induction(n=10).task
 BOS, UNKNOWN = 1, 2
 
@@ -388,3 +390,16 @@ def test_stories_cannot_do_ioi(capsys):
     task = str(STORIES / "tasks" / "ioi.json")
     assert main(["doctor", "--model", str(STORIES), "--task", task]) == 3
     assert "The model cannot do this task" in capsys.readouterr().out
+
+
+def test_a_task_without_wrong_answers_makes_no_model_unusable(model):
+    report = examine(model, each(lambda p: replace(p, wrong_answers=())), kl)
+    assert "memory for scoring" in {found.name for found in report.findings}
+    assert not [found.name for found in report.findings if found.verdict == "unusable"]
+
+
+@pytest.mark.skipif(not TRACR.is_dir(), reason="compiled programs are not there")
+def test_a_model_that_reads_both_ways_is_examined_as_one():
+    model, known = load_tracr(TRACR / "sort_unique")
+    for report in (examine(model), examine(model, known.task)):
+        assert not [found.name for found in report.findings if found.verdict == "unusable"]

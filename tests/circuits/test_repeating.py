@@ -14,6 +14,7 @@ from shells import on, save_model
 from circuits.circuit import load_circuit
 from circuits.cli import main
 from circuits.repeating import Elsewhere, rerun, summary
+from circuits.repeating.commands import command_of
 from circuits.repeating.comparison import compare_numbers
 from circuits.scores import load_scores, merge
 from circuits.scoring import eap, eap_ig
@@ -49,12 +50,19 @@ def results(home, tmp_path_factory) -> Path:
     (folder / "evaluation.json").write_text(here(["evaluate", *on(home), circuit, "--json"]))
     here(["patch", *on(home), "--out", str(folder / "patch")])
     here(["discover", *on(home), "--size", "9", "--steps", "2", "--out", str(folder / "found")])
+    acdc = ["--method", "acdc", "--threshold", "0.001", "--limit", "4"]
+    outs = ["--out", str(folder / "acdc.json"), "--scores", str(folder / "acdc.safetensors")]
+    here(["search", *on(home), *acdc, *outs, "--log", str(folder / "log.jsonl")])
+    few = ["--size", "12", "--steps", "2", "--limit", "4"]
+    here(["learn", *on(home), *few, "--out", str(folder / "learned")])
     return folder
 
 
 @pytest.mark.parametrize(
     "name",
     [
+        *("acdc.json", "acdc.safetensors"),
+        *("learned/circuit.json", "learned/scores.safetensors"),
         *("scores.safetensors", "circuit.json", "curve.json", "evaluation.json"),
         *("patch/resid_pre-exact.json", "found", "found/scores.safetensors", "found/circuit.json"),
     ],
@@ -329,3 +337,24 @@ def test_the_shell_repeats_in_a_new_process_and_exits_by_the_verdict(results, tm
     assert main(missing) == 2
     error = capsys.readouterr().err
     assert "error: `circuits score " in error and "failed: " in error
+
+
+def test_a_searched_result_is_not_touched_by_its_repetition(results):
+    names = ("acdc.json", "acdc.safetensors", "log.jsonl")
+    before = {name: (results / name).read_bytes() for name in names}
+    again(results / "acdc.safetensors")
+    assert {name: (results / name).read_bytes() for name in names} == before
+
+
+def test_scores_of_some_prompts_after_an_interrupt_are_not_repeated_as_of_all(results, tmp_path):
+    scores = load_scores(results / "scores.safetensors")
+    partial = {"partial": {"n_examples": 2, "of": 6}}
+    replace(scores, provenance={**scores.provenance, **partial}).save(tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="the rest of it: it is of 2 of 6 prompts"):
+        again(tmp_path / "s.safetensors")
+
+
+def test_another_device_takes_the_place_of_a_device_map():
+    said = {"command": ["score", "--model=m", "--n-devices=2", "--task=ioi", "--revision=a"]}
+    words = command_of(said, Elsewhere(model="n", device="cpu"))
+    assert words == ["score", "--task=ioi", "--model=n", "--device=cpu"]

@@ -58,3 +58,48 @@ def test_what_cannot_be_told_apart_is_refused():
 
     with pytest.raises(ValueError, match="cannot for .*Strange: use functions"):
         fingerprint((logit_diff, Strange()))
+
+
+def scaled(factor: float):
+    def decorate(metric):
+        @functools.wraps(metric)
+        def wrapper(logits, batch):
+            return factor * metric(logits, batch)
+
+        return wrapper
+
+    return decorate
+
+
+def test_a_decorated_function_is_another_than_the_bare_one():
+    made = [logit_diff, scaled(2.0)(logit_diff), scaled(3.0)(logit_diff), scaled(2.0)(kl)]
+    assert len({fingerprint(one) for one in made}) == 4
+    assert fingerprint(scaled(2.0)(logit_diff)) == fingerprint(made[1])
+
+
+def test_what_a_dataclass_does_counts_not_only_what_it_holds():
+    def of(sign: int):
+        if sign > 0:
+
+            @dataclass(frozen=True)
+            class Metric:
+                a: int = 1
+
+                def __call__(self, x):
+                    return x
+        else:
+
+            @dataclass(frozen=True)
+            class Metric:
+                a: int = 1
+
+                def __call__(self, x):
+                    return -x
+
+        return Metric()
+
+    assert fingerprint(of(1)) == fingerprint(of(1)) != fingerprint(of(-1))
+
+
+def test_a_function_that_keeps_its_results_counts_as_itself():
+    assert fingerprint(functools.cache(made(2))) != fingerprint(functools.cache(made(3)))
