@@ -209,3 +209,20 @@ def test_a_device_map_from_a_file_reaches_the_model(home, tmp_path, monkeypatch)
     command = ["score", *on(home), "--device-map", str(tmp_path / "map.json")]
     assert main([*command, "--out", str(tmp_path / "s.safetensors")]) == 2
     assert seen["device_map"] == {"embed": 0, "blocks.0": "cuda:1"}
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "right"),
+    [
+        (["score"], "circuit.json", ".safetensors"),
+        (["search", "--method", "acdc", "--threshold", "1"], "circuit.safetensors", ".json"),
+    ],
+)
+def test_results_are_not_written_under_another_kinds_name(
+    fails, home, tmp_path, command, wrong, right
+):
+    said = fails(*command, *on(home), "--out", tmp_path / wrong)
+    assert f"{wrong}': a file that ends in {right} would be right" in said
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / f"x{right}"
+    assert "is no folder to write to" in fails(*command, *on(home), "--out", below)

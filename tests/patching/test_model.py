@@ -417,3 +417,14 @@ def test_runs_leave_no_hook_and_no_activation_behind(gpt2):
     gpt2.answer_logits(batch.clean, batch, [(EMBEDDING, lambda _: during.append(n_hooks(gpt2)))])
     assert n_hooks(gpt2) == before < during[0]
     assert all(getattr(block.bridge.attn, "_pattern", None) is None for block in gpt2.blocks)
+
+
+def test_weights_that_were_changed_since_have_another_hash():
+    model = Model.load("truth/copy")
+    before = model.weights
+    weight = next(model.bridge.parameters())
+    kept = weight.detach().clone()
+    weight.data[0, 0] += 1  # no version counter sees this
+    assert model.weights != before
+    weight.data.copy_(kept)
+    assert model.weights == before

@@ -375,3 +375,10 @@ def test_unknown_formats_are_refused(write):
     with pytest.raises(ValueError, match="no format 'acdc'; there are auto-circuit, eap-ig, mib"):
         from_file(write([GOOD]), TOKENIZER, "acdc")
     assert set(FORMATS) == {"auto-circuit", "eap-ig", "mib"}
+
+
+def test_lines_end_where_json_says_and_one_is_enough(write):
+    line = json.dumps({**PAIR, "wrong_answers": [" Tom"], "note": "a\u2028b"}, ensure_ascii=False)
+    for n in (1, 2):
+        task = from_file(write("\n".join([line] * n), "rows.jsonl"), TOKENIZER)
+        assert len(task) == n

@@ -1,5 +1,6 @@
 """Chunks in a folder: whole, of this run and finite, or reported and done again."""
 
+import errno
 import json
 import os
 
@@ -185,3 +186,15 @@ def test_the_log_has_a_line_for_every_chunk(done):
         assert line["peak_bytes"]["cpu"] > 10**7
         assert line["memory"]["batches_halved"] == 0
         assert line["seconds"] >= 0
+
+
+def test_a_chunk_that_cannot_be_read_just_now_is_not_taken_for_a_damaged_one(done, monkeypatch):
+    folder, chunks, _ = done
+
+    def no_more_files(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("patching.work.store.read_tensor_file", no_more_files)
+    with pytest.raises(OSError, match="Too many open files"):
+        working.add_up(Run(folder))
+    assert all(chunk.exists() for chunk in chunks)
