@@ -11,7 +11,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
 
 from benchmarks.subject import RIGHT, WRONG, Subject
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.scoring import clean_corrupt, eap, eap_ig, exact, relp
 from circuits.select import greedy, random_circuit

@@ -19,7 +19,7 @@ import torch
 
 from circuits.scores import Scores
 from circuits.scoring import exact
-from patching.files import write_bytes, write_text
+from patching.files.whole import write_bytes, write_text
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model

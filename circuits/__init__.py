@@ -15,37 +15,37 @@ if TYPE_CHECKING:
     from circuits.checks import check_task as check_task
     from circuits.circuit import Circuit as Circuit
     from circuits.circuit import load_circuit as load_circuit
-    from circuits.compare import compare_circuits as compare_circuits
-    from circuits.compare import compare_scores as compare_scores
-    from circuits.curves import plot_curves as plot_curves
+    from circuits.judging.compare import compare_circuits as compare_circuits
+    from circuits.judging.compare import compare_scores as compare_scores
+    from circuits.judging.curves import plot_curves as plot_curves
     from circuits.doctor import examine as examine
     from circuits.ensembles import hybrid as hybrid
-    from circuits.evaluation import Evaluation as Evaluation
-    from circuits.evaluation import evaluate as evaluate
+    from circuits.running.evaluation import Evaluation as Evaluation
+    from circuits.running.evaluation import evaluate as evaluate
     from circuits.explorer import explore as explore
     from circuits.export import load as load
     from circuits.export import save as save
-    from circuits.faithfulness import Sweep as Sweep
-    from circuits.faithfulness import curve as curve
-    from circuits.inside import active as active
+    from circuits.judging.faithfulness import Sweep as Sweep
+    from circuits.judging.faithfulness import curve as curve
+    from circuits.running.inside import active as active
     from circuits.learning import edge_pruning as edge_pruning
     from circuits.learning import optimal_outside as optimal_outside
     from circuits.learning import subnetwork_probing as subnetwork_probing
     from circuits.learning import uniform_sampling as uniform_sampling
-    from circuits.networks import from_networkx as from_networkx
+    from circuits.export.networks import from_networkx as from_networkx
     from circuits.nodes import node_circuit as node_circuit
     from circuits.nodes import top_nodes as top_nodes
     from circuits.pathways import head_to_head as head_to_head
     from circuits.pathways import path as path
     from circuits.pathways import path_patching as path_patching
-    from circuits.pictures import picture as picture
-    from circuits.pictures import picture_difference as picture_difference
-    from circuits.plots import draw as draw
-    from circuits.plots import draw_difference as draw_difference
-    from circuits.plots import draw_roles as draw_roles
+    from circuits.drawing.pictures import picture as picture
+    from circuits.drawing.pictures import picture_difference as picture_difference
+    from circuits.drawing.plots import draw as draw
+    from circuits.drawing.plots import draw_difference as draw_difference
+    from circuits.drawing.plots import draw_roles as draw_roles
     from circuits.repeating import rerun as rerun
-    from circuits.role_pictures import picture_roles as picture_roles
-    from circuits.roles import Roles as Roles
+    from circuits.drawing.role_pictures import picture_roles as picture_roles
+    from circuits.drawing.roles import Roles as Roles
     from circuits.scores import Scores as Scores
     from circuits.scores import load_scores as load_scores
     from circuits.scores import merge as merge
@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from circuits.select import random_circuit as random_circuit
     from circuits.select import threshold as threshold
     from circuits.select import top_n as top_n
-    from circuits.shapley import Shapley as Shapley
-    from circuits.shapley import shapley_cost as shapley_cost
-    from circuits.shapley import shapley_values as shapley_values
-    from circuits.uncertainty import ensemble as ensemble
-    from circuits.verification import verify as verify
+    from circuits.judging.shapley import Shapley as Shapley
+    from circuits.judging.shapley import shapley_cost as shapley_cost
+    from circuits.judging.shapley import shapley_values as shapley_values
+    from circuits.judging.uncertainty import ensemble as ensemble
+    from circuits.judging.verification import verify as verify
 
 _HOMES = {
     "circuits.checks": (
@@ -75,22 +75,22 @@ _HOMES = {
         "check_task",
     ),
     "circuits.doctor": ("examine",),
-    "circuits.inside": ("active",),
+    "circuits.running.inside": ("active",),
     "circuits.circuit": ("Circuit", "load_circuit"),
-    "circuits.compare": ("compare_circuits", "compare_scores"),
-    "circuits.curves": ("plot_curves",),
-    "circuits.evaluation": ("Evaluation", "evaluate"),
+    "circuits.judging.compare": ("compare_circuits", "compare_scores"),
+    "circuits.judging.curves": ("plot_curves",),
+    "circuits.running.evaluation": ("Evaluation", "evaluate"),
     "circuits.explorer": ("explore",),
     "circuits.export": ("load", "save"),
-    "circuits.faithfulness": ("Sweep", "curve"),
-    "circuits.pictures": ("picture", "picture_difference"),
-    "circuits.networks": ("from_networkx",),
+    "circuits.judging.faithfulness": ("Sweep", "curve"),
+    "circuits.drawing.pictures": ("picture", "picture_difference"),
+    "circuits.export.networks": ("from_networkx",),
     "circuits.nodes": ("node_circuit", "top_nodes"),
     "circuits.pathways": ("head_to_head", "path", "path_patching"),
-    "circuits.plots": ("draw", "draw_difference", "draw_roles"),
+    "circuits.drawing.plots": ("draw", "draw_difference", "draw_roles"),
     "circuits.repeating": ("rerun",),
-    "circuits.role_pictures": ("picture_roles",),
-    "circuits.roles": ("Roles",),
+    "circuits.drawing.role_pictures": ("picture_roles",),
+    "circuits.drawing.roles": ("Roles",),
     "circuits.scores": ("Scores", "load_scores", "merge"),
     "circuits.learning": (
         "edge_pruning",
@@ -100,10 +100,10 @@ _HOMES = {
     ),
     "circuits.scoring": ("Interrupted", "eap", "eap_ig", "exact", "relp"),
     "circuits.select": ("greedy", "prune", "random_circuit", "threshold", "top_n"),
-    "circuits.shapley": ("Shapley", "shapley_cost", "shapley_values"),
+    "circuits.judging.shapley": ("Shapley", "shapley_cost", "shapley_values"),
     "circuits.ensembles": ("hybrid",),
-    "circuits.uncertainty": ("ensemble",),
-    "circuits.verification": ("verify",),
+    "circuits.judging.uncertainty": ("ensemble",),
+    "circuits.judging.verification": ("verify",),
 }
 
 

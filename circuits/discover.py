@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evaluation import Evaluation, evaluate
+from circuits.running.evaluation import Evaluation, evaluate
 from circuits.export import save
-from circuits.measurements import Kind, Measurements
-from circuits.report import Findings, Measured, Verdict, render, usable
+from circuits.reporting.measurements import Kind, Measurements
+from circuits.reporting.report import Findings, Measured, Verdict, render, usable
 from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
-from patching.files import write_text
+from patching.files.whole import write_text
 from patching.metrics import Metric, accuracy, kl, logit_diff
 from patching.model import Model
 from patching.tasks import Task

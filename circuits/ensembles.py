@@ -7,7 +7,7 @@ from circuits.circuit import Circuit
 from circuits.learning import PRUNING, Learned, connected, edge_pruning
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
-from circuits.uncertainty import ensemble
+from circuits.judging.uncertainty import ensemble
 from patching.descent import Schedule
 from patching.metrics import Metric, kl
 from patching.model import Model

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.circuit import Circuit, kind_of, node_of
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.provenance import describe
 from patching.ablations import resample
 from patching.graph import Graph

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.graph import Graph
-from patching.parsing import parse_json
-from patching.tensor_files import (
+from patching.files.parsing import parse_json
+from patching.files.tensors import (
     read_tensor_file,
     require_checksum,
     require_names,

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from circuits import Sweep, curve, eap, eap_ig, plot_curves, save, top_n
-from circuits.plots import render
+from circuits.drawing.plots import render
 from patching import Model, activation_patching, logit_diff, logit_lens, tasks
 
 FOLDER = Path(__file__).parent / "pictures"

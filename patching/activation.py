@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.batchwise import Keeping, Rows, all_rows
+from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
-from patching.places import KINDS, of_kind, units
+from patching.anatomy.places import KINDS, of_kind, units
 from patching.provenance import describe
-from patching.sweeps.engine import DIRECTIONS, Spots
-from patching.sweeps.pairs import Pair, run_pair
-from patching.sweeps.spots import Where, by_position, by_span, everywhere
+from patching.runs.patches import DIRECTIONS, Spots
+from patching.runs.pairs import Pair, run_pair
+from patching.runs.spots import Where, by_position, by_span, everywhere
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -56,7 +56,7 @@ def activation_patching(
         model: whose activations.
         task: pairs that differ; what is patched comes from the other prompt of each pair.
         metric: any; effects are in its units (`as_share` makes shares of the gap of them).
-        what: one of `patching.places.KINDS`.
+        what: one of `patching.anatomy.places.KINDS`.
         over: `layer, pos`: all heads (neurons) of a layer at one position at a time, in a pattern
             the position that attends; `layer, head`: one head (or group of heads that share keys
             and values) at all positions; `head, pos`: one head at one position; `layer` alone.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.blocks import EMBEDDING, widen
+from patching.anatomy.blocks import EMBEDDING, widen
 from patching.model import Model
 from patching.tasks.task import Batch
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.blocks import EMBEDDING, POSITIONS, Block, widen
-from patching.devices import AtLayer, Hook, rows_at
+from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
+from patching.anatomy.devices import AtLayer, Hook, rows_at
 from patching.model import Model
 from patching.tasks.task import Batch
 

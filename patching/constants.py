@@ -12,7 +12,7 @@ from patching.ablations import Constants, zero
 from patching.capture import Writes
 from patching.history import History
 from patching.model import Model
-from patching.tensor_files import read_tensors, require_names, write_tensors
+from patching.files.tensors import read_tensors, require_names, write_tensors
 
 _FORMAT = "file of learned constants 1"
 _LOSSES = ("losses", "mean losses", "loss")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from patching.history import History
 from patching.progress import Progress
-from patching.tensor_files import read_tensors, write_tensors
+from patching.files.tensors import read_tensors, write_tensors
 from patching.work.fingerprint import told_apart
 
 STATE = "state.safetensors"

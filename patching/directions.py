@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.ablations import resample
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.grid import Grid
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model

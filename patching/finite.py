@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.blocks import EMBEDDING
-from patching.devices import Hook
+from patching.anatomy.blocks import EMBEDDING
+from patching.anatomy.devices import Hook
 from patching.model import Model
 from patching.tasks.task import Batch
 

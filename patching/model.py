@@ -11,19 +11,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
-from patching.devices import AtLayer, Hook, at_home, rows_at
+from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
+from patching.anatomy.devices import AtLayer, Hook, at_home, rows_at
 from patching.graph import Graph
-from patching.kept import Activations, Keeper
-from patching.loading import Opened, Reference, Source, Wishes, open_source
-from patching.places import find
-from patching.proof import prove
-from patching.spread import DeviceMap, Spread, device_map_of
-from patching.stack import returns_tuples
+from patching.anatomy.kept import Activations, Keeper
+from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
+from patching.anatomy.places import find
+from patching.anatomy.proof import prove
+from patching.anatomy.spread import DeviceMap, Spread, device_map_of
+from patching.anatomy.stack import returns_tuples
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
-from patching.weights import hash_tensors, sums_of
+from patching.anatomy.weights import hash_tensors, sums_of
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Model:
         """Run prompts once: logits at all positions, and the activations named in `cache`.
 
         `prompts` are token ids or one text, which gets a BOS where the tokenizer uses one. Names
-        are those of `patching.places`; only what is named is kept. `is_token` marks real tokens
+        are those of `patching.anatomy.places`; only what is named is kept. `is_token` marks real tokens
         (`Batch.is_token`) and is needed only where rows are padded on the left.
 
         >>> seen = Model.load("truth/induction").run([0, 5, 6, 5], cache=["a1.h0.pattern", "m0"])

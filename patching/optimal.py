@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.ablations import Constants, mean
-from patching.blocks import EMBEDDING, Block
+from patching.anatomy.blocks import EMBEDDING, Block
 from patching.capture import Run, Writes, capture, indices
 from patching.constants import Optimal, by_name, from_names
 from patching.descent import LOSS, Parameter, Schedule, Step, descend

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patching.ablations import Replacement
 from patching.approach import approach, logits_from
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.capture import Run, Writes
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint, name_of

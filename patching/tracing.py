@@ -18,18 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.batchwise import Keeping, Rows, all_rows
-from patching.blocks import EMBEDDING
+from patching.runs.batchwise import Keeping, Rows, all_rows
+from patching.anatomy.blocks import EMBEDDING
 from patching.grid import Grid
 from patching.intervene import embedding_sigma
-from patching.kept import Keeper
+from patching.anatomy.kept import Keeper
 from patching.metrics import Metric, measure
 from patching.model import Model
-from patching.places import Place, of_kind
+from patching.anatomy.places import Place, of_kind
 from patching.provenance import describe
-from patching.sweeps.engine import Base, record, rows_of
-from patching.sweeps.pairs import Pair, at_hook
-from patching.sweeps.spots import by_position
+from patching.runs.patches import Base, record, rows_of
+from patching.runs.pairs import Pair, at_hook
+from patching.runs.spots import by_position
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.points import Conditions, Curve
+from circuits.judging.points import Conditions, Curve
 from patching.graph import Graph
 
 GRAPH = Graph(n_layers=1, n_heads=1, n_kv_heads=1)

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuits.circuit import Circuit
 from circuits.doctor.cost import GIB, memory
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.scoring import eap
 from patching.metrics import logit_diff
 from patching.model import Model

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from patching.blocks import Block
+from patching.anatomy.blocks import Block
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks import Batch

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from patching.blocks import EMBEDDING
+from patching.anatomy.blocks import EMBEDDING
 from patching.model import Hook, Model
 from patching.tasks import Batch
 

@@ -18,10 +18,10 @@ from transformers import GPT2LMHeadModel
 
 from circuits import Circuit, Scores, eap, eap_ig, evaluate, load, load_circuit, load_scores, top_n
 from circuits.cli import main
-from circuits.evaluation import Evaluation
-from circuits.trial import require_gap
+from circuits.running.evaluation import Evaluation
+from circuits.running.trial import require_gap
 from patching import Model
-from patching.files import inside
+from patching.files.whole import inside
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.models import embedded

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from circuits import Circuit, random_circuit
-from circuits.evaluation import evaluate
-from patching.blocks import EMBEDDING, FINAL_STREAM
+from circuits.running.evaluation import evaluate
+from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM
 from patching.capture import capture, expand_writes
 from patching.metrics import logit_diff
 from patching.model import Model

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from circuits import Circuit
-from circuits.evaluation import evaluate
-from circuits.intervention import run_circuits
-from circuits.pair import run_pair
+from circuits.running.evaluation import evaluate
+from circuits.running.many import run_circuits
+from circuits.running.pair import run_pair
 from circuits.scoring import eap
 from patching.ablations import resample
 from patching.metrics import logit_diff

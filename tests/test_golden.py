@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from circuits import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.scoring import clean_corrupt, eap, eap_ig, ig_activations
 from patching.ablations import mean, positional_mean, zero
 from patching.graph import Graph

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from circuits import Circuit, Scores, load, load_scores, random_circuit, save, top_n
 from circuits.export import from_mib_json, from_mib_pt, to_mib_json, to_mib_pt
-from circuits.networks import from_networkx
+from circuits.export.networks import from_networkx
 from circuits.select import greedy, threshold
 from patching.graph import Graph
 from patching.neurons.selection import Neurons
-from patching.parsing import parse_json
+from patching.files.parsing import parse_json
 from patching.tasks import Prompt, Task, files
 
 # beartype looks at random items of lists

@@ -25,10 +25,10 @@ from circuits.explorer import explore
 from circuits.export import load, tikz, to_neuronpedia, write_submission
 from circuits.export.latex import escaped
 from patching import Model
-from patching.files import MOST_BYTES, inside, read_bytes, read_text, write_text
+from patching.files.whole import MOST_BYTES, inside, read_bytes, read_text, write_text
 from patching.graph import Graph
-from patching.parsing import parse_json, parse_literal, read_table
-from patching.tensor_files import read_npz, read_pt, read_tensor_file
+from patching.files.parsing import parse_json, parse_literal, read_table
+from patching.files.tensors import read_npz, read_pt, read_tensor_file
 from patching.views import attention_view, lens_view
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,7 +169,7 @@ def test_what_is_no_plain_file_or_too_large_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="text is no text in UTF-8: byte 0 is 0xff"):
         read_text(tmp_path / "text")
     assert MOST_BYTES == 2**30
-    monkeypatch.setattr("patching.files.MOST_BYTES", 10)
+    monkeypatch.setattr("patching.files.whole.MOST_BYTES", 10)
     write_text(tmp_path / "long", "x" * 11)
     with pytest.raises(ValueError, match="long has more than 10 bytes, the most that is read"):
         read_bytes(tmp_path / "long")
@@ -179,7 +179,7 @@ def test_archives_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
     import numpy as np
 
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(100_000))
-    monkeypatch.setattr("patching.tensor_files.MOST_BYTES", 10_000)
+    monkeypatch.setattr("patching.files.tensors.MOST_BYTES", 10_000)
     with pytest.raises(ValueError, match="bomb.npz .*: it unpacks to 800,.* bytes; 10,000 are the"):
         read_npz(tmp_path / "bomb.npz")
 

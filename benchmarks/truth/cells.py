@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.truth.subjects import Subject
-from patching.files import write_text
+from patching.files.whole import write_text
 from patching.intervals import Estimate, of_mean
 
 SHARES = (0.01, 0.05, 0.1)

@@ -13,9 +13,9 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.ensembles import hybrid
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.learning import Learned, edge_pruning, uniform_sampling
-from circuits.programming import program
+from circuits.search.programming import program
 from circuits.scores import Scores
 from circuits.scoring import METHODS, PATHS, Recipe, clean_corrupt, eap_ig, gim, score
 from circuits.scoring.second_order import screen_flag_fix

@@ -17,8 +17,8 @@ from benchmarks.truth.judging import judge
 from benchmarks.truth.page import by_kind, groups, known_table, page, trained_table
 from benchmarks.truth.picture import cost_against_quality
 from benchmarks.truth.subjects import Scale, Subject, load, subjects
-from circuits.plots import render
-from patching.files import write_bytes, write_text
+from circuits.drawing.plots import render
+from patching.files.whole import write_bytes, write_text
 
 PICTURES = (
     ("known", "auprc", "AUPRC on known circuits"),

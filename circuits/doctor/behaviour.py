@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_least, at_most, named
-from circuits.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
+from circuits.reporting.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
 from patching.metrics import (
     FLAT_AT_THE_CLEAN_RUN,
     WITHOUT_GRADIENT,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_most
-from circuits.intervention import CHUNK_BYTES
+from circuits.running.many import CHUNK_BYTES
 from circuits.scoring import eap
 from patching.memory import current, free_bytes
 from patching.metrics import Metric

@@ -4,7 +4,7 @@ import torch
 
 from circuits.doctor.finding import Finding
 from patching.model import Model
-from patching.places import KINDS, of_kind
+from patching.anatomy.places import KINDS, of_kind
 from patching.rules import RULES
 from patching.rules.rule import Rule, applied
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_least, at_most
 from circuits.scoring import eap
-from patching.blocks import find_blocks
+from patching.anatomy.blocks import find_blocks
 from patching.memory import free_bytes
 from patching.metrics import Metric, measure
 from patching.model import Model

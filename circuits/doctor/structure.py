@@ -9,7 +9,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.doctor.finding import Finding, at_most
 from patching.model import Model
-from patching.proof import PLAIN_OUTPUT, Claim, make_claims, tolerance_in
+from patching.anatomy.proof import PLAIN_OUTPUT, Claim, make_claims, tolerance_in
 
 
 @torch.no_grad()

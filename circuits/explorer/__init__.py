@@ -1,6 +1,6 @@
 """The explorer of circuits: one HTML file with a slider over size, search, paths and comparison.
 
-Positions come from `circuits.layout`; the page's scripts choose, route and draw the edges.
+Positions come from `circuits.drawing.layout`; the page's scripts choose, route and draw the edges.
 """
 
 from circuits.explorer.exploring import explore

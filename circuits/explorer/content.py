@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, kind_of, node_of
 from circuits.scores import Ranking, Scores, ranked_by
-from circuits.uncertainty import Uncertain
+from circuits.judging.uncertainty import Uncertain
 from patching.graph import Graph
 from patching.views.page import packed
 

@@ -7,10 +7,10 @@ from circuits.circuit import Circuit
 from circuits.explorer.content import Ordered, edge_list, names, ordered
 from circuits.explorer.levels import Measured, fitting_levels, level_rows, measured
 from circuits.explorer.placing import Places, drawings, grid
-from circuits.plots import draw
-from circuits.points import Curve
+from circuits.drawing.plots import draw
+from circuits.judging.points import Curve
 from circuits.scores import Ranking, Scores, provenance_json
-from circuits.uncertainty import Uncertain
+from circuits.judging.uncertainty import Uncertain
 from patching.graph import Graph
 from patching.views.page import Page, Parts, assemble
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from circuits.circuit import Circuit
 from circuits.explorer.content import Ordered
-from circuits.points import Curve
+from circuits.judging.points import Curve
 from circuits.scores import Ranking, Scores, provenance_json
 from circuits.select import prune, top_n
-from patching.parsing import number, read_json
+from patching.files.parsing import number, read_json
 
 T = TypeVar("T")
 

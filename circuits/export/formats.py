@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuits.canvas import Picture
+from circuits.drawing.canvas import Picture
 from circuits.circuit import Circuit, load_circuit, to_json
 from circuits.explorer import explore
 from circuits.export.graphs import (
@@ -20,9 +20,9 @@ from circuits.export.graphs import (
 from circuits.export.neuronpedia import to_neuronpedia
 from circuits.export.text import from_csv, to_csv, to_dot
 from circuits.export.tikz import tikz, tikz_document
-from circuits.pictures import picture
-from circuits.plots import paint, render
-from patching.files import write_bytes
+from circuits.drawing.pictures import picture
+from circuits.drawing.plots import paint, render
+from patching.files.whole import write_bytes
 from patching.graph import Graph
 
 Paint = Callable[[Picture], bytes]

@@ -16,10 +16,10 @@ from xml.parsers import expat
 import networkx as nx
 
 from circuits.circuit import Circuit
-from circuits.networks import from_networkx
-from patching.files import read_bytes, read_text
+from circuits.export.networks import from_networkx
+from patching.files.whole import read_bytes, read_text
 from patching.graph import Graph
-from patching.parsing import parse_json, read_json, shown
+from patching.files.parsing import parse_json, read_json, shown
 
 _DEEPEST = 50  # levels of a file; ours have six
 

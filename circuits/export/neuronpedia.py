@@ -15,7 +15,7 @@ An edge without a score has the weight 1. Graph and provenance are in `generatio
 import json
 
 from circuits.circuit import Circuit, kind_of, node_of
-from circuits.roles import Roles
+from circuits.drawing.roles import Roles
 from circuits.scores import provenance_json
 from patching.graph import Graph
 

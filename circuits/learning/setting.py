@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.learning.masked import run_ends, run_masked
+from circuits.running.masked import run_ends, run_masked
 from circuits.provenance import describe
 from circuits.scores import Scores
 from patching.ablations import Ablation, Prepared

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from circuits.measurements import Measurements
+from circuits.reporting.measurements import Measurements
 from patching.figures import COLOURS, SMALL, blank
 
 

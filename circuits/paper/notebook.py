@@ -5,7 +5,7 @@ Written as JSON (nbformat 4.5) without the package nbformat, and without outputs
 
 import json
 
-from circuits.canvas import Width
+from circuits.drawing.canvas import Width
 
 _INTRODUCTION = """# {title}
 
@@ -27,7 +27,7 @@ from circuits.paper import (
     plot_measurements,
     write_bundle,
 )
-from circuits.roles import load_roles
+from circuits.drawing.roles import load_roles
 
 RUN = Path({run!r})
 WIDTH = {width!r}

@@ -16,7 +16,7 @@ from circuits.paper.references import (
     of_task,
 )
 from circuits.paper.run import Run
-from circuits.report import percent, plain, readable, title
+from circuits.reporting.report import percent, plain, readable, title
 from circuits.scoring import METHODS
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.circuit import Circuit, load_circuit
-from circuits.measurements import Measurements, Row, load_measurements
+from circuits.reporting.measurements import Measurements, Row, load_measurements
 
 NEEDED = ("circuit.json", "measurements.json")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from circuits.export.latex import escaped
 from circuits.paper.run import Run
-from circuits.report import of_edge, percent, readable, strongest, title
+from circuits.reporting.report import of_edge, percent, readable, strongest, title
 from circuits.scores import Ranking
 
 if TYPE_CHECKING:

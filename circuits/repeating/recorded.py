@@ -10,7 +10,7 @@ from pathlib import Path
 
 from circuits.circuit import Circuit, load_circuit
 from circuits.scores import Scores, load_scores
-from patching.parsing import read_json
+from patching.files.parsing import read_json
 
 OF_A_SEARCH = ("scores.safetensors", "circuit.json", "measurements.json")
 """What in the folder of `circuits discover` holds numbers."""

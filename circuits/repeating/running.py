@@ -27,8 +27,8 @@ from circuits.repeating.recorded import (
 )
 from circuits.scores import Scores, load_scores
 from circuits.select import greedy, threshold, top_n
-from patching.files import write_text
-from patching.parsing import read_json
+from patching.files.whole import write_text
+from patching.files.parsing import read_json
 
 Run = Callable[[Sequence[str]], str]
 """Runs the words after `circuits` and returns what was printed."""

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from patching.batchwise import provenance_of
+from patching.runs.batchwise import provenance_of
 from patching.finite import require_finite
-from patching.fitting import fitted
+from patching.runs.fitting import fitted
 from patching.memory import Ledger, current
 from patching.model import Model
 from patching.tasks.task import Batch, Task

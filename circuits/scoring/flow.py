@@ -13,7 +13,7 @@ from torch import Tensor
 from circuits.provenance import describe
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
-from patching.blocks import FINAL_STREAM, widen
+from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.capture import Recorder, Writes, expand_writes, indices
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model

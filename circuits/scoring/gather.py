@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.provenance import describe
 from patching.ablations import Ablation, Prepared, Replacement, resample
-from patching.blocks import EMBEDDING, widen
+from patching.anatomy.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Run, Writes, capture
 from patching.gradients import GradientSum, ReaderGradients, Start
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure

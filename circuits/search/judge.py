@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.intervention import run_circuits
-from circuits.pair import run_pair
-from circuits.plan import Plan, make_plans
+from circuits.running.many import run_circuits
+from circuits.running.pair import run_pair
+from circuits.running.plan import Plan, make_plans
 from circuits.search.log import Log
 from patching.ablations import Prepared
 from patching.metrics import Metric, measure

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.parsing import parse_json
+from patching.files.parsing import parse_json
 from patching.work.fingerprint import told_apart
 
 _IDENTITY = ("weights", "tokens", "metric", "ablation", "dtype")

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from circuits.shell.command import recorded
+from circuits.shell.recording import recorded
 from circuits.shell.inputs import (
     check_out,
     open_metric,
@@ -18,12 +18,12 @@ from circuits.shell.inputs import (
     warn_of_other_weights,
 )
 from circuits.shell.printing import print_columns, print_edges, print_provenance
-from circuits.shell.running import keep_partial, leads_here, open_run
+from circuits.shell.run_options import keep_partial, leads_here, open_run
 from circuits.shell.scoring import ABLATIONS, open_ablation, open_method
 
 if TYPE_CHECKING:
-    from circuits.evaluation import Evaluation
-    from circuits.report import Measured
+    from circuits.running.evaluation import Evaluation
+    from circuits.reporting.report import Measured
     from patching.metrics import Metric
     from patching.model import Model
     from patching.tasks import Task
@@ -83,7 +83,7 @@ def evaluate(args: Namespace) -> None:
     """
     from circuits.circuit import load_circuit
     from circuits.discover import measure
-    from circuits.evaluation import evaluate as run
+    from circuits.running.evaluation import evaluate as run
 
     metric, kept = open_metric(args), open_run(args)
     circuits = [load_circuit(path) for path in args.files]
@@ -126,7 +126,7 @@ def show(args: Namespace) -> None:
         ValueError: if the file is neither.
     """
     from circuits.circuit import load_circuit
-    from circuits.report import strongest
+    from circuits.reporting.report import strongest
     from circuits.scores import load_scores
 
     if _holds_scores(Path(args.file)):
@@ -161,7 +161,7 @@ def _write_values(args: Namespace, evaluation: "Evaluation") -> None:
     """One row per circuit and prompt: a tidy table."""
     import pandas
 
-    from patching.files import write_text
+    from patching.files.whole import write_text
 
     frames = [
         pandas.DataFrame(
@@ -213,7 +213,7 @@ def _provenance(
 def _print_evaluation(
     args: Namespace, evaluation: "Evaluation", measured: "Sequence[Measured]"
 ) -> None:
-    from circuits.report import explain_faithfulness, percent, readable, title
+    from circuits.reporting.report import explain_faithfulness, percent, readable, title
 
     clean, corrupt = float(evaluation.clean.mean()), float(evaluation.corrupt.mean())
     rows = [

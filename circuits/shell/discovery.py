@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
-from circuits.shell.running import leads_here, open_run
+from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.scoring import open_ablation, open_method
 
 if TYPE_CHECKING:
-    from circuits.report import Findings
+    from circuits.reporting.report import Findings
     from patching.model import Model
     from patching.tasks import Task
 
@@ -67,7 +67,7 @@ def _prompts(args: Namespace, model: "Model") -> "tuple[Task, Task | None]":
 
 
 def _print_findings(args: Namespace, findings: "Findings") -> None:
-    from circuits.report import percent, readable, title
+    from circuits.reporting.report import percent, readable, title
 
     name, found = args.metric, findings.found
     pruned = ", pruned" if args.prune else ""

@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from circuits.canvas import Picture, Width
+    from circuits.drawing.canvas import Picture, Width
     from circuits.circuit import Circuit
 
 
@@ -34,7 +34,7 @@ def report(args: Namespace) -> None:
         ValueError: if the folder is not that of a search, or the roles do not fit.
     """
     from circuits.paper import write_bundle
-    from circuits.roles import load_roles
+    from circuits.drawing.roles import load_roles
 
     roles = None if args.roles is None else load_roles(args.roles)
     width = _width(args.width) or "column"
@@ -51,9 +51,9 @@ def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     if not any((args.width, args.roles, args.by_role, args.against, args.title)):
         return None
     from circuits.export import load
-    from circuits.pictures import picture, picture_difference
-    from circuits.role_pictures import picture_roles
-    from circuits.roles import load_roles
+    from circuits.drawing.pictures import picture, picture_difference
+    from circuits.drawing.role_pictures import picture_roles
+    from circuits.drawing.roles import load_roles
 
     width = _width(args.width)
     if args.against is not None:

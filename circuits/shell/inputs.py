@@ -63,7 +63,7 @@ def _device_map(given: str | None) -> str | dict[str, str | int] | None:
     """
     if given is None or not given.endswith(".json"):
         return given
-    from patching.parsing import read_json
+    from patching.files.parsing import read_json
 
     found = read_json(given)
     if not isinstance(found, dict) or not all(isinstance(x, str | int) for x in found.values()):
@@ -154,7 +154,7 @@ def open_metric(args: Namespace) -> "Metric":
 
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     """The selector of `--selector` with `--ranking` and `--prune` filled in."""
-    from circuits.programming import program
+    from circuits.search.programming import program
     from circuits.select import greedy, top_n
 
     if args.selector == "program":

@@ -8,19 +8,19 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from circuits.shell.command import recorded
+from circuits.shell.recording import recorded
 from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
 from circuits.shell.printing import print_columns
-from circuits.shell.running import leads_here, open_run
+from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from circuits.compare import CircuitComparison, ScoreComparison
-    from circuits.faithfulness import Sweep
-    from circuits.points import Curve, Point
+    from circuits.judging.compare import CircuitComparison, ScoreComparison
+    from circuits.judging.faithfulness import Sweep
+    from circuits.judging.points import Curve, Point
     from patching.intervals import Estimate
 
 FIGURES = (".svg", ".pdf", ".png")
@@ -54,7 +54,7 @@ def curve(args: Namespace) -> None:
     if args.csv is not None:
         _write_csv(_long_table(judged), args.csv)
     if args.plot is not None:
-        from circuits.curves import plot_curves
+        from circuits.judging.curves import plot_curves
 
         _write_figure(plot_curves(_labelled(judged)), args.plot)
 
@@ -76,14 +76,14 @@ def compare(args: Namespace) -> None:
     if args.csv is not None:
         _write_csv(table, args.csv)
     if args.plot is not None:
-        from circuits.curves import plot_comparison
+        from circuits.judging.curves import plot_comparison
 
         _write_figure(plot_comparison(comparison), args.plot)
 
 
 def _judge(args: Namespace) -> list[Judged]:
-    from circuits.faithfulness import Sweep
-    from circuits.faithfulness import curve as run
+    from circuits.judging.faithfulness import Sweep
+    from circuits.judging.faithfulness import curve as run
     from circuits.scores import load_scores
 
     metric = open_metric(args)
@@ -128,7 +128,7 @@ def _other(sweep: "Sweep") -> "Sweep":
 
 
 def _areas(curves: "Sequence[Curve]") -> "dict[str, Estimate]":
-    from circuits.areas import cmd, cpr, logarithmic
+    from circuits.judging.areas import cmd, cpr, logarithmic
 
     by_ranking = {curve.ranking: curve for curve in curves}
     if len(by_ranking) < 2:
@@ -143,7 +143,7 @@ def _areas(curves: "Sequence[Curve]") -> "dict[str, Estimate]":
 
 
 def _content(judged: Judged) -> dict[str, object]:
-    from circuits.points import plain
+    from circuits.judging.points import plain
 
     areas = {name: plain(asdict(area)) for name, area in judged.areas.items()}
     rest = json.loads(judged.curve.to_json())
@@ -151,7 +151,7 @@ def _content(judged: Judged) -> dict[str, object]:
 
 
 def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
-    from circuits.report import explain_faithfulness, title
+    from circuits.reporting.report import explain_faithfulness, title
 
     by_node = judged[0].curve.conditions.granularity.startswith("nodes")
     head = (
@@ -177,7 +177,7 @@ def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
 
 
 def _row(point: "Point", metric_name: str) -> tuple[str, ...]:
-    from circuits.report import percent, readable
+    from circuits.reporting.report import percent, readable
 
     return (
         f"{point.requested:,}",
@@ -191,14 +191,14 @@ def _row(point: "Point", metric_name: str) -> tuple[str, ...]:
 
 
 def _range(low: float, high: float, between: str) -> str:
-    from circuits.report import percent
+    from circuits.reporting.report import percent
 
     return "-" if low != low else f"{percent(low)}{between}{percent(high)}"
 
 
 def _compare_files(args: Namespace) -> "CircuitComparison | ScoreComparison":
     from circuits.circuit import load_circuit
-    from circuits.compare import compare_circuits, compare_scores
+    from circuits.judging.compare import compare_circuits, compare_scores
     from circuits.scores import load_scores
 
     hold_scores = {Path(path).suffix == ".safetensors" for path in args.files}
@@ -249,7 +249,7 @@ def _long_table(judged: Sequence[Judged]) -> "pandas.DataFrame":
 
 
 def _records(table: "pandas.DataFrame") -> list[object]:
-    from circuits.points import plain
+    from circuits.judging.points import plain
 
     return [plain(row) for row in table.to_dict("records")]
 
@@ -260,13 +260,13 @@ def _cells(table: "pandas.DataFrame") -> list[list[str]]:
 
 
 def _write_csv(table: "pandas.DataFrame", path: str) -> None:
-    from patching.files import write_text
+    from patching.files.whole import write_text
 
     write_text(path, table.to_csv(index=False))
 
 
 def _write_figure(figure: "Figure", path: str) -> None:
-    from circuits.plots import render
-    from patching.files import write_bytes
+    from circuits.drawing.plots import render
+    from patching.files.whole import write_bytes
 
     write_bytes(path, render(figure, Path(path).suffix.lower()[1:]))

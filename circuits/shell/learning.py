@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell import options
-from circuits.shell.command import recorded
+from circuits.shell.recording import recorded
 from circuits.shell.inputs import choose, open_metric, open_model, open_task
 from circuits.shell.printing import print_edges
 from circuits.shell.scoring import open_ablation
@@ -111,7 +111,7 @@ def learn(args: Namespace) -> None:
 
 
 def _print(args: Namespace, learned: "Learned", circuit: "Circuit", distance: str) -> None:
-    from circuits.report import strongest
+    from circuits.reporting.report import strongest
 
     history, graph = learned.history, circuit.graph
     print(
@@ -216,7 +216,7 @@ def _check(args: Namespace) -> None:
 def _write_figure(figure: "Figure", path: Path) -> None:
     from io import BytesIO
 
-    from patching.files import write_bytes
+    from patching.files.whole import write_bytes
 
     content = BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})

@@ -136,8 +136,8 @@ def _print_task(read: "Lens") -> None:
 
 
 def _write(read: "Lens", folder: Path, k: int, *, is_text: bool) -> None:
-    from circuits.plots import render
-    from patching.files import write_bytes, write_text
+    from circuits.drawing.plots import render
+    from patching.files.whole import write_bytes, write_text
     from patching.lens.plots import plot_nodes
 
     table = read.to_dataframe(min(k, len(read.vocabulary)))

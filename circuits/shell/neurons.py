@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.command import recorded
+from circuits.shell.recording import recorded
 from circuits.shell.inputs import choose, open_model, open_task
 from circuits.shell.options import Parser, numbers, positive, share
 from circuits.shell.printing import print_columns
 from circuits.shell.reweighting import apply
-from circuits.shell.running import leads_here, open_run
+from circuits.shell.run_options import leads_here, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,8 +127,8 @@ def betas(text: str) -> tuple[float, ...]:
 
 
 def _find(args: Namespace) -> None:
-    from circuits.neuron_report import render, tidy, verdict
-    from patching.files import write_text
+    from circuits.reporting.neuron_report import render, tidy, verdict
+    from patching.files.whole import write_text
     from patching.neurons import run_trial, split_by_question
 
     method = _open_method(args)
@@ -263,15 +263,15 @@ def _tokens(model: "Model", chosen: "Neurons") -> dict[str, str]:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    from circuits.plots import render
-    from patching.files import write_bytes
+    from circuits.drawing.plots import render
+    from patching.files.whole import write_bytes
 
     for suffix in ("png", "svg"):
         write_bytes(path.with_suffix(f".{suffix}"), render(figure, suffix))
 
 
 def _print_decodings(trial: "Trial") -> None:
-    from circuits.neuron_report import count
+    from circuits.reporting.neuron_report import count
     from patching.neurons.measures import MEASURES
 
     rates = trial.decodings

@@ -18,7 +18,7 @@ def print_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_edges(edges: Sequence[tuple[str, str, float | None]]) -> None:
     """One edge a line with its score."""
-    from circuits.report import of_edge
+    from circuits.reporting.report import of_edge
 
     width = max((len(f"{source}->{dest}") for source, dest, _ in edges), default=0)
     for source, dest, score in edges:
@@ -27,7 +27,7 @@ def print_edges(edges: Sequence[tuple[str, str, float | None]]) -> None:
 
 def print_provenance(provenance: Mapping[str, object]) -> None:
     """One field a line."""
-    from circuits.report import plain
+    from circuits.reporting.report import plain
 
     width = max(map(len, provenance), default=0)
     for field, value in provenance.items():

@@ -20,7 +20,7 @@ def apply(args: Namespace) -> None:
     Raises:
         ValueError: if options are missing, or the neurons are not the model's.
     """
-    from circuits.neuron_report import count
+    from circuits.reporting.neuron_report import count
     from patching.neurons import Neurons, export_edited, scale_neurons
 
     if args.prompt is None and args.export is None:

@@ -12,7 +12,7 @@ from patching.figures import token_labels
 from patching.grid import Grid
 from patching.lens.text import token_texts
 from patching.model import Model
-from patching.places import units
+from patching.anatomy.places import units
 from patching.progress import track
 from patching.tasks.task import Task
 

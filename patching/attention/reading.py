@@ -8,8 +8,8 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.blocks import Block, widen
-from patching.insides import shown_pattern
+from patching.anatomy.blocks import Block, widen
+from patching.anatomy.insides import shown_pattern
 from patching.model import Hook, Model
 from patching.tasks.task import Batch, Prompt, Task
 from patching.tasks.tokens import encode_prompt

@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.figures import COLOURS, SMALL, blank
 from patching.grid import Grid
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
-from patching.places import Place, find
+from patching.anatomy.places import Place, find
 from patching.progress import track
-from patching.stack import skipping
+from patching.anatomy.stack import skipping
 from patching.tasks.task import Batch, Task
 
 

@@ -30,7 +30,7 @@ from patching.attribution.sweep import (
     to_attributions,
     to_parts,
 )
-from patching.batchwise import Keeping, Rows, all_rows, in_batches, sums_joined, used
+from patching.runs.batchwise import Keeping, Rows, all_rows, in_batches, sums_joined, used
 from patching.metrics import Metric
 from patching.model import Hook, Model
 from patching.paths import Path

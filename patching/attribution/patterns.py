@@ -17,10 +17,10 @@ from torch import Tensor
 
 from patching.attribution.runs import Gathered, Job, Seen
 from patching.attribution.sweep import place_rows
-from patching.blocks import Block, widen
-from patching.insides import AttentionPoints, softmax
+from patching.anatomy.blocks import Block, widen
+from patching.anatomy.insides import AttentionPoints, softmax
 from patching.model import Hook, Model
-from patching.places import Place, of_kind
+from patching.anatomy.places import Place, of_kind
 from patching.rules.sites import head_norms
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from patching.ablations import Ablation, Prepared, resample
 from patching.attribution.live import Live, differentiate
-from patching.blocks import EMBEDDING, widen
+from patching.anatomy.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
 from patching.gradients import Start
 from patching.graph import Graph

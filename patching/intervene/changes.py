@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.kept import Activations
+from patching.anatomy.kept import Activations
 
 Change = Callable[[Tensor], Tensor]
 """Takes the activation at the chosen positions, `[batch pos ...]` (of all heads' patterns `[batch

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from patching.blocks import FINAL_STREAM, UNEMBED_IN
-from patching.kept import Keeper
+from patching.anatomy.blocks import FINAL_STREAM, UNEMBED_IN
+from patching.anatomy.kept import Keeper
 from patching.model import Model
-from patching.places import find
-from patching.stack import skipping
+from patching.anatomy.places import find
+from patching.anatomy.stack import skipping
 
 
 @torch.no_grad()

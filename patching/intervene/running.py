@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patching.intervene.changes import Intervention, positions_of
 from patching.model import Hook, Model
-from patching.places import Place, find, units
+from patching.anatomy.places import Place, find, units
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.blocks import FINAL_STREAM, widen
+from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.grid import Grid
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.lens.nodes import Node, Seen, run_at

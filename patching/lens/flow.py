@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.blocks import FINAL_STREAM, widen
+from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.lens.direct import Aim, Part, contributions, find_parts, hooks_of, names_of
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.lens.nodes import Node, Seen, neuron_node, run_at

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from patching.blocks import Block, widen
-from patching.insides import mlp_sum, neurons
+from patching.anatomy.blocks import Block, widen
+from patching.anatomy.insides import mlp_sum, neurons
 from patching.model import Model
-from patching.norms import Norm, find_norm
+from patching.anatomy.norms import Norm, find_norm
 
 
 class _Projection(Protocol):

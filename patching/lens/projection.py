@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.lens.nodes import Node, States, find_nodes, read_states
 from patching.lens.prompts import Source, read_prompts, resolve_positions
 from patching.lens.reading import Lens, Scale

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.grid import Grid
 from patching.lens.nodes import States
 from patching.lens.plots import lens_map

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.model import Model
-from patching.tensor_files import read_tensors, write_tensors
+from patching.files.tensors import read_tensors, write_tensors
 
 _FORMAT = "tuned lens 1"
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from patching.model import Model
-from patching.norms import Norm, find_norm, widen
+from patching.anatomy.norms import Norm, find_norm, widen
 
 _RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # as for the proof of a loaded model
 _RELATIVE_HALF = 5e-2

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from patching.blocks import POSITIONS, Block
+from patching.anatomy.blocks import POSITIONS, Block
 from patching.lens.nodes import Node, Seen, head_node, place_node
 from patching.model import Model
-from patching.places import find
+from patching.anatomy.places import find
 
 
 def find_writers(model: Model) -> tuple[Node, ...]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from patching.blocks import Block
-from patching.insides import neurons as points_of
+from patching.anatomy.blocks import Block
+from patching.anatomy.insides import neurons as points_of
 from patching.model import Hook, Model
 from patching.neurons.selection import Neurons
 

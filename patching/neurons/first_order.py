@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.attribution.live import Live, differentiate
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.gradients import Start
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric
 from patching.model import Model

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.blocks import widen
+from patching.anatomy.blocks import widen
 from patching.lens.neurons import find_output
 from patching.lens.text import token_texts
 from patching.lens.vocabulary import find_vocabulary

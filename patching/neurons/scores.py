@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.batchwise import Keeping, Rows, all_rows, rows_joined
+from patching.runs.batchwise import Keeping, Rows, all_rows, rows_joined
 from patching.grid import Grid
-from patching.insides import neurons
+from patching.anatomy.insides import neurons
 from patching.memory import in_halves
 from patching.metrics import Metric
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.selection import Neuron
-from patching.places import units
+from patching.anatomy.places import units
 from patching.provenance import describe
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.blocks import FINAL_STREAM, widen
+from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.lens.vocabulary import Vocabulary, find_vocabulary
 from patching.memory import in_tiles

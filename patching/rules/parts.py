@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from patching.model import Hook, Model
-from patching.norms import Norm, widen
+from patching.anatomy.norms import Norm, widen
 from patching.rules.sites import (
     LOGITS_BEFORE_SOFTCAP,
     NormPoints,

@@ -1,18 +1,18 @@
 """Where backward rules act: hook points inside a model's norms, attentions and MLPs.
 
-The hook names that only rules need are spelled here, all others in `patching.blocks` and
-`patching.insides`.
+The hook names that only rules need are spelled here, all others in `patching.anatomy.blocks` and
+`patching.anatomy.insides`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from patching.insides import AttentionPoints as AttentionPoints
-from patching.insides import NeuronPoints as NeuronPoints
-from patching.insides import neurons as neurons
-from patching.insides import softmax as softmax
+from patching.anatomy.insides import AttentionPoints as AttentionPoints
+from patching.anatomy.insides import NeuronPoints as NeuronPoints
+from patching.anatomy.insides import neurons as neurons
+from patching.anatomy.insides import softmax as softmax
 from patching.model import Hook, Model
-from patching.norms import Norm, find_norm
+from patching.anatomy.norms import Norm, find_norm
 
 LOGITS_BEFORE_SOFTCAP = "unembed.hook_out"
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from patching.files import write_text
-from patching.parsing import read_json, read_table, shown
+from patching.files.whole import write_text
+from patching.files.parsing import read_json, read_table, shown
 from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patching.files import read_text
-from patching.parsing import parse_json, parse_literal, read_table, shown
+from patching.files.whole import read_text
+from patching.files.parsing import parse_json, parse_literal, read_table, shown
 from patching.tasks.files import own_name, read_json_row
 from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.published import Reading, eap_ig_row, mib_row

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import patching.tasks.words as words
-from patching.parsing import shown
+from patching.files.parsing import shown
 from patching.tasks.task import Prompt
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, to_prompt
 

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from patching.ablations import Ablation, Prepared
-from patching.blocks import EMBEDDING
+from patching.anatomy.blocks import EMBEDDING
 from patching.capture import capture
 from patching.grid import Grid
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure

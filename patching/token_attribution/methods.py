@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.ablations import Ablation, resample, zero
-from patching.blocks import EMBEDDING, widen
+from patching.anatomy.blocks import EMBEDDING, widen
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint

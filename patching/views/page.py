@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from patching.files import write_text
+from patching.files.whole import write_text
 
 _HOME = "patching.views"
 _RESOLUTION = 120  # dots per inch of the still picture

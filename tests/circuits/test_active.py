@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from circuits import Circuit, random_circuit
-from circuits.evaluation import evaluate
-from circuits.inside import active
+from circuits.running.evaluation import evaluate
+from circuits.running.inside import active
 from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.graph import Graph
 from patching.model import Model
-from patching.stack import skipping
+from patching.anatomy.stack import skipping
 from patching.tasks import Prompt, Task
 from patching.tasks.task import Batch
 

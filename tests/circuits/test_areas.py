@@ -4,8 +4,8 @@ import pytest
 import torch
 from handmade import curve
 
-from circuits.areas import area, cmd, cpr, linear, logarithmic
-from circuits.faithfulness import MIB_SHARES
+from circuits.judging.areas import area, cmd, cpr, linear, logarithmic
+from circuits.judging.faithfulness import MIB_SHARES
 
 STEP = [0.0] * 9 + [1.0]
 

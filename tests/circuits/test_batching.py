@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from circuits import Circuit, random_circuit, top_n
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.select import greedy
 from patching.ablations import mean, resample, zero
@@ -78,7 +78,7 @@ def test_a_circuit_alone_measures_as_it_does_among_others(model, name, monkeypat
     together = values(circuits)
     backwards = values(circuits[::-1]).flip(0)
     alone = torch.cat([values([circuit]) for circuit in circuits])
-    monkeypatch.setattr("circuits.intervention.CHUNK_BYTES", 2**17)
+    monkeypatch.setattr("circuits.running.many.CHUNK_BYTES", 2**17)
     chunked = values(circuits)
     for other in (backwards, alone, chunked):
         if exact:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit, load_circuit
-from circuits.networks import from_networkx
+from circuits.export.networks import from_networkx
 from circuits.select import random_circuit
 from patching.graph import Graph
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.compare import compare_circuits, compare_scores
+from circuits.judging.compare import compare_circuits, compare_scores
 from circuits.scores import Scores
 from patching.graph import Graph
 

@@ -3,10 +3,10 @@ import torch
 import toys
 
 from circuits.circuit import Circuit
-from circuits.completeness import NOTHING, Greedy, completeness, greedy_subsets
+from circuits.judging.completeness import NOTHING, Greedy, completeness, greedy_subsets
 from circuits.select import random_circuit
-from circuits.subsets import edge_units, node_units, random_subsets
-from circuits.trial import Trial, prepare
+from circuits.judging.subsets import edge_units, node_units, random_subsets
+from circuits.running.trial import Trial, prepare
 from patching.graph import Graph
 from patching.metrics import logit_diff
 

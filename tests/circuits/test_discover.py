@@ -5,7 +5,7 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.discover import check_task, measure, sizes_around
-from circuits.evaluation import Evaluation
+from circuits.running.evaluation import Evaluation
 from patching.graph import Graph
 from patching.metrics import kl, logit_diff
 from patching.model import Model

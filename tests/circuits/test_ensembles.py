@@ -5,7 +5,7 @@ import torch
 
 from circuits import Circuit, eap, eap_ig, top_n
 from circuits.ensembles import hybrid
-from circuits.uncertainty import ensemble
+from circuits.judging.uncertainty import ensemble
 from patching.descent import Schedule
 from patching.metrics import logit_diff
 from patching.model import Model

@@ -6,7 +6,7 @@ import torch
 import toys
 
 from circuits import Circuit, random_circuit
-from circuits.evaluation import Evaluation, evaluate
+from circuits.running.evaluation import Evaluation, evaluate
 from patching.graph import Graph
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
@@ -58,7 +58,7 @@ def test_chunks_and_batches_do_not_change_the_values(gpt2, monkeypatch):
     task = families.task()
     circuits = [random_circuit(gpt2.graph, n, seed=n) for n in (0, 10, 40, 80, 110)]
     together = evaluate(gpt2, task, circuits, logit_diff).values
-    monkeypatch.setattr("circuits.intervention.CHUNK_BYTES", 1)  # one circuit at a time
+    monkeypatch.setattr("circuits.running.many.CHUNK_BYTES", 1)  # one circuit at a time
     alone = evaluate(gpt2, task, circuits, logit_diff, batch_size=1).values
     torch.testing.assert_close(alone, together, atol=1e-10, rtol=0)
 

@@ -8,7 +8,7 @@ import torch
 import toys
 
 from circuits import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.scores import merge
 from circuits.scoring import eap
 from circuits.scoring.single_edges import exact
@@ -81,7 +81,7 @@ def test_scores_do_not_depend_on_the_batch_size_or_on_how_edges_are_put_together
     task = Task("ragged", tuple(prompt for part in parts for prompt in part))
     edges = some_edges(model, 60)
     together = exact(model, task, logit_diff, edges=edges).matrix
-    monkeypatch.setattr("circuits.intervention.CHUNK_BYTES", 1)  # one edge at a time
+    monkeypatch.setattr("circuits.running.many.CHUNK_BYTES", 1)  # one edge at a time
     alone = exact(model, task, logit_diff, edges=edges, batch_size=3).matrix
     assert (alone - together).abs().max() < ROUNDING * together.abs().max()
 

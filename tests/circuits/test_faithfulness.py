@@ -7,9 +7,9 @@ import pytest
 import torch
 import toys
 
-from circuits.areas import cmd, cpr
-from circuits.evaluation import evaluate
-from circuits.faithfulness import MIB_SHARES, Sweep, curve
+from circuits.judging.areas import cmd, cpr
+from circuits.running.evaluation import evaluate
+from circuits.judging.faithfulness import MIB_SHARES, Sweep, curve
 from circuits.scores import Scores
 from circuits.select import top_n
 from patching.ablations import zero

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Layout, lay_out
-from circuits.placement import _apart, _crossings, _Item, _offsets
+from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Layout, lay_out
+from circuits.drawing.placement import _apart, _crossings, _Item, _offsets
 from circuits.scores import Scores
 from circuits.select import greedy, random_circuit
 from patching.graph import Graph

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from circuits.measurements import Measurements, Row, load_measurements
+from circuits.reporting.measurements import Measurements, Row, load_measurements
 
 
 def rows(*values: float) -> torch.Tensor:

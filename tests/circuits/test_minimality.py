@@ -2,10 +2,10 @@ import pytest
 import toys
 
 from circuits.circuit import Circuit
-from circuits.completeness import NOTHING
-from circuits.minimality import minimality
-from circuits.subsets import edge_units, node_units
-from circuits.trial import Trial, prepare
+from circuits.judging.completeness import NOTHING
+from circuits.judging.minimality import minimality
+from circuits.judging.subsets import edge_units, node_units
+from circuits.running.trial import Trial, prepare
 from patching.metrics import logit_diff
 
 VALUES, DIRECT, _, MLP_OUT = EDGES = (

@@ -6,10 +6,10 @@ import torch
 import toys
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.pathways import head_to_head, path, path_patching
 from circuits.scoring import exact
-from patching.blocks import FINAL_STREAM
+from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import capture, expand_writes
 from patching.graph import Graph
 from patching.metrics import logit_diff

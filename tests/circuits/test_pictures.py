@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from circuits.canvas import LEAST_TYPE, WIDTHS, Key, arranged, fitted, inches, is_dark
+from circuits.drawing.canvas import LEAST_TYPE, WIDTHS, Key, arranged, fitted, inches, is_dark
 from circuits.circuit import Circuit
-from circuits.pictures import FIRST, NEUTRAL, SECOND, picture, picture_difference
-from circuits.plots import draw_difference
-from circuits.roles import TINTS, Roles
+from circuits.drawing.pictures import FIRST, NEUTRAL, SECOND, picture, picture_difference
+from circuits.drawing.plots import draw_difference
+from circuits.drawing.roles import TINTS, Roles
 from circuits.scores import Scores
 from circuits.select import greedy, random_circuit
 from patching.graph import Graph

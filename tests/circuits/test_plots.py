@@ -9,8 +9,8 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.text import Text
 
 from circuits.circuit import Circuit
-from circuits.pictures import NEGATIVE, NEUTRAL, POSITIVE
-from circuits.plots import draw, render
+from circuits.drawing.pictures import NEGATIVE, NEUTRAL, POSITIVE
+from circuits.drawing.plots import draw, render
 from circuits.select import random_circuit
 from patching.graph import Graph
 

@@ -6,7 +6,7 @@ import torch
 from handmade import GRAPH, curve
 
 from circuits.circuit import Circuit
-from circuits.points import band, weighted_edge_count
+from circuits.judging.points import band, weighted_edge_count
 
 
 def test_a_ratio_of_means_is_no_mean_of_ratios():

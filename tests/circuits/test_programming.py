@@ -5,10 +5,10 @@ import torch
 
 from circuits.checks import check_selector
 from circuits.circuit import Circuit
-from circuits.programming import program, sign_stable
+from circuits.search.programming import program, sign_stable
 from circuits.scores import Scores
 from circuits.select import greedy, prune, top_n
-from circuits.uncertainty import Uncertain
+from circuits.judging.uncertainty import Uncertain
 from patching.graph import Graph
 
 TINY = (Graph(1, 1, 1), Graph(1, 2, 1), Graph(1, 2, 1, parallel=True))
@@ -104,6 +104,6 @@ def test_what_cannot_be_programmed_is_refused(monkeypatch):
         program(scores, 1, ranking="signed", seconds=0)
     with pytest.raises(ValueError, match="nothing was found within 10% of the best"):
         program(random_scores(Graph(8, 8, 8)), 90, ranking="absolute", seconds=1e-3)
-    monkeypatch.setattr("circuits.programming.MOST_EDGES", 100)
+    monkeypatch.setattr("circuits.search.programming.MOST_EDGES", 100)
     with pytest.raises(ValueError, match=r"too many for an integer program, 100 at most"):
         program(scores, 1, ranking="signed")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.recovery import auprc, auroc, recovery
+from circuits.judging.recovery import auprc, auroc, recovery
 from circuits.scores import Scores
 from patching.graph import Graph
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.report import (
+from circuits.reporting.report import (
     Findings,
     Measured,
     Verdict,

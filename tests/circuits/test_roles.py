@@ -7,12 +7,12 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
-from circuits.canvas import LEAST_TYPE
+from circuits.drawing.canvas import LEAST_TYPE
 from circuits.circuit import Circuit
-from circuits.pictures import NEGATIVE, POSITIVE
-from circuits.plots import draw, draw_roles, render
-from circuits.role_pictures import picture_roles
-from circuits.roles import TINTS, RoleEdge, Roles, by_role, load_roles
+from circuits.drawing.pictures import NEGATIVE, POSITIVE
+from circuits.drawing.plots import draw, draw_roles, render
+from circuits.drawing.role_pictures import picture_roles
+from circuits.drawing.roles import TINTS, RoleEdge, Roles, by_role, load_roles
 from circuits.select import random_circuit
 from patching.graph import Graph
 

@@ -16,11 +16,11 @@ import torch
 from stopping import nothing_left, resumed
 
 from circuits import Interrupted
-from circuits.evaluation import evaluate
-from circuits.faithfulness import Sweep, curve
+from circuits.running.evaluation import evaluate
+from circuits.judging.faithfulness import Sweep, curve
 from circuits.scoring import METHODS, Recipe, eap, eap_ig, exact, position_scores, score
 from circuits.select import top_n
-from circuits.uncertainty import uncertainty
+from circuits.judging.uncertainty import uncertainty
 from patching.metrics import logit_diff, prob_diff
 from patching.model import Model
 from patching.models import induction
@@ -92,7 +92,7 @@ def test_exact_scores_and_evaluations_are_cut_by_edges_and_circuits_too(
 
     before = {compute: compute(None) for compute in (scores, values)}
     monkeypatch.setattr("circuits.scoring.single_edges.EDGES_A_CHUNK", 20)
-    monkeypatch.setattr("circuits.evaluation.CIRCUITS_A_CHUNK", 2)
+    monkeypatch.setattr("circuits.running.evaluation.CIRCUITS_A_CHUNK", 2)
     for compute in (scores, values):
         whole = compute(None)
         # float32: circuits in other company are products of other shapes

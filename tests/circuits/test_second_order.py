@@ -9,9 +9,9 @@ from stopping import resumed
 
 from circuits.checks.linear import linear_model, linear_task
 from circuits.circuit import Circuit
-from circuits.pair import run_pair
+from circuits.running.pair import run_pair
 from circuits.scoring import curvature, eap, exact, screen_flag_fix
-from circuits.scoring.steered import Steered
+from circuits.running.steered import Steered
 from patching.ablations import mean, resample
 from patching.metrics import kl, logit_diff, measure
 from patching.model import Model

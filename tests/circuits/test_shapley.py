@@ -11,8 +11,8 @@ import toys
 
 from circuits import shapley as module
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
-from circuits.shapley import shapley_cost, shapley_values
+from circuits.running.evaluation import evaluate
+from circuits.judging.shapley import shapley_cost, shapley_values
 from patching import ablations
 from patching.metrics import logit_diff
 from patching.model import Model

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.subsets import (
+from circuits.judging.subsets import (
     class_subsets,
     edge_units,
     join,

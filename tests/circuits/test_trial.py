@@ -3,8 +3,8 @@ import torch
 import toys
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate_all
-from circuits.trial import prepare, run
+from circuits.running.evaluation import evaluate_all
+from circuits.running.trial import prepare, run
 from patching.ablations import resample
 from patching.metrics import logit_diff
 from patching.model import Model
@@ -23,7 +23,7 @@ def test_equal_circuits_are_run_once_and_told_as_often_as_given(linear, monkeypa
         sizes.append(len(circuits))
         return evaluate_all(model, task, circuits, *rest, **options)
 
-    monkeypatch.setattr("circuits.trial.evaluate_all", counted)
+    monkeypatch.setattr("circuits.running.trial.evaluate_all", counted)
     trial = prepare(linear, toys.task(2), logit_diff)
     found = run(trial, [full, empty, full, full, empty])
     assert sizes == [2]

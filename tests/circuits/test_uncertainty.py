@@ -10,7 +10,7 @@ import torch
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
 from circuits.select import top_n
-from circuits.uncertainty import ensemble, uncertainty
+from circuits.judging.uncertainty import ensemble, uncertainty
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model
@@ -121,7 +121,7 @@ def test_the_seed_decides(monkeypatch):
     first, again, other = (bootstrap(values, seed=seed, n_resamples=50) for seed in (0, 0, 1))
     assert torch.equal(first.standard_error, again.standard_error)
     assert not torch.equal(first.standard_error, other.standard_error)
-    monkeypatch.setattr("circuits.uncertainty._MOST_NUMBERS", 1)  # one edge a tile
+    monkeypatch.setattr("circuits.judging.uncertainty._MOST_NUMBERS", 1)  # one edge a tile
     tiled = bootstrap(values, n_resamples=50)
     torch.testing.assert_close(tiled.standard_error, first.standard_error, atol=1e-14, rtol=0)
     assert torch.equal(tiled.sign_stability, first.sign_stability)

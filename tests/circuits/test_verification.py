@@ -12,7 +12,7 @@ from circuits import verification as module
 from circuits.scores import Scores
 from circuits.scoring import eap
 from circuits.scoring.single_edges import exact
-from circuits.verification import (
+from circuits.judging.verification import (
     plot_verification,
     sample,
     verify,

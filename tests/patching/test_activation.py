@@ -13,7 +13,7 @@ from patching.activation import activation_patching, as_share, neuron_patching, 
 from patching.intervene import intervening, patch, scale, zero
 from patching.metrics import kl, logit_diff
 from patching.model import Model
-from patching.places import KINDS, of_kind, units
+from patching.anatomy.places import KINDS, of_kind, units
 from patching.tasks import Prompt, Task
 
 WITHOUT = {

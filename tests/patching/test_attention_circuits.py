@@ -6,9 +6,9 @@ import torch
 
 from patching import attention
 from patching.attention import vocabulary
-from patching.blocks import EMBEDDING
+from patching.anatomy.blocks import EMBEDDING
 from patching.model import Model
-from patching.norms import find_norm
+from patching.anatomy.norms import find_norm
 
 
 @pytest.fixture(scope="module", params=families.names())

@@ -18,7 +18,7 @@ from patching.attribution import (
     qk_fix,
 )
 from patching.attribution.missed import Sampling
-from patching.batchwise import sums_joined
+from patching.runs.batchwise import sums_joined
 from patching.grid import Grid
 from patching.metrics import logit_diff, prob_diff
 from patching.model import Model

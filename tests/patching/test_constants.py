@@ -10,7 +10,7 @@ from patching.metrics import logit_diff
 from patching.model import Model
 from patching.optimal import optimal
 from patching.tasks import Prompt, Task
-from patching.tensor_files import read_tensors, write_tensors
+from patching.files.tensors import read_tensors, write_tensors
 
 FORMAT = "file of learned constants 1"
 

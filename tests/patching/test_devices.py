@@ -16,8 +16,8 @@ from torch.testing import assert_close
 from transformer_lens.utilities import quantization
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
-from circuits.inside import active
+from circuits.running.evaluation import evaluate
+from circuits.running.inside import active
 from circuits.learning import (
     edge_pruning,
     run_ends,
@@ -33,7 +33,7 @@ from circuits.select import random_circuit
 from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.activation import activation_patching, neuron_patching
 from patching.descent import Schedule
-from patching.devices import AtLayer, at_home
+from patching.anatomy.devices import AtLayer, at_home
 from patching.lens import direct_logit_attribution, logit_lens
 from patching.metrics import kl, logit_diff
 from patching.model import Model

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from patching.files import write_bytes, write_text
+from patching.files.whole import write_bytes, write_text
 
 
 class Interrupted(BaseException):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score

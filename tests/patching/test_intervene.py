@@ -4,7 +4,7 @@ import families
 import pytest
 import torch
 
-from patching.blocks import EMBEDDING, POSITIONS
+from patching.anatomy.blocks import EMBEDDING, POSITIONS
 from patching.intervene import (
     Intervention,
     add,
@@ -18,7 +18,7 @@ from patching.intervene import (
     zero,
 )
 from patching.model import Model
-from patching.places import KINDS, find, of_kind
+from patching.anatomy.places import KINDS, find, of_kind
 
 FAMILIES = ["gpt2", "llama", "gemma2", "neox", "opt", "olmoe"]
 WITHOUT = {

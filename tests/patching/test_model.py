@@ -14,11 +14,11 @@ from tokenizers import models, pre_tokenizers
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from patching.blocks import EMBEDDING
+from patching.anatomy.blocks import EMBEDDING
 from patching.graph import Graph
 from patching.model import Model, _graph
 from patching.tasks import Prompt, Task, Tokenizer
-from patching.weights import hash_tensors
+from patching.anatomy.weights import hash_tensors
 
 GPT2_BLOCK = "transformer.h.0"
 LLAMA_BLOCK = "model.layers.0"

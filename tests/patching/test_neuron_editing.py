@@ -6,7 +6,7 @@ import torch
 import toys
 from transformers.pytorch_utils import Conv1D
 
-from patching.insides import neurons as points_of
+from patching.anatomy.insides import neurons as points_of
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.neurons.editing import count_neurons, export_edited, random_like, scale_neurons

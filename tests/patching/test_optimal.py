@@ -6,7 +6,7 @@ import torch
 
 from circuits.checks.linear import STOP, A, B, linear_model
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from patching.ablations import mean
 from patching.descent import Schedule
 from patching.metrics import accuracy, logit_diff

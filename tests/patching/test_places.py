@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from patching.model import Model
-from patching.places import KINDS, find, of_kind, units
+from patching.anatomy.places import KINDS, find, of_kind, units
 
 HIDDEN = {
     "resid_mid": ("neox", "phi", "gptj"),

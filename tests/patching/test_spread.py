@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from patching.model import Model
-from patching.spread import Spread, check_spread, device_map_of
+from patching.anatomy.spread import Spread, check_spread, device_map_of
 
 
 @pytest.mark.parametrize("n_devices", [None, 1])

@@ -7,7 +7,7 @@ import torch
 from patching import attention
 from patching.metrics import kl, logit_diff
 from patching.model import Model
-from patching.places import find
+from patching.anatomy.places import find
 from patching.tasks import Prompt, Task
 
 

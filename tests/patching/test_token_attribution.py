@@ -8,7 +8,7 @@ import toys
 from scipy.stats import spearmanr
 
 from patching import ablations
-from patching.blocks import EMBEDDING
+from patching.anatomy.blocks import EMBEDDING
 from patching.grid import Grid
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model

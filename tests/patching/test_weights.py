@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from patching import weights
-from patching.weights import hash_folder, hash_tensors
+from patching.anatomy.weights import hash_folder, hash_tensors
 
 
 @pytest.fixture(autouse=True)

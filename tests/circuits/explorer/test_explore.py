@@ -18,7 +18,7 @@ from circuits.explorer import Level, explore, load_levels
 from circuits.explorer.content import MOST_EDGES, edge_list, ordered
 from circuits.explorer.levels import Measured, fitting_levels
 from circuits.explorer.placing import drawings, grid
-from circuits.faithfulness import Sweep, curve
+from circuits.judging.faithfulness import Sweep, curve
 from circuits.scores import Scores
 from circuits.scoring import eap
 from circuits.select import greedy, prune, top_n

@@ -13,7 +13,7 @@ from circuits.explorer import Level, explore
 from circuits.explorer.levels import Measured
 from circuits.scores import Scores
 from circuits.select import greedy, top_n
-from circuits.uncertainty import Uncertain
+from circuits.judging.uncertainty import Uncertain
 from patching.graph import Graph
 
 pytestmark = needs_browser

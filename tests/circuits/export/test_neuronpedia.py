@@ -6,7 +6,7 @@ import pytest
 
 from circuits.circuit import Circuit
 from circuits.export.neuronpedia import to_neuronpedia
-from circuits.roles import Roles
+from circuits.drawing.roles import Roles
 from circuits.select import random_circuit
 from patching.graph import Graph
 

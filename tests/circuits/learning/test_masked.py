@@ -4,9 +4,9 @@ import families
 import pytest
 import torch
 
-from circuits.intervention import run_circuits
-from circuits.learning.masked import run_ends, run_masked
-from circuits.pair import run_pair
+from circuits.running.many import run_circuits
+from circuits.running.masked import run_ends, run_masked
+from circuits.running.pair import run_pair
 from circuits.scoring import eap
 from patching.ablations import Constants, mean, resample
 from patching.metrics import logit_diff

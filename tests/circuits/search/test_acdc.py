@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.search import Judge, Walk, acdc, acdc_sweep
 from circuits.search.acdc import order
 from circuits.select import random_circuit

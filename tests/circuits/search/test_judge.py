@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evaluation import evaluate
+from circuits.running.evaluation import evaluate
 from circuits.search import Cost, Judge
 from circuits.select import random_circuit
 from patching.ablations import resample

@@ -6,7 +6,7 @@ import pytest
 import torch
 import toys
 
-from patching.blocks import FINAL_STREAM, POSITIONS
+from patching.anatomy.blocks import FINAL_STREAM, POSITIONS
 from patching.lens import direct_logit_attribution, logit_lens, plot_contributions
 from patching.lens.vocabulary import find_vocabulary
 from patching.metrics import logit_diff

@@ -1,0 +1,267 @@
+"""Pictures of circuits: of all edges, of two circuits' difference, of roles. Drawn by others.
+
+Blue and solid helps the metric in the clean run, vermillion and dashed hurts it, so that the sign
+survives both colour blindness and grey print; width is |score| relative to the strongest edge.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from circuits.drawing.canvas import (
+    LEAST_TYPE,
+    TYPE,
+    Box,
+    Frame,
+    Key,
+    Mark,
+    Picture,
+    Stroke,
+    Width,
+    arranged,
+    fitted,
+    frame,
+    inches,
+)
+from circuits.circuit import Circuit
+from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Arc, Layout, Placed, lay_out
+from circuits.drawing.roles import Roles
+
+MOST_EDGES = 100
+"""More edges than this are not readable; the strongest are drawn, and the caption says so."""
+
+POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#666666"  # safe for colour-blind readers
+FILLS = {
+    "embed": "#ECECEC",
+    "logits": "#ECECEC",
+    "head": "#E3EDF7",
+    "group": "#F4F4F4",
+    "mlp": "#FBEFD9",
+}
+SIGNS = (
+    Key("positive: helps the metric in the clean run", POSITIVE),
+    Key("negative: hurts it", NEGATIVE, dashed=True),
+)
+FIRST, SECOND = "#009E73", "#CC79A7"  # of two circuits; not the colours of the sign
+
+_UNIT = 0.42  # inches per box width
+_LETTERS = 14  # of a user's label, in one line
+
+
+def picture(
+    circuit: Circuit,
+    *,
+    title: str | None = None,
+    most_edges: int | None = None,
+    width: Width = None,
+    labels: Mapping[str, str] | None = None,
+    roles: Roles | None = None,
+) -> Picture:
+    """The circuit from `embed` at the bottom to `logits` at the top; letters mark q, k and v.
+
+    Args:
+        circuit: what is drawn.
+        title: above the drawing.
+        most_edges: the strongest are drawn; as many as are legible, 100 at most, if not given.
+        width: "column", "page" or inches; as wide as needed, if not given.
+        labels: other names for nodes.
+        roles: colours for heads, explained in the legend.
+
+    Raises:
+        ValueError: if `most_edges` edges are not legible at that width, or are less than 1, or
+            labels or roles name nodes that are not there.
+    """
+    names = _checked_labels(circuit, labels or {})
+    if roles is not None:
+        roles.check(circuit.graph)
+    wide = inches(width)
+    shown, layout = _legible(circuit, most_edges, wide)
+    used = [] if roles is None else [r for r in roles.members if _is_used(r, layout, roles)]
+    legend = [*(SIGNS if shown.scores is not None else ())]
+    legend += [Key(role, roles.colour(role), square=True) for role in used if roles is not None]
+    paper = _paper(layout, legend, wide, title)
+    largest = max((abs(arc.score or 0.0) for arc in layout.arcs), default=0.0)
+    strokes = [
+        _stroke(arc, paper, largest)
+        for arc in sorted(layout.arcs, key=lambda arc: abs(arc.score or 0.0))
+    ]
+    caption = _caption(circuit, shown) + ("; width: |score|" if shown.scores is not None else "")
+    return _composed(layout, paper, strokes, legend, (caption, title), (names, roles))
+
+
+def picture_difference(
+    a: Circuit,
+    b: Circuit,
+    names: tuple[str, str] = ("A", "B"),
+    *,
+    title: str | None = None,
+    most_edges: int | None = None,
+    width: Width = None,
+) -> Picture:
+    """Two circuits in one drawing: edges only in the first, only in the second, and in both.
+
+    Raises:
+        ValueError: if they are of different graphs, and as `picture`.
+    """
+    mask = a.mask | (b - a).mask  # of one graph, or refused
+    union = Circuit(mask, a.graph, _strength(a, b))
+    wide = inches(width)
+    shown, layout = _legible(union, most_edges, wide)
+    parts = (a - b, b - a, a & b)
+    counts = [f"{part.size} only in {name}" for part, name in zip(parts, names, strict=False)]
+    counts.append(f"{parts[2].size} in both")
+    styles = ((FIRST, False), (SECOND, True), (NEUTRAL, False))
+    legend = [
+        Key(said.split(" ", 1)[1], colour, dashed)
+        for said, (colour, dashed) in zip(counts, styles, strict=True)
+    ]
+    paper = _paper(layout, legend, wide, title)
+    strokes = []
+    for arc in layout.arcs:
+        which = [(arc.source, arc.reader) in part for part in parts].index(True)
+        colour, dashed = styles[which]
+        points = tuple(paper.at(point) for point in arc.points)
+        strokes.append(Stroke(points, colour, 0.7 if which == 2 else 1.3, dashed))
+    strokes.sort(key=lambda stroke: stroke.colour != NEUTRAL)
+    caption = f"edges: {', '.join(counts)}"
+    caption += f"; {shown.size} shown" if shown.size < union.size else ""
+    return _composed(layout, paper, strokes, legend, (caption, title), ({}, None))
+
+
+def colour_of(score: float | None) -> str:
+    """The colour that says a score's sign."""
+    if not score:
+        return NEUTRAL
+    return POSITIVE if score > 0 else NEGATIVE
+
+
+def _legible(circuit: Circuit, most: int | None, width: float | None) -> tuple[Circuit, Layout]:
+    """The strongest edges that can be read at a width, in place.
+
+    Raises:
+        ValueError: if not one can, or not as many as asked for.
+    """
+    if most is not None and most < 1:
+        raise ValueError(f"cannot draw at most {most} edges; 1 is the least")
+    n = min(circuit.size, most or MOST_EDGES)
+    while True:
+        shown = _strongest(circuit, n)
+        layout = lay_out(shown)
+        left, right, _, _ = layout.bounds()
+        size = TYPE if width is None else TYPE * (width - 0.12) / max((right - left) * _UNIT, 0.1)
+        if size >= LEAST_TYPE:
+            return shown, layout
+        if most is not None or n <= 1:
+            raise ValueError(
+                f"{n} edges are not legible at {width:g} inches: names would be {size:.1f} points, "
+                f"{LEAST_TYPE:g} is the least; draw fewer (most_edges=) or give more width"
+            )
+        n = max(1, min(n - 1, int(n * 0.85)))
+
+
+def _strongest(circuit: Circuit, n: int) -> Circuit:
+    """The n edges with the largest |score|; without scores, the first n."""
+    if circuit.size <= n:
+        return circuit
+    size = circuit.mask.double() if circuit.scores is None else circuit.scores.abs()
+    size = size.where(circuit.mask, -1.0).flatten()
+    mask = torch.zeros_like(circuit.mask)
+    mask.view(-1)[size.sort(descending=True, stable=True).indices[:n]] = True
+    return Circuit(mask, circuit.graph, circuit.scores)
+
+
+def _strength(a: Circuit, b: Circuit) -> torch.Tensor | None:
+    """|score| relative to each circuit's own strongest edge, the larger of the two."""
+    if a.scores is None or b.scores is None:
+        return None
+    parts = [c.scores.abs() / (c.scores.abs().max() or 1.0) for c in (a, b) if c.scores is not None]
+    return torch.maximum(*parts)
+
+
+def _caption(circuit: Circuit, shown: Circuit) -> str:
+    if circuit.size == shown.size:
+        return f"{circuit.size} edges" if circuit.size != 1 else "1 edge"
+    which = "first" if circuit.scores is None else "strongest"
+    rest = "; the explorer shows all" if circuit.size > MOST_EDGES else ""
+    return f"{shown.size} of {circuit.size} edges shown (the {which}{rest})"
+
+
+def _paper(layout: Layout, legend: Sequence[Key], width: float | None, title: str | None) -> Frame:
+    unit = _UNIT, _UNIT
+    return frame(layout.bounds(), unit, legend, width=width, has_title=title is not None)
+
+
+def _stroke(arc: Arc, paper: Frame, largest: float) -> Stroke:
+    share = abs(arc.score) / largest if arc.score is not None and largest else 0.3
+    return Stroke(
+        tuple(paper.at(point) for point in arc.points),
+        colour_of(arc.score),
+        0.4 + 2.0 * share,
+        dashed=(arc.score or 0.0) < 0,
+        opacity=0.55 + 0.45 * share,
+    )
+
+
+def _composed(
+    layout: Layout,
+    paper: Frame,
+    strokes: Sequence[Stroke],
+    legend: Sequence[Key],
+    texts: tuple[str, str | None],
+    looks: tuple[Mapping[str, str], Roles | None],
+) -> Picture:
+    links = [
+        Stroke(tuple(paper.at(p) for p in link.points), "#999999", 0.5, faint=True)
+        for link in layout.links
+    ]
+    return Picture(
+        width=paper.width,
+        height=paper.height,
+        boxes=tuple(_box(node, paper, *looks) for node in layout.nodes),
+        strokes=(*links, *strokes),
+        marks=_letters(layout, paper),
+        legend=arranged(legend, paper.width),
+        caption=texts[0],
+        title=texts[1],
+    )
+
+
+def _box(node: Placed, paper: Frame, names: Mapping[str, str], roles: Roles | None) -> Box:
+    role = None if roles is None else roles.of(node.name)
+    fill = FILLS[node.kind] if role is None or roles is None else roles.colour(role)
+    label = names.get(node.name, node.label)
+    x, y = paper.at((node.x, node.y))
+    wide, high = BOX_WIDTH * paper.unit[0], BOX_HEIGHT * paper.unit[1]
+    lift = 0.06 * paper.unit[1] if node.kind in ("head", "group") else 0.0
+    return Box(label, x, y, wide, high, fill, fitted(label, wide - 0.01, TYPE * paper.scale), lift)
+
+
+def _letters(layout: Layout, paper: Frame) -> tuple[Mark, ...]:
+    """Marks at the query, key and value inputs that are used."""
+    nodes = {node.name: node for node in layout.nodes}
+    readers = {arc.reader: nodes[arc.dest_node] for arc in layout.arcs}
+    return tuple(
+        Mark(
+            reader[-1],
+            *paper.at((node.x + PORTS[reader[-1]], node.y - BOX_HEIGHT / 2 + 0.02)),
+            max(4.0, 4.5 * paper.scale),
+        )
+        for reader, node in readers.items()
+        if reader != node.name
+    )
+
+
+def _is_used(role: str, layout: Layout, roles: Roles) -> bool:
+    return any(node.name in roles.members[role] for node in layout.nodes)
+
+
+def _checked_labels(circuit: Circuit, labels: Mapping[str, str]) -> Mapping[str, str]:
+    for node, label in labels.items():
+        if node not in circuit.nodes:
+            raise ValueError(f"a label for {node!r}, which is no node of this circuit")
+        if not label or len(label) > _LETTERS or "\n" in label:
+            raise ValueError(
+                f"the label {label!r} of {node} does not fit into its box; "
+                f"1 to {_LETTERS} letters in one line do"
+            )
+    return labels

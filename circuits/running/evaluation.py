@@ -1,0 +1,261 @@
+"""Evaluation: what a model still does when everything outside a circuit is corrupted."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.running.many import run_circuits
+from circuits.running.pair import Pair, run_pair
+from circuits.provenance import describe
+from patching.ablations import Ablation, Prepared, resample
+from patching.finite import require_finite
+from patching.runs.fitting import fitted
+from patching.metrics import Metric, measure
+from patching.model import Model
+from patching.provenance import run_settings
+from patching.tasks.task import Batch, Task
+from patching.work import Parts, Run, do
+
+Direction = Literal["noising", "denoising"]
+
+AT_ONCE = 64
+"""Circuits planned together; passes take as many of them as memory allows."""
+
+CIRCUITS_A_CHUNK = 4 * AT_ONCE
+"""So many that the two runs each chunk starts with do not count."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metric of each circuit on each example, with that of the clean and the corrupt run."""
+
+    values: Float[Tensor, "circuit example"]
+    clean: Float[Tensor, " example"]
+    corrupt: Float[Tensor, " example"]
+
+    @property
+    def faithfulness(self) -> Float[Tensor, " circuit"]:
+        """Share of the clean-corrupt gap that each circuit keeps: a ratio of means.
+
+        1 is as good as the clean run, 0 as bad as the corrupt one; NaN where there is no gap.
+        """
+        corrupt = self.corrupt.mean()
+        gap = self.clean.mean() - corrupt
+        kept = self.values.mean(dim=1) - corrupt
+        return torch.where(gap == 0, torch.full_like(kept, torch.nan), kept / gap)
+
+
+def evaluate(
+    model: Model,
+    task: Task,
+    circuits: Sequence[Circuit],
+    metric: Metric,
+    *,
+    ablation: Ablation = resample,
+    direction: Direction = "noising",
+    batch_size: int = 16,
+    run: Run | None = None,
+) -> Evaluation:
+    """Run many circuits at once and measure each on every example.
+
+    `noising`: the clean prompt runs; every edge outside the circuit carries what the ablation
+    replaces its writer by (the write on the paired corrupt prompt, unless told otherwise), writers
+    inside are recomputed live. `denoising`: the corrupt prompt runs, and the circuit's edges carry
+    the clean run's writes. Either way the full circuit is the clean run and, under resampling, the
+    empty one the corrupt run. The complement `~circuit` ablates the circuit itself. Circuits and
+    examples share the batch axis, in passes that fit in memory. Miller et al. 2024,
+    arXiv:2407.08734, on what this does and does not say. A `run` keeps what is done, by batches and
+    circuits, and says who does it.
+
+    Raises:
+        ValueError: if there is no circuit, a circuit is of another graph, the model cannot read
+            the task, pairs do not differ, or a run is to be denoised without a paired one.
+    """
+    (found,) = evaluate_all(
+        model,
+        task,
+        circuits,
+        (metric,),
+        ablation=ablation,
+        direction=direction,
+        batch_size=batch_size,
+        run=run,
+    )
+    return found
+
+
+@torch.no_grad()
+def evaluate_all(
+    model: Model,
+    task: Task,
+    circuits: Sequence[Circuit],
+    metrics: Sequence[Metric],
+    *,
+    ablation: Ablation = resample,
+    direction: Direction = "noising",
+    batch_size: int = 16,
+    run: Run | None = None,
+) -> list[Evaluation]:
+    """`evaluate` with several metrics of the same runs, one result for each.
+
+    Raises:
+        ValueError: as `evaluate` does.
+    """
+    _check(model, task, circuits)
+    prepared = ablation(model)
+    if direction == "denoising" and not prepared.paired:
+        raise ValueError(
+            f"denoising restores the clean run in the paired corrupt one, and the ablation "
+            f"{prepared.name!r} has no corrupt run; resample would be right"
+        )
+    job = _Job(model, task, circuits, metrics, prepared, direction, batch_size)
+    settings = job.settings() if run else {}
+    chunks = do(run, job, job.n_chunks, what="evaluating", settings=settings)
+    found = [done.parts for done in chunks]
+    rows = [_side_by_side(found[i : i + job.n_blocks]) for i in range(0, len(found), job.n_blocks)]
+    whole = reduce(_one_after_the_other, rows)
+    ends = whole["values"], whole["clean"], whole["corrupt"]
+    return [Evaluation(*one) for one in zip(*ends, strict=True)]
+
+
+def _side_by_side(blocks: Sequence[Parts]) -> Parts:
+    """One batch, run on all circuits."""
+    return {**blocks[0], "values": torch.cat([block["values"] for block in blocks], dim=1)}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to run on what. A chunk is one batch run on some of the circuits, by all metrics."""
+
+    model: Model
+    task: Task
+    circuits: Sequence[Circuit]
+    metrics: Sequence[Metric]
+    ablation: Prepared
+    direction: Direction
+    batch_size: int
+
+    @property
+    def n_blocks(self) -> int:
+        """How many chunks a batch makes."""
+        return -(-len(self.circuits) // CIRCUITS_A_CHUNK)
+
+    @property
+    def n_chunks(self) -> int:
+        return self.task.n_batches(self.batch_size) * self.n_blocks
+
+    @torch.no_grad()
+    def __call__(self, number: int) -> Parts:
+        row, block = divmod(number, self.n_blocks)
+        batch = self.task.batch(row, self.batch_size, self.model.device)
+        first = block * CIRCUITS_A_CHUNK
+        circuits = self.circuits[first : first + CIRCUITS_A_CHUNK]
+
+        def measure_on(part: Batch) -> Parts:
+            runs = _run(self.model, part, self.ablation, self.direction)
+            return _measure(self.model, runs, circuits, self.metrics)
+
+        found = fitted(batch, measure_on, _one_after_the_other)
+        for values in found.values():
+            require_finite(values, "the metric", self.model, batch)
+        return found
+
+    def settings(self) -> dict[str, object]:
+        """What decides the result to the last bit."""
+        masks = torch.stack([circuit.mask for circuit in self.circuits]).numpy()
+        options = {
+            "circuits": hashlib.sha256(np.packbits(masks).tobytes()).hexdigest(),
+            "n_circuits": len(self.circuits),
+            "metrics": [metric.__name__ for metric in self.metrics],
+            "direction": self.direction,
+        }
+        described = describe(
+            self.model, self.task, self.metrics[0], "evaluate", options, ablation=self.ablation.name
+        )
+        functions = *self.metrics, self.ablation
+        return run_settings(described, self.task, batch_size=self.batch_size, functions=functions)
+
+
+def _one_after_the_other(first: Parts, second: Parts) -> Parts:
+    """The same circuits on more examples."""
+    return {name: torch.cat([first[name], second[name]], dim=-1) for name in first}
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """What circuits are run on: `live` prompts, and for each edge outside what it is given.
+
+    `batch` is what metrics see. In the other direction, everything but the edges inside is live.
+    """
+
+    batch: Batch
+    live: Batch
+    pair: Pair
+    corrupt: Float[Tensor, "batch vocab"]
+    direction: Direction
+
+
+def _run(model: Model, batch: Batch, ablation: Prepared, direction: Direction) -> _Runs:
+    if direction == "denoising":
+        live = replace(batch, clean=batch.corrupt, corrupt=batch.clean)
+        pair = run_pair(model, live, ablation)
+        assert pair.corrupt is not None, "only paired ablations are denoised"
+        batch = replace(batch, clean_logits=pair.corrupt.logits)
+        return _Runs(batch, live, pair, pair.clean.logits, direction)
+    pair = run_pair(model, batch, ablation)
+    batch = replace(batch, clean_logits=pair.clean.logits)
+    corrupt = pair.corrupt.logits if pair.corrupt else _run_empty(model, batch, pair)
+    return _Runs(batch, batch, pair, corrupt, direction)
+
+
+def _measure(
+    model: Model, runs: _Runs, circuits: Sequence[Circuit], metrics: Sequence[Metric]
+) -> Parts:
+    """`values` [metric, circuit, example], and those of the `clean` and the `corrupt` run."""
+    batch, clean = runs.batch, runs.batch.clean_logits
+    assert clean is not None, "filled in by `_run`"
+    values = torch.empty(len(metrics), len(circuits), len(batch), dtype=torch.float64)
+    for start in range(0, len(circuits), AT_ONCE):
+        inside = torch.stack([circuit.mask for circuit in circuits[start : start + AT_ONCE]])
+        replaced = inside if runs.direction == "denoising" else model.graph.exists & ~inside
+        removed = replaced.to(runs.corrupt.dtype)
+        for chunk, some in run_circuits(model, runs.live, runs.pair, removed):
+            for i, logits in zip(chunk, some, strict=True):
+                values[:, start + i] = _by_all(metrics, logits, batch)
+    ends = {"clean": clean, "corrupt": runs.corrupt}
+    return {"values": values} | {
+        name: _by_all(metrics, logits, batch) for name, logits in ends.items()
+    }
+
+
+def _by_all(
+    metrics: Sequence[Metric], logits: Float[Tensor, "batch vocab"], batch: Batch
+) -> Float[Tensor, "metric batch"]:
+    return torch.stack([measure(metric, logits, batch).double().cpu() for metric in metrics])
+
+
+def _run_empty(model: Model, batch: Batch, pair: Pair) -> Float[Tensor, "batch vocab"]:
+    """What is left when every edge is removed, where that is no run of the corrupt prompts."""
+    everything = model.graph.exists.to(pair.replaced.embed)[None]
+    return next(run_circuits(model, batch, pair, everything))[1][0]
+
+
+def _check(model: Model, task: Task, circuits: Sequence[Circuit]) -> None:
+    if not circuits:
+        raise ValueError("no circuits to evaluate; give at least one")
+    for i, circuit in enumerate(circuits):
+        if circuit.graph != model.graph:
+            raise ValueError(
+                f"circuit {i} is of another graph ({circuit.graph.describe()}) than "
+                f"{model.name} ({model.graph.describe()})"
+            )
+    model.check(task)
+    task.require_contrast()

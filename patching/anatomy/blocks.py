@@ -1,0 +1,251 @@
+"""One transformer block as the rest of the project sees it: weights, norms and hook points.
+
+Hook names of the model library live here (and, for rules alone, in `rules.sites`): nowhere else.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from patching.anatomy.norms import Norm, find_norm, widen
+
+EMBEDDING = "blocks.0.hook_in"
+POSITIONS = "pos_embed.hook_out"
+FINAL_STREAM = "ln_final.hook_in"
+UNEMBED_IN = "unembed.hook_in"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: where its readers and writers sit in the model, and with which weights.
+
+    `scale` multiplies what the block writes to the stream (1 in all families but Granite).
+    """
+
+    index: int
+    bridge: nn.Module
+    parallel: bool
+    scale: float
+    attention_norm: Norm | None
+    mlp_norm: Norm | None
+    post_attention_norm: Norm | None
+
+    # Hook points, in the order in which they fire.
+
+    @property
+    def stream_in(self) -> str:
+        """The residual stream before the block."""
+        return f"blocks.{self.index}.hook_in"
+
+    @property
+    def stream_out(self) -> str:
+        """The residual stream after the block."""
+        return f"blocks.{self.index}.hook_out"
+
+    @property
+    def qkv(self) -> tuple[str, str, str]:
+        """Queries, keys and values, `[batch pos head d_head]`, before any rotation or norm."""
+        q, k, v = (f"blocks.{self.index}.attn.{x}.hook_out" for x in "qkv")
+        return q, k, v
+
+    @property
+    def z(self) -> str:
+        """Mixed values of each head, `[batch pos head d_head]`, before the output projection."""
+        return f"blocks.{self.index}.attn.o.hook_in"
+
+    @property
+    def attention_sum(self) -> str:
+        """The attention's output before its post-norm; fires only where there is such a norm."""
+        return f"blocks.{self.index}.ln1_post.hook_in"
+
+    @property
+    def attention_out(self) -> str:
+        """What the attention writes to the stream."""
+        return f"blocks.{self.index}.hook_attn_out"
+
+    @property
+    def mlp_stream(self) -> str:
+        """The stream that the MLP reads, before its norm; a branch: edits change nothing else."""
+        if self.parallel:
+            return self.stream_in
+        return f"blocks.{self.index}.ln2.hook_in" if self.mlp_norm else self.mlp_in
+
+    @property
+    def mlp_in(self) -> str:
+        """The MLP's input after its norm; a branch: edits reach the MLP alone."""
+        return f"blocks.{self.index}.mlp.hook_in"
+
+    @property
+    def mlp_out(self) -> str:
+        """What the MLP writes to the stream."""
+        return f"blocks.{self.index}.hook_mlp_out"
+
+    # Weights: views of the model's own, one matrix a head, on the layer's device. What the methods
+    # below are given is taken there, and their results lie where it lay.
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the layer's attention lies."""
+        return self.w_o.device
+
+    def projected(
+        self, part: int, x: Float[Tensor, "head token d_model"], heads: Int[Tensor, " head"]
+    ) -> Float[Tensor, "head token d_head"]:
+        """Queries (0), keys (1) or values (2) of some heads, each from an input of its own."""
+        w, b = self.w_qkv[part], self.b_qkv[part]
+        heads = heads.to(w.device)
+        made = torch.bmm(x.to(w.device), w if len(heads) == len(w) else w[heads])
+        made = made if b is None else made + b[heads][:, None]
+        return made.to(x.device)
+
+    @property
+    def w_qkv(
+        self,
+    ) -> tuple[
+        Float[Tensor, "head d_model d_head"],
+        Float[Tensor, "kv_head d_model d_head"],
+        Float[Tensor, "kv_head d_model d_head"],
+    ]:
+        """Query, key and value projections."""
+        return self._attention("W_Q"), self._attention("W_K"), self._attention("W_V")
+
+    @property
+    def b_qkv(self) -> tuple[Float[Tensor, "head d_head"] | None, ...]:
+        """Query, key and value biases, where the family has them."""
+        return tuple(getattr(self.bridge.attn, name, None) for name in ("b_Q", "b_K", "b_V"))
+
+    @cached_property
+    def couples_heads(self) -> bool:
+        """Whether a head's write depends on the inputs of others too: by a norm over them all."""
+        norms = (find_norm(getattr(self.bridge.attn, name, None)) for name in ("q_norm", "k_norm"))
+        gammas = [norm.gamma for norm in norms if norm is not None and norm.gamma is not None]
+        d_head = self.w_o.shape[1]
+        return self.post_attention_norm is not None or any(len(g) > d_head for g in gammas)
+
+    @property
+    def w_o(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output projections."""
+        return self._attention("W_O")
+
+    def head_input(
+        self,
+        z: Float[Tensor, "*rows head d_head"],
+        attention_sum: Float[Tensor, "*rows d_model"] | None,
+    ) -> Float[Tensor, "*rows head d_head"]:
+        """What of a head's write lies before `W_O`: z, over sigma where a post-norm follows.
+
+        The exact additive split of an RMS post-norm is `gamma * (z_h W_O_h) / sigma(sum)`, with
+        one sigma per run, so differences between runs can be taken here, in d_head.
+        """
+        if self.post_attention_norm is None:
+            return widen(z)
+        assert attention_sum is not None, "a post-norm block needs the sum of its heads"
+        return widen(z) / self.post_attention_norm.sigma(attention_sum.to(z.device))[..., None]
+
+    def head_writes(
+        self,
+        head_input: Float[Tensor, "token head d_head"],
+        *,
+        heads: Int[Tensor, " head"] | None = None,
+        out: Float[Tensor, "head token d_model"] | None = None,
+    ) -> Float[Tensor, "head token d_model"]:
+        """What each head adds to the stream, given its `head_input` (or a difference of two).
+
+        `heads` says which ones `head_input` holds, where it is not all of them.
+        """
+        w = self.w_o if heads is None else self.w_o[heads.to(self.device)]
+        made = out if out is not None and out.device == w.device else None
+        z = head_input.to(w.device).transpose(0, 1)
+        writes = torch.bmm(z, w.to(z.dtype), out=made)
+        norm = self.post_attention_norm
+        if norm is not None and norm.gamma is not None:
+            writes *= norm.gamma.to(writes)
+        if self.scale != 1.0:
+            writes *= self.scale
+        if out is not None and made is None:
+            return out.copy_(writes)
+        return writes.to(head_input.device) if out is None else writes
+
+    def pull_back_qkv(
+        self, g: Float[Tensor, "token reader d_head"]
+    ) -> Float[Tensor, "reader token d_model"]:
+        """Gradients at the q, k and v projections (divided by sigma) taken back to the stream.
+
+        `centre(gamma * (W_j g_j))` for each reader j: the norm's own derivative is complete with
+        the part along `x_hat`, which the caller subtracts.
+        """
+        w_qkv, home = self.w_qkv, g.device
+        g = g.to(self.device)
+        back = g.new_empty(g.shape[1], g.shape[0], w_qkv[0].shape[1])
+        sizes = [len(w) for w in w_qkv]
+        for w, part, out in zip(w_qkv, g.split(sizes, dim=1), back.split(sizes), strict=True):
+            torch.bmm(part.transpose(0, 1), w.to(g.dtype).transpose(1, 2), out=out)
+        back = back if self.attention_norm is None else self.attention_norm.pull_back_(back)
+        return back.to(home)
+
+    @cached_property
+    def qkv_offset(self) -> tuple[Float[Tensor, "head d_head"], ...]:
+        """What of q, k and v does not depend on the stream: `W beta + b`."""
+        beta = None if self.attention_norm is None else self.attention_norm.beta
+        return tuple(_offset(w, b, beta) for w, b in zip(self.w_qkv, self.b_qkv, strict=True))
+
+    def forget_pattern(self) -> None:
+        """Drop the last pattern, which some attentions keep together with its graph."""
+        if getattr(self.bridge.attn, "_pattern", None) is not None:
+            setattr(self.bridge.attn, "_pattern", None)  # noqa: B010 - no declared attribute
+
+    def _attention(self, name: str) -> Tensor:
+        return cast(Tensor, getattr(self.bridge.attn, name)).detach()
+
+
+def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
+    """The blocks of a booted model.
+
+    Raises:
+        ValueError: if it is not a stack of blocks with attention and MLP.
+    """
+    stack = getattr(bridge, "blocks", [])
+    if not stack or any(not hasattr(b, "attn") or not hasattr(b, "mlp") for b in stack):
+        raise ValueError(
+            f"{bridge.cfg.model_name} is refused: it is not one stack of blocks, each with "
+            "attention and an MLP"
+        )
+    return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
+
+
+def _find_block(bridge: TransformerBridge, index: int) -> Block:
+    block = bridge.blocks[index]
+    parallel = "Parallel" in type(block).__name__ or bool(
+        getattr(bridge.cfg, "parallel_attn_mlp", False)
+    )
+    attention_norm = find_norm(getattr(block, "ln1", None))
+    mlp_norm = find_norm(getattr(block, "ln2", None))
+    return Block(
+        index=index,
+        bridge=block,
+        parallel=parallel,
+        scale=float(getattr(block, "residual_contribution_scale", None) or 1.0),
+        attention_norm=attention_norm,
+        mlp_norm=attention_norm if parallel and mlp_norm is None else mlp_norm,
+        post_attention_norm=find_norm(getattr(block, "ln1_post", None)),
+    )
+
+
+def _offset(
+    w: Float[Tensor, "head d_model d_head"],
+    b: Float[Tensor, "head d_head"] | None,
+    beta: Float[Tensor, " d_model"] | None,
+) -> Float[Tensor, "head d_head"]:
+    offset = w.new_zeros(w.shape[0], w.shape[2]) if b is None else b.detach()
+    offset = widen(offset)
+    if beta is None:
+        return offset
+    return offset + einsum(
+        widen(w), widen(beta).to(w.device), "head d_model d_head, d_model -> head d_head"
+    )

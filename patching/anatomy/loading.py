@@ -1,0 +1,184 @@
+"""From a name, a folder, a module or a bridge to a booted model. Touches the model library only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.utilities.attn_implementation import force_eager_attention
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from patching.models import embedded, embedded_names
+from patching.anatomy.proof import Probe, draw_probe, run_plain
+from patching.anatomy.spread import Spread, check_spread
+from patching.tasks.tokens import Tokenizer
+from patching.anatomy.weights import hash_folder, hash_tensors
+
+Source = str | Path | PreTrainedModel | TransformerBridge
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A booted model and what is known of its origin.
+
+    `weights` hashes when called; `probe` is for `prove`. `reference` says how to open the same
+    model in another process; None where it was made of something in memory.
+    """
+
+    name: str
+    revision: str | None
+    bridge: TransformerBridge
+    tokenizer: Tokenizer | None
+    weights: Callable[[], str]
+    probe: Probe
+    reference: "Reference | None" = None
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a model is to be loaded; a module or bridge in memory is taken as it is."""
+
+    dtype: torch.dtype | None
+    device: str | None
+    revision: str | None
+    trust_remote_code: bool
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model by its name or folder, and how it is loaded: enough to load it again elsewhere."""
+
+    source: str
+    wishes: Wishes
+
+
+def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+    """Boot a model in evaluation mode, with frozen parameters and eager attention.
+
+    Raises:
+        ValueError: if there is no such model, it cannot be read, or the module is already booted.
+    """
+    if wishes.spread is not None and not isinstance(source, str | Path):
+        raise ValueError(
+            "a model in memory stays where it lies: load a folder or a name over several devices, "
+            "or have accelerate dispatch the module before"
+        )
+    if isinstance(source, TransformerBridge):
+        source.to(dtype=wishes.dtype, device=wishes.device)
+        return _opened(source, source.cfg.model_name, None, tokenizer or source.tokenizer)
+    if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
+        raise ValueError(
+            f"a model in memory is one of Hugging Face's, got a {type(source).__name__}; "
+            "pass an AutoModelForCausalLM, a folder or a name"
+        )
+    if isinstance(source, PreTrainedModel):
+        return _boot(source, type(source).__name__, tokenizer, wishes)
+    name = str(source)
+    if Path(source).is_dir():
+        opened = _open_folder(Path(source), tokenizer, wishes)
+        return replace(opened, reference=Reference(str(Path(source).resolve()), wishes))
+    known = embedded(name, dtype=wishes.dtype or torch.float32)
+    if known is not None:
+        if wishes.spread is not None:
+            raise ValueError(f"{name} is embedded and fits anywhere: give a device, no device map")
+        opened = _boot(known[0], name, tokenizer or cast(Tokenizer, known[1]), wishes)
+        return replace(opened, reference=Reference(name, wishes))
+    opened = _open_hub(name, tokenizer, wishes)
+    there = replace(wishes, revision=opened.revision)
+    return replace(opened, reference=Reference(name, there))
+
+
+def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a model folder: it holds no config.json")
+    module = _from_pretrained(str(folder), wishes)
+    if tokenizer is None and any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=wishes.trust_remote_code
+        )
+    opened = _boot(module, folder.resolve().name, tokenizer, wishes)
+    return replace(opened, weights=lambda: hash_folder(folder))
+
+
+def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+    module = _from_pretrained(name, wishes)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code
+        )
+    commit = getattr(module.config, "_commit_hash", None) or wishes.revision
+    opened = _boot(module, name, tokenizer, wishes)
+    return replace(opened, revision=commit)
+
+
+def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
+    spread = {} if wishes.spread is None else wishes.spread.options()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=wishes.dtype or torch.float32,
+            revision=wishes.revision,
+            trust_remote_code=wishes.trust_remote_code,
+            attn_implementation="eager",
+            **spread,
+        )
+    except Exception as error:  # many kinds, by library and format: said in one line
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if Path(name).is_dir():
+            raise ValueError(f"the model in {name} cannot be read: {reason}") from error
+        raise ValueError(
+            f"no model {name!r}: it is no folder, not embedded ({', '.join(embedded_names())}), "
+            f"and the hub did not give it: {reason}"
+        ) from error
+
+
+def _boot(
+    module: PreTrainedModel, name: str, tokenizer: Tokenizer | None, wishes: Wishes
+) -> Opened:
+    if any(isinstance(part, GeneralizedComponent) for part in module.modules()):
+        raise ValueError(
+            f"this {type(module).__name__} is already wrapped by a TransformerBridge, which "
+            "changes a module in place; pass the bridge, or a fresh copy of the module"
+        )
+    if getattr(module.config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is refused: it is an encoder with a decoder, not one stack")
+    check_spread(name, module)
+    nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
+    module.eval()
+    before = [(key, value) for key, value in module.state_dict().items()]
+    force_eager_attention(module)
+    embeddings = cast(nn.Embedding, module.get_input_embeddings())
+    longest = getattr(module.config, "max_position_embeddings", None) or 7
+    probe = run_plain(module, draw_probe(embeddings.num_embeddings, longest))
+    try:
+        bridge = build_bridge_from_module(
+            module, type(module).__name__, hf_config=module.config, tokenizer=None, model_name=name
+        )
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name}: the model library cannot wrap a {type(module).__name__}: {error}"
+        ) from error
+    bridge.cfg.n_devices = len({str(value.device) for _, value in before})
+    return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before), probe)
+
+
+def _opened(
+    bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Tokenizer | None
+) -> Opened:
+    parameters = list(bridge.named_parameters())
+    probe = draw_probe(int(bridge.cfg.d_vocab), int(bridge.cfg.n_ctx))
+    return Opened(name, revision, _rest(bridge), tokenizer, lambda: hash_tensors(parameters), probe)
+
+
+def _rest(bridge: TransformerBridge) -> TransformerBridge:
+    bridge.eval()
+    bridge.requires_grad_(False)
+    return bridge

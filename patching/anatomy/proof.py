@@ -1,0 +1,214 @@
+"""Proof that a model is what its graph says: the writers' sum rebuilds the residual stream.
+
+Run once when a model is loaded, on a few random tokens. A family with a part that the graph does
+not know (another branch, a hidden scale, a different norm) fails here and is refused, so that it
+can never be scored wrongly.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from patching.anatomy.blocks import FINAL_STREAM, Block, widen
+from patching.anatomy.norms import Norm, find_norm
+
+Seen = dict[str, Tensor]
+
+PLAIN_OUTPUT = "the plain model's output"
+
+_RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # float64: many families norm in float32
+_RELATIVE_HALF = 5e-2
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Two tensors that must be equal if the graph describes the model.
+
+    `layer` is the one the claim is about; None for what lies behind all layers.
+    """
+
+    what: str
+    expected: Tensor
+    found: Tensor
+    layer: int | None = None
+
+    @property
+    def error(self) -> float:
+        """The largest difference, relative to the largest value found; infinite if shapes differ.
+
+        NaN where either side is.
+        """
+        if self.expected.shape != self.found.shape:
+            return float("inf")
+        found = widen(self.found)
+        worst = (widen(self.expected) - found).abs().max()
+        return float(worst / found.abs().max().clamp(min=1e-6))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few random tokens, and what the model made of them before it was wrapped, if known."""
+
+    tokens: Int[Tensor, "batch pos"]
+    logits: Float[Tensor, "batch pos vocab"] | None = None
+
+
+def draw_probe(vocab: int, longest: int) -> Probe:
+    """Always the same tokens, as far as the vocabulary allows."""
+    generator = torch.Generator().manual_seed(0)
+    return Probe(torch.randint(vocab, (2, min(7, longest)), generator=generator))
+
+
+@torch.no_grad()
+def run_plain(module: nn.Module, probe: Probe) -> Probe:
+    """The probe with what the plain module computes."""
+    tokens = probe.tokens.to(next(module.parameters()).device)
+    return Probe(tokens, getattr(module(tokens, use_cache=False), "logits", None))
+
+
+def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> None:
+    """Hold every claim about the model's structure against one run of it.
+
+    Raises:
+        ValueError: naming the first claim that fails, or that weights hold NaN.
+    """
+    logits, seen = _watch(bridge, blocks, probe)
+    _refuse_bad_parameters(name, bridge)
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"{name}: the model's output is NaN or infinite")
+    tolerance = tolerance_in(next(bridge.parameters()).dtype)
+    for claim in _all_claims(bridge, blocks, probe, logits, seen):
+        _check(name, claim, tolerance)
+
+
+def tolerance_in(dtype: torch.dtype) -> float:
+    """The relative error that rounding may make in a model whose weights have this type."""
+    return _RELATIVE.get(dtype, _RELATIVE_HALF)
+
+
+def make_claims(
+    bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe
+) -> Iterator[Claim]:
+    """What must hold of one run of the probe, layer by layer, then behind all layers.
+
+    The last claim, where the probe knows the plain model's output, is that it is still the same.
+    """
+    return _all_claims(bridge, blocks, probe, *_watch(bridge, blocks, probe))
+
+
+def _all_claims(
+    bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe, logits: Tensor, seen: Seen
+) -> Iterator[Claim]:
+    for block in blocks:
+        yield from (replace(claim, layer=block.index) for claim in _claims(block, seen))
+    for before, after in pairwise(blocks):
+        what = f"layer {after.index}'s input, from the layer before,"
+        yield Claim(what, seen[before.stream_out], seen[after.stream_in], after.index)
+    last = seen[blocks[-1].stream_out]
+    final_norm = find_norm(bridge.ln_final)
+    yield Claim("the final norm's input", last, seen[FINAL_STREAM])
+    if final_norm is not None:
+        yield _norm_claim("the final norm", final_norm, last)
+    if probe.logits is not None:
+        yield Claim(PLAIN_OUTPUT, probe.logits, logits)
+
+
+def _claims(block: Block, seen: Seen) -> list[Claim]:
+    i = block.index
+    stream, writes = seen[block.stream_in], _head_writes(block, seen)
+    attention, mlp = seen[block.attention_out], seen[block.mlp_out]
+    rest = widen(attention) - writes  # b_O: the same at every token
+    mid = stream if block.parallel else stream + attention
+    claims = [
+        Claim(f"layer {i}'s attention output, from its heads", rest[:1, :1] + writes, attention),
+        Claim(
+            f"layer {i}'s stream, from its writers",
+            stream + attention + mlp,
+            seen[block.stream_out],
+        ),
+        Claim(f"layer {i}'s MLP input", _apply(block.mlp_norm, mid), seen[block.mlp_in]),
+    ]
+    normed = _apply(block.attention_norm, stream)
+    for letter, w, b, name in zip("qkv", block.w_qkv, block.b_qkv, block.qkv, strict=True):
+        made = einsum(
+            normed.to(w.device),
+            w,
+            "batch pos d_model, head d_model d_head -> batch pos head d_head",
+        )
+        made = (made if b is None else made + b).to(normed.device)
+        claims.append(Claim(f"layer {i}'s {letter}", made, seen[name]))
+    for what, norm, x in (
+        (f"layer {i}'s attention norm", block.attention_norm, stream),
+        (f"layer {i}'s MLP norm", block.mlp_norm, mid),
+        (
+            f"layer {i}'s attention post-norm",
+            block.post_attention_norm,
+            seen.get(block.attention_sum),
+        ),
+    ):
+        if norm is not None and x is not None:
+            claims.append(_norm_claim(what, norm, x))
+    return claims
+
+
+def _head_writes(block: Block, seen: Seen) -> Float[Tensor, "batch pos d_model"]:
+    z, total = seen[block.z], seen.get(block.attention_sum)
+    batch, pos = z.shape[:2]
+    head_input = block.head_input(z.flatten(0, 1), None if total is None else total.flatten(0, 1))
+    return block.head_writes(head_input).sum(dim=0).unflatten(0, (batch, pos))
+
+
+def _apply(norm: Norm | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+def _norm_claim(what: str, norm: Norm, x: Tensor) -> Claim:
+    return Claim(f"{what}, by its formula", norm.formula(x), norm(x))
+
+
+def _check(name: str, claim: Claim, tolerance: float) -> None:
+    if claim.error <= tolerance:
+        return
+    problem = f"relative error {claim.error:.1e}, allowed {tolerance:.0e}"
+    if claim.expected.shape != claim.found.shape:
+        problem = f"shapes {tuple(claim.expected.shape)} and {tuple(claim.found.shape)}"
+    raise ValueError(
+        f"{name} is refused: {claim.what} cannot be rebuilt as this workbench understands the "
+        f"family ({problem}), so its circuits would be wrong"
+    )
+
+
+@torch.no_grad()
+def _watch(
+    bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe
+) -> tuple[Tensor, Seen]:
+    seen: Seen = {}
+    home = next(bridge.parameters()).device
+
+    names = [FINAL_STREAM]
+    for block in blocks:
+        names += [block.stream_in, *block.qkv, block.z, block.attention_out, block.mlp_in]
+        names += [block.mlp_out, block.stream_out]
+        names += [block.attention_sum] if block.post_attention_norm is not None else []
+    with bridge.hooks(fwd_hooks=[(name, partial(_see, seen, name, home)) for name in names]):
+        logits = bridge(probe.tokens.to(home)).to(home)
+    return logits, seen
+
+
+def _see(seen: Seen, name: str, home: torch.device, tensor: Tensor, hook: object) -> None:
+    seen[name] = tensor.detach().to(home)
+
+
+def _refuse_bad_parameters(name: str, bridge: TransformerBridge) -> None:
+    for parameter_name, parameter in bridge.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(
+                f"{name}: its weights hold NaN or infinite values, first in {parameter_name}"
+            )
