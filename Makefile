@@ -40,7 +40,7 @@ soak: $(STAMP)  ## the longest tests: runs killed at random moments, 200 scoring
 bench: $(STAMP)  ## time and memory, in units of a plain forward and backward pass
 	$(BIN)/python -m benchmarks
 
-truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.md (half an hour)
+truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.md (masks alone: 20 minutes)
 	$(BIN)/python -m benchmarks.truth --learned
 
 reference: $(STAMP)  ## exact scores of all edges on every task of the trained models (minutes)

@@ -15,37 +15,42 @@ if TYPE_CHECKING:
     from circuits.checks import check_task as check_task
     from circuits.circuit import Circuit as Circuit
     from circuits.circuit import load_circuit as load_circuit
-    from circuits.judging.compare import compare_circuits as compare_circuits
-    from circuits.judging.compare import compare_scores as compare_scores
-    from circuits.judging.curves import plot_curves as plot_curves
     from circuits.doctor import examine as examine
-    from circuits.ensembles import hybrid as hybrid
-    from circuits.running.evaluation import Evaluation as Evaluation
-    from circuits.running.evaluation import evaluate as evaluate
-    from circuits.explorer import explore as explore
-    from circuits.export import load as load
-    from circuits.export import save as save
-    from circuits.judging.faithfulness import Sweep as Sweep
-    from circuits.judging.faithfulness import curve as curve
-    from circuits.running.inside import active as active
-    from circuits.learning import edge_pruning as edge_pruning
-    from circuits.learning import optimal_outside as optimal_outside
-    from circuits.learning import subnetwork_probing as subnetwork_probing
-    from circuits.learning import uniform_sampling as uniform_sampling
-    from circuits.export.networks import from_networkx as from_networkx
-    from circuits.nodes import node_circuit as node_circuit
-    from circuits.nodes import top_nodes as top_nodes
-    from circuits.pathways import head_to_head as head_to_head
-    from circuits.pathways import path as path
-    from circuits.pathways import path_patching as path_patching
     from circuits.drawing.pictures import picture as picture
     from circuits.drawing.pictures import picture_difference as picture_difference
     from circuits.drawing.plots import draw as draw
     from circuits.drawing.plots import draw_difference as draw_difference
     from circuits.drawing.plots import draw_roles as draw_roles
-    from circuits.repeating import rerun as rerun
     from circuits.drawing.role_pictures import picture_roles as picture_roles
     from circuits.drawing.roles import Roles as Roles
+    from circuits.ensembles import hybrid as hybrid
+    from circuits.explorer import explore as explore
+    from circuits.export import load as load
+    from circuits.export import save as save
+    from circuits.export.networks import from_networkx as from_networkx
+    from circuits.judging.compare import compare_circuits as compare_circuits
+    from circuits.judging.compare import compare_scores as compare_scores
+    from circuits.judging.curves import plot_curves as plot_curves
+    from circuits.judging.faithfulness import Sweep as Sweep
+    from circuits.judging.faithfulness import curve as curve
+    from circuits.judging.shapley import Shapley as Shapley
+    from circuits.judging.shapley import shapley_cost as shapley_cost
+    from circuits.judging.shapley import shapley_values as shapley_values
+    from circuits.judging.uncertainty import ensemble as ensemble
+    from circuits.judging.verification import verify as verify
+    from circuits.learning import edge_pruning as edge_pruning
+    from circuits.learning import optimal_outside as optimal_outside
+    from circuits.learning import subnetwork_probing as subnetwork_probing
+    from circuits.learning import uniform_sampling as uniform_sampling
+    from circuits.nodes import node_circuit as node_circuit
+    from circuits.nodes import top_nodes as top_nodes
+    from circuits.pathways import head_to_head as head_to_head
+    from circuits.pathways import path as path
+    from circuits.pathways import path_patching as path_patching
+    from circuits.repeating import rerun as rerun
+    from circuits.running.evaluation import Evaluation as Evaluation
+    from circuits.running.evaluation import evaluate as evaluate
+    from circuits.running.inside import active as active
     from circuits.scores import Scores as Scores
     from circuits.scores import load_scores as load_scores
     from circuits.scores import merge as merge
@@ -59,11 +64,6 @@ if TYPE_CHECKING:
     from circuits.select import random_circuit as random_circuit
     from circuits.select import threshold as threshold
     from circuits.select import top_n as top_n
-    from circuits.judging.shapley import Shapley as Shapley
-    from circuits.judging.shapley import shapley_cost as shapley_cost
-    from circuits.judging.shapley import shapley_values as shapley_values
-    from circuits.judging.uncertainty import ensemble as ensemble
-    from circuits.judging.verification import verify as verify
 
 _HOMES = {
     "circuits.checks": (

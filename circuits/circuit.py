@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.scores import Scores, check_matrix, provenance_json
+from patching.files.parsing import number, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.graph import Graph
-from patching.files.parsing import number, read_json, require_keys, shown
 
 _VERSION = 1
 

@@ -19,9 +19,9 @@ from circuits.shell import (
     lens,
     neurons,
     options,
-    patching_command,
+    patch,
     rerun,
-    running,
+    run_options,
     searching,
     tasks,
     view,
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         given = sys.argv if arguments is None else arguments
         kept = any(word.partition("=")[0] == "--run" for word in given)
-        print(f"interrupted{running.hint(kept)}", file=sys.stderr)
+        print(f"interrupted{run_options.hint(kept)}", file=sys.stderr)
         return 130
     return code or 0
 
@@ -113,7 +113,7 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     ablation, ranking = options.ablation_options(), options.ranking_options()
     selection = options.selector_options()
     result = options.result_options()
-    run = running.run_options()
+    run = run_options.run_options()
     scoring = (model, task, method, ablation, ranking, run)
     _add_discover(add(discovery.discover, DISCOVER, *scoring, selection))
     _add_score(add(commands.score, "score all edges", *scoring))
@@ -138,12 +138,12 @@ def _add_model_commands(add: Callable[..., options.Parser]) -> None:
     """Looks into a model, its activations and its tasks."""
     model, task = options.model_options(), options.task_options()
     maybe = options.model_options(required=False)
-    run = running.run_options()
-    patch = add(patching_command.patch, "patch activations: what each is worth", model, task, run)
-    patching_command.add_options(patch)
+    run = run_options.run_options()
+    patched = add(patch.patch, "patch activations: what each is worth", model, task, run)
+    patch.add_options(patched)
     lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
     use = "find neurons that use context, reweight them"
-    neurons.add_options(add(neurons.neurons, use, maybe, running.run_options()))
+    neurons.add_options(add(neurons.neurons, use, maybe, run_options.run_options()))
     check = "say whether a model, and a task for it, are fit for finding circuits"
     doctor.add_options(add(doctor.doctor, check, model))
     add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)

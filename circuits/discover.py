@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from circuits.circuit import Circuit
-from circuits.running.evaluation import Evaluation, evaluate
 from circuits.export import save
 from circuits.reporting.measurements import Kind, Measurements
 from circuits.reporting.report import Findings, Measured, Verdict, render, usable
+from circuits.running.evaluation import Evaluation, evaluate
 from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
 from patching.ablations import Ablation, resample

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from circuits.circuit import Circuit
+from circuits.judging.uncertainty import ensemble
 from circuits.learning import PRUNING, Learned, connected, edge_pruning
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
-from circuits.judging.uncertainty import ensemble
 from patching.descent import Schedule
 from patching.metrics import Metric, kl
 from patching.model import Model
@@ -37,12 +37,7 @@ class Hybrid:
             ValueError: if the graph is smaller than that.
         """
         n = self.learned.size if size is None else size
-        strength = replace(self.scores, matrix=self.scores.matrix.abs())
-        found = connected(strength, n)
-        selection = found.provenance["selection"]
-        assert isinstance(selection, dict), "as connected made it"
-        said = {**found.provenance, "selection": {**selection, "ranking": "absolute"}}
-        return replace(found, scores=self.scores.matrix, provenance=said)
+        return connected(self.scores, n, ranking="absolute")
 
 
 def hybrid(

@@ -13,8 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.circuit import Circuit, kind_of, node_of
-from circuits.running.evaluation import evaluate
 from circuits.provenance import describe
+from circuits.running.evaluation import evaluate
 from patching.ablations import resample
 from patching.graph import Graph
 from patching.grid import Grid

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.graph import Graph
 from patching.files.parsing import parse_json
 from patching.files.tensors import (
     read_tensor_file,
@@ -21,6 +20,7 @@ from patching.files.tensors import (
     require_names,
     write_tensor_file,
 )
+from patching.graph import Graph
 
 if TYPE_CHECKING:
     import pandas

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.runs.batchwise import Keeping, Rows, all_rows
+from patching.anatomy.places import KINDS, of_kind, units
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
-from patching.anatomy.places import KINDS, of_kind, units
 from patching.provenance import describe
-from patching.runs.patches import DIRECTIONS, Spots
+from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.runs.pairs import Pair, run_pair
+from patching.runs.patches import DIRECTIONS, Spots
 from patching.runs.spots import Where, by_position, by_span, everywhere
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run

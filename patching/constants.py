@@ -10,9 +10,9 @@ from torch import Tensor
 
 from patching.ablations import Constants, zero
 from patching.capture import Writes
+from patching.files.tensors import read_tensors, require_names, write_tensors
 from patching.history import History
 from patching.model import Model
-from patching.files.tensors import read_tensors, require_names, write_tensors
 
 _FORMAT = "file of learned constants 1"
 _LOSSES = ("losses", "mean losses", "loss")

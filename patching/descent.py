@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from patching.files.tensors import read_tensors, write_tensors
 from patching.history import History
 from patching.progress import Progress
-from patching.files.tensors import read_tensors, write_tensors
 from patching.work.fingerprint import told_apart
 
 STATE = "state.safetensors"

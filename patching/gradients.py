@@ -18,11 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block, widen
-from patching.capture import indices
 from patching.anatomy.devices import AtLayer, Hook, rows_at
+from patching.anatomy.norms import Norm
+from patching.capture import indices
 from patching.metrics import Metric, measure
 from patching.model import Model
-from patching.anatomy.norms import Norm
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch
 

@@ -13,17 +13,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
 from patching.anatomy.devices import AtLayer, Hook, at_home, rows_at
-from patching.graph import Graph
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
 from patching.anatomy.proof import prove
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
+from patching.anatomy.weights import hash_tensors, quick_digests
+from patching.graph import Graph
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
-from patching.anatomy.weights import hash_tensors, sums_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Model:
 
     Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer
     than a `with` lasts. Sent to another process, it goes as what it was loaded from, and is loaded
-    there, once.
+    there, once. `digests` are of the parameters as they were loaded.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Model:
     tokenizer: Tokenizer | None = field(repr=False)
     revision: str | None
     opened: Opened = field(repr=False)
-    loaded: tuple[int, ...] = field(repr=False)
+    digests: tuple[int, ...] = field(repr=False)
 
     @staticmethod
     def load(
@@ -113,7 +113,7 @@ class Model:
     @property
     def weights(self) -> str:
         """A short hash of the weights as they are now: another one if somebody has changed them."""
-        if sums_of(self.bridge.parameters()) == self.loaded:
+        if quick_digests(self.bridge.parameters()) == self.digests:
             return self._weights_as_loaded
         return hash_tensors(self.bridge.named_parameters())
 
@@ -162,8 +162,8 @@ class Model:
         """Run prompts once: logits at all positions, and the activations named in `cache`.
 
         `prompts` are token ids or one text, which gets a BOS where the tokenizer uses one. Names
-        are those of `patching.anatomy.places`; only what is named is kept. `is_token` marks real tokens
-        (`Batch.is_token`) and is needed only where rows are padded on the left.
+        are those of `patching.anatomy.places`; only what is named is kept. `is_token` marks real
+        tokens (`Batch.is_token`) and is needed only where rows are padded on the left.
 
         >>> seen = Model.load("truth/induction").run([0, 5, 6, 5], cache=["a1.h0.pattern", "m0"])
         >>> seen["a1.h0.pattern"].shape, seen.logits.shape[:2]
@@ -281,7 +281,7 @@ def _from(opened: Opened) -> Model:
         tokenizer=opened.tokenizer,
         revision=opened.revision,
         opened=opened,
-        loaded=sums_of(opened.bridge.parameters()),
+        digests=quick_digests(opened.bridge.parameters()),
     )
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from patching.ablations import Replacement
-from patching.approach import approach, logits_from
 from patching.anatomy.blocks import widen
+from patching.approach import approach, logits_from
 from patching.capture import Run, Writes
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint, name_of

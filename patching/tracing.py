@@ -18,17 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.anatomy.blocks import EMBEDDING
+from patching.anatomy.kept import Keeper
+from patching.anatomy.places import Place, of_kind
 from patching.grid import Grid
 from patching.intervene import embedding_sigma
-from patching.anatomy.kept import Keeper
 from patching.metrics import Metric, measure
 from patching.model import Model
-from patching.anatomy.places import Place, of_kind
 from patching.provenance import describe
-from patching.runs.patches import Base, record, rows_of
+from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.runs.pairs import Pair, at_hook
+from patching.runs.patches import Base, record, rows_of
 from patching.runs.spots import by_position
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run

@@ -19,12 +19,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import native
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
+from patching.files.parsing import read_json, shown
+from patching.files.tensors import read_npz
 from patching.files.whole import inside
 from patching.model import Model
 from patching.models import Known
-from patching.files.parsing import read_json, shown
 from patching.tasks.task import Batch, Prompt, Task
-from patching.files.tensors import read_npz
 
 FILES = ("config.json", "weights.npz", "io.json", "circuit.json")
 SHAPES = ("n_layers", "n_heads", "d_head", "d_model", "d_mlp", "n_ctx", "d_vocab")

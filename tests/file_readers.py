@@ -15,10 +15,10 @@ from handmade import curve
 
 from circuits import Circuit, Scores, load, load_scores, save
 from circuits.circuit import to_json
+from circuits.drawing.roles import load_roles
 from circuits.explorer.levels import load_levels
 from circuits.export import from_mib_json, from_mib_pt, to_mib_json, to_mib_pt
 from circuits.reporting.measurements import Measurements, load_measurements
-from circuits.drawing.roles import load_roles
 from circuits.scores import provenance_json
 from circuits.search.log import Log
 from patching import Model

@@ -13,9 +13,9 @@ from circuits import Circuit, Scores, load, load_scores, random_circuit, save, t
 from circuits.export import from_mib_json, from_mib_pt, to_mib_json, to_mib_pt
 from circuits.export.networks import from_networkx
 from circuits.select import greedy, threshold
+from patching.files.parsing import parse_json
 from patching.graph import Graph
 from patching.neurons.selection import Neurons
-from patching.files.parsing import parse_json
 from patching.tasks import Prompt, Task, files
 
 # beartype looks at random items of lists

@@ -25,10 +25,10 @@ from circuits.explorer import explore
 from circuits.export import load, tikz, to_neuronpedia, write_submission
 from circuits.export.latex import escaped
 from patching import Model
-from patching.files.whole import MOST_BYTES, inside, read_bytes, read_text, write_text
-from patching.graph import Graph
 from patching.files.parsing import parse_json, parse_literal, read_table
 from patching.files.tensors import read_npz, read_pt, read_tensor_file
+from patching.files.whole import MOST_BYTES, inside, read_bytes, read_text, write_text
+from patching.graph import Graph
 from patching.views import attention_view, lens_view
 
 ROOT = Path(__file__).resolve().parent.parent

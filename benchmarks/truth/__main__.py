@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--combinations", action="store_true", help="every rule on every path too, printed"
     )
     parser.add_argument(
-        "--learned", action="store_true", help="learned masks too: half an hour more"
+        "--learned", action="store_true", help="learned masks too: some 20 minutes more"
     )
     parser.add_argument("--model", help="this model alone, printed: an embedded one, a folder ...")
     parser.add_argument(

@@ -13,13 +13,13 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.ensembles import hybrid
-from circuits.running.evaluation import evaluate
 from circuits.learning import Learned, edge_pruning, uniform_sampling
-from circuits.search.programming import program
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.scoring import METHODS, PATHS, Recipe, clean_corrupt, eap_ig, gim, score
 from circuits.scoring.second_order import screen_flag_fix
 from circuits.search import Budget, Walk, acdc_sweep, budgeted_search
+from circuits.search.programming import program
 from circuits.select import greedy
 from patching.metrics import Metric
 from patching.model import Model

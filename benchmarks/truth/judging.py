@@ -13,11 +13,11 @@ import numpy as np
 from benchmarks.truth.cells import SHARES, Cell, mean_cell
 from benchmarks.truth.contenders import Contender, Found
 from benchmarks.truth.subjects import Place
-from circuits.judging.areas import cmd, cpr
 from circuits.circuit import Circuit
-from circuits.running.evaluation import evaluate
+from circuits.judging.areas import cmd, cpr
 from circuits.judging.faithfulness import Sweep, curve
 from circuits.judging.recovery import recovery
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.select import top_n
 from patching.intervals import Estimate, interval, ratio_of_means

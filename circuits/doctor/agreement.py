@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_least, at_most
+from circuits.judging.verification import verify
 from circuits.running.many import run_circuits
 from circuits.running.pair import run_pair
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
-from circuits.judging.verification import verify
 from patching.ablations import resample
 from patching.attribution import attribute
 from patching.metrics import Metric

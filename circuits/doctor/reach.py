@@ -3,8 +3,8 @@
 import torch
 
 from circuits.doctor.finding import Finding
-from patching.model import Model
 from patching.anatomy.places import KINDS, of_kind
+from patching.model import Model
 from patching.rules import RULES
 from patching.rules.rule import Rule, applied
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from patching.tasks import Prompt, Task, Tokenizer
 from patching.tasks.formats import Rows, open_rows
-from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.task import FAULTS
 
 MULTI_TOKEN = "an answer of several tokens"
@@ -61,8 +60,7 @@ def read_rows(
         raise ValueError(f"there is no tokenizer to read the texts of {path} with")
     rows = open_rows(path, tokenizer)
     n = len(rows) if limit is None else min(limit, len(rows))
-    padding = padding_id(tokenizer)
-    return _sort(rows.name, n, lambda i: _unpadded(_read(rows, i, first_token), padding))
+    return _sort(rows.name, n, lambda i: _read(rows, i, first_token))
 
 
 def sound_rows(task: Task) -> Reading:
@@ -82,7 +80,9 @@ def _sort(
         else:
             prompts.append((i, found))
     sound = tuple(prompt for _, prompt in prompts)
-    task = replace(like, prompts=sound) if like and sound else Task(name, sound) if sound else None
+    task = None
+    if sound:
+        task = Task(name, sound) if like is None else replace(like, prompts=sound)
     return Reading(name, n, task, tuple(i for i, _ in prompts), tuple(faults))
 
 
@@ -97,10 +97,6 @@ def _judged(i: int, read: Callable[[int], Prompt | Fault]) -> Prompt | Fault:
         if is_bad(found):
             return Fault(i, kind, f"{len(found.clean)} and {len(found.corrupt)} tokens")
     return Fault(i, NO_CONTRAST) if found.clean == found.corrupt else found
-
-
-def _unpadded(found: Prompt | Fault, padding: int | None) -> Prompt | Fault:
-    return found if isinstance(found, Fault) else refuse_padding(found, padding)
 
 
 def _read(rows: Rows, i: int, first_token: bool) -> Prompt | Fault:

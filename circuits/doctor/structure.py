@@ -8,8 +8,8 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 from circuits.doctor.finding import Finding, at_most
-from patching.model import Model
 from patching.anatomy.proof import PLAIN_OUTPUT, Claim, make_claims, tolerance_in
+from patching.model import Model
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from circuits.circuit import Circuit
 from circuits.drawing.canvas import (
     LEAST_TYPE,
     TYPE,
@@ -23,7 +24,6 @@ from circuits.drawing.canvas import (
     frame,
     inches,
 )
-from circuits.circuit import Circuit
 from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Arc, Layout, Placed, lay_out
 from circuits.drawing.roles import Roles
 

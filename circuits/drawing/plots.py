@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Curve
 
-from circuits.drawing.canvas import Box, Key, Picture, Point, Stroke, Width, is_dark
 from circuits.circuit import Circuit
+from circuits.drawing.canvas import Box, Key, Picture, Point, Stroke, Width, is_dark
 from circuits.drawing.pictures import picture, picture_difference
 from circuits.drawing.role_pictures import picture_roles
 from circuits.drawing.roles import Roles

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
+from circuits.circuit import Circuit, kind_of
 from circuits.drawing.canvas import (
     LEAST_TYPE,
     TYPE,
@@ -16,7 +17,6 @@ from circuits.drawing.canvas import (
     frame,
     inches,
 )
-from circuits.circuit import Circuit, kind_of
 from circuits.drawing.pictures import FILLS, SIGNS, colour_of
 from circuits.drawing.placement import BOX_HEIGHT, BOX_WIDTH, Point, place
 from circuits.drawing.roles import RoleEdge, RoleGraph, Roles, by_role

@@ -11,8 +11,8 @@ from pathlib import Path
 from matplotlib.colors import to_hex
 
 from circuits.circuit import Circuit, kind_of, node_of
-from patching.graph import Graph
 from patching.files.parsing import read_json, shown
+from patching.graph import Graph
 
 TINTS = ("#DCECF7", "#6FBF9F", "#F5E98A", "#C58BB0", "#CFCFCF", "#8CC8EA", "#F2B48A")
 """Safe for colour-blind readers, and light and dark in turn for grey print; more start over."""

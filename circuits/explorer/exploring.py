@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from functools import partial
 
 from circuits.circuit import Circuit
+from circuits.drawing.plots import draw
 from circuits.explorer.content import Ordered, edge_list, names, ordered
 from circuits.explorer.levels import Measured, fitting_levels, level_rows, measured
 from circuits.explorer.placing import Places, drawings, grid
-from circuits.drawing.plots import draw
 from circuits.judging.points import Curve
-from circuits.scores import Ranking, Scores, provenance_json
 from circuits.judging.uncertainty import Uncertain
+from circuits.scores import Ranking, Scores, provenance_json
 from patching.graph import Graph
 from patching.views.page import Page, Parts, assemble
 

@@ -1,7 +1,7 @@
 """Where the nodes of an explorer stand: one drawing for every range of sizes.
 
-Small circuits are laid out tightly, larger ones more widely, each as `circuits.drawing.layout` places
-them; beyond the last, every node of the graph stands in a grid, layer above layer.
+Small circuits are laid out tightly, larger ones more widely, each as `circuits.drawing.layout`
+places them; beyond the last, every node of the graph stands in a grid, layer above layer.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from functools import reduce
 from itertools import accumulate
 
 from circuits.circuit import Circuit, kind_of, node_of
-from circuits.explorer.content import Ordered
 from circuits.drawing.layout import BOX_WIDTH, Placed, lay_out
+from circuits.explorer.content import Ordered
 from patching.graph import Graph
 
 SIZES = (8, 15, 30, 60, 100, 150, 220, 300)

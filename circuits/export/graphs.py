@@ -17,9 +17,9 @@ import networkx as nx
 
 from circuits.circuit import Circuit
 from circuits.export.networks import from_networkx
+from patching.files.parsing import parse_json, read_json, shown
 from patching.files.whole import read_bytes, read_text
 from patching.graph import Graph
-from patching.files.parsing import parse_json, read_json, shown
 
 _DEEPEST = 50  # levels of a file; ours have six
 

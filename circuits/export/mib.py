@@ -23,10 +23,10 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, node_of
 from circuits.scores import Scores, provenance_json
-from patching.files.whole import write_bytes, write_text
-from patching.graph import Graph
 from patching.files.parsing import number, read_json, shown
 from patching.files.tensors import read_pt
+from patching.files.whole import write_bytes, write_text
+from patching.graph import Graph
 
 PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """Of all edges of the ungrouped graph: the sizes of circuits in a submission."""

@@ -3,8 +3,8 @@
 import networkx as nx
 
 from circuits.circuit import Circuit, from_rows, node_of
-from patching.graph import Graph
 from patching.files.parsing import parse_json, shown
+from patching.graph import Graph
 
 
 def from_networkx(graph: nx.Graph, architecture: Graph | None = None) -> Circuit:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from circuits.circuit import Circuit, kind_of, node_of
-from patching.graph import Graph
 from patching.files.parsing import number, read_table, shown
+from patching.graph import Graph
 
 _SHAPES = {"embed": "box", "logits": "box", "head": "ellipse", "group": "ellipse", "mlp": "box"}
 

@@ -18,8 +18,8 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.scores import Ranking, Scores, rank, ranked_by
 from circuits.judging.stability import agreement
+from circuits.scores import Ranking, Scores, rank, ranked_by
 from patching.graph import Graph
 
 if TYPE_CHECKING:

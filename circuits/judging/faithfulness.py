@@ -12,20 +12,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.circuit import Circuit
 from circuits.judging.chance import (
     layer_matched_circuits,
     layer_matched_nodes,
     uniform_circuits,
     uniform_nodes,
 )
-from circuits.circuit import Circuit
-from circuits.running.evaluation import Direction, Evaluation
-from circuits.nodes import top_nodes
 from circuits.judging.points import Conditions, Curve
+from circuits.nodes import top_nodes
 from circuits.provenance import describe
+from circuits.running.evaluation import Direction, Evaluation
+from circuits.running.trial import Trial, prepare, require_gap, run_all
 from circuits.scores import Ranking, Scores
 from circuits.select import prune, top_n
-from circuits.running.trial import Trial, prepare, require_gap, run_all
 from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.intervals import check_draws, interval, ratio_of_means

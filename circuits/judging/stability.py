@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.progress import track
 from circuits.scores import Scores
+from patching.progress import track
 from patching.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ any others, the circuit of the size asked for, and the history of the loss.
 from circuits.learning.constants import optimal_outside
 from circuits.learning.edges import PRUNING, edge_pruning
 from circuits.learning.learned import Learned, connected
-from circuits.running.masked import Ends, run_ends, run_masked
 from circuits.learning.nodes import PROBING, subnetwork_probing
 from circuits.learning.uniform import SAMPLING, uniform_sampling
+from circuits.running.masked import Ends, run_ends, run_masked
 
 __all__ = [
     "PROBING",

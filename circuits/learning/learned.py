@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.scores import Scores, rank
+from circuits.scores import Ranking, Scores, rank
 from circuits.select import prune, top_n
 from patching.graph import Graph
 from patching.history import History
@@ -36,8 +36,10 @@ class Learned:
         return self.select(self.scores, self.size if size is None else size)
 
 
-def connected(scores: Scores, n: int, *, fill: bool = False) -> Circuit:
-    """The best edges by signed score, n of them after those that lead nowhere were dropped.
+def connected(
+    scores: Scores, n: int, *, ranking: Ranking = "signed", fill: bool = False
+) -> Circuit:
+    """The best edges, n of them after those that lead nowhere were dropped.
 
     The first edges of the ranking are taken until n of them lie on paths from `embed` to `logits`.
     Where the last edge connects several others at once, the weakest of these are left out; where
@@ -47,19 +49,21 @@ def connected(scores: Scores, n: int, *, fill: bool = False) -> Circuit:
     Raises:
         ValueError: if the graph does not have n edges.
     """
-    n_taken = _n_taken(scores, n)
-    before = prune(top_n(scores, max(0, n_taken - 1), ranking="signed"))
-    found = _trim(prune(top_n(scores, n_taken, ranking="signed")), before, n)
+    by_size = replace(scores, matrix=scores.matrix.abs())
+    strength = by_size if ranking == "absolute" else scores
+    n_taken = _n_taken(strength, n)
+    before = prune(top_n(strength, max(0, n_taken - 1), ranking="signed"))
+    found = _trim(prune(top_n(strength, n_taken, ranking="signed")), before, n)
     mask = (found if found.size <= n else before).mask.clone()
     if fill:
-        ranked = rank(scores, "signed")
+        ranked = rank(strength, "signed")
         rest = ranked[~mask.view(-1)[ranked]]
         mask.view(-1)[rest[: n - int(mask.sum())]] = True
     selection = {
         "selector": "connected",
         "requested": n,
         "size": int(mask.sum()),
-        "ranking": "signed",
+        "ranking": ranking,
         "pruned": not fill,
     }
     provenance = {**scores.provenance, "selection": selection}

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.running.masked import run_ends, run_masked
 from circuits.provenance import describe
+from circuits.running.masked import run_ends, run_masked
 from circuits.scores import Scores
 from patching.ablations import Ablation, Prepared
 from patching.history import History
@@ -46,10 +46,9 @@ class Setting:
     @torch.no_grad()
     def mean_distance(self, removed: Float[Tensor, "source dest"], batch_size: int) -> float:
         """The distance over all examples."""
-        parts = torch.arange(len(self.task)).split(batch_size)
-        return sum(len(rows) * float(self.distance(rows, removed)) for rows in parts) / len(
-            self.task
-        )
+        n = len(self.task)
+        parts = torch.arange(n).split(batch_size)
+        return sum(len(rows) * float(self.distance(rows, removed)) for rows in parts) / n
 
     def outside(self, mask: Bool[Tensor, "source dest"]) -> Float[Tensor, "source dest"]:
         """The matrix that removes all edges but those of a circuit."""

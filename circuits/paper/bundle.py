@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 
 from circuits.drawing.canvas import Picture, Width, inches
+from circuits.drawing.pictures import picture
+from circuits.drawing.plots import render
+from circuits.drawing.role_pictures import picture_roles
+from circuits.drawing.roles import Roles
 from circuits.export import save
 from circuits.export.latex import PREAMBLE, escaped
 from circuits.paper.figures import plot_measurements
@@ -13,10 +17,6 @@ from circuits.paper.prose import citations, methods_latex, methods_markdown
 from circuits.paper.references import bibtex
 from circuits.paper.run import Run, open_run
 from circuits.paper.tables import edges_frame, edges_latex, faithfulness_frame, faithfulness_latex
-from circuits.drawing.pictures import picture
-from circuits.drawing.plots import render
-from circuits.drawing.role_pictures import picture_roles
-from circuits.drawing.roles import Roles
 from patching.files.whole import write_bytes
 
 _PICTURES = (".pdf", ".svg", ".tikz")

@@ -27,8 +27,8 @@ from circuits.repeating.recorded import (
 )
 from circuits.scores import Scores, load_scores
 from circuits.select import greedy, threshold, top_n
-from patching.files.whole import write_text
 from patching.files.parsing import read_json
+from patching.files.whole import write_text
 
 Run = Callable[[Sequence[str]], str]
 """Runs the words after `circuits` and returns what was printed."""
@@ -118,7 +118,7 @@ def _repeat(job: _Job) -> tuple[Recorded, list[str]]:
         words = [_found(word, job.path.parent) for word in command]
     except ValueError as error:
         raise ValueError(f"{job.path} cannot be repeated, for want of {error}") from None
-    made = _run(job, words)
+    made = _run(job, words, whole=job.path.is_dir() or choose is not None)
     if choose is None:
         return read_result(made), command
     scores = made / OF_A_SEARCH[0] if made.is_dir() else made
@@ -166,8 +166,8 @@ def _found(word: str, folder: Path) -> str:
     raise ValueError(f"the file {value}, which is neither there nor beside the result{hint}")
 
 
-def _run(job: _Job, words: Sequence[str]) -> Path:
-    """Run a command; where its result lies that is of the recorded one's kind."""
+def _run(job: _Job, words: Sequence[str], *, whole: bool) -> Path:
+    """Run a command; where all it made lies, or the part that is of the recorded one's kind."""
     name = words[0]
     if name in _PRINTED:
         write_text(job.folder / "printed.json", job.run([*words, "--json"]))
@@ -176,9 +176,7 @@ def _run(job: _Job, words: Sequence[str]) -> Path:
         return _search(job, words)
     out = job.folder / ("results" if name in _FOLDERS else "result.safetensors")
     job.run([*words, f"--out={out}"])
-    circuit = _circuit_at(job.path)
-    of_whole = job.path.is_dir() or (circuit is not None and not _made_whole(circuit))
-    return out if of_whole or name not in _FOLDERS else _like(job.path, out)
+    return out if whole or name not in _FOLDERS else _like(job.path, out)
 
 
 def _search(job: _Job, words: Sequence[str]) -> Path:

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.files.parsing import number, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.intervals import interval, ratio_of_means
-from patching.files.parsing import number, read_json, require_keys, shown
 
 Kind = Literal["circuit", "size", "random"]
 """The circuit that was asked for, one of the same scores at another size, or a random one."""

@@ -19,9 +19,9 @@ from circuits.running.pair import Pair
 from circuits.running.plan import Plan
 from circuits.running.sums import CORRUPT, LIVE, STARTS, Sums
 from patching.anatomy.blocks import FINAL_STREAM, Block, widen
+from patching.anatomy.stack import skipping
 from patching.capture import Writes, indices
 from patching.model import Hook, Model
-from patching.anatomy.stack import skipping
 from patching.tasks.task import Batch
 
 

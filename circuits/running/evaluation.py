@@ -12,15 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.provenance import describe
 from circuits.running.many import run_circuits
 from circuits.running.pair import Pair, run_pair
-from circuits.provenance import describe
 from patching.ablations import Ablation, Prepared, resample
 from patching.finite import require_finite
-from patching.runs.fitting import fitted
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.provenance import run_settings
+from patching.runs.fitting import fitted
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run, do
 

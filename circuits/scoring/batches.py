@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from patching.runs.batchwise import provenance_of
 from patching.finite import require_finite
-from patching.runs.fitting import fitted
 from patching.memory import Ledger, current
 from patching.model import Model
+from patching.runs.batchwise import provenance_of
+from patching.runs.fitting import fitted
 from patching.tasks.task import Batch, Task
 from patching.work import Done, Interrupted, Parts, Run, do
 

@@ -20,15 +20,15 @@ from circuits.scoring.batches import BatchScores, Portion, Scoring, score_batche
 from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Ablation, Prepared, resample
-from patching.attribution.patterns import points_of, require_patterns
 from patching.anatomy.blocks import EMBEDDING, Block, widen
+from patching.anatomy.stack import skipping
+from patching.attribution.patterns import points_of, require_patterns
 from patching.capture import Recorder, Writes, capture, indices
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.paths import at_clean
 from patching.provenance import run_settings
 from patching.rules import Rule, plain
-from patching.anatomy.stack import skipping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.running.pair import run_pair
+from circuits.running.steered import Steered
 from circuits.scores import Scores
 from circuits.scoring.batches import (
     BatchScores,
@@ -46,7 +47,6 @@ from circuits.scoring.batches import (
 )
 from circuits.scoring.gather import Job, Recipe, prepare
 from circuits.scoring.single_edges import Edge, exact
-from circuits.running.steered import Steered
 from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.metrics import Metric

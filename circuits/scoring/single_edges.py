@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.provenance import describe
 from circuits.running.many import run_circuits
 from circuits.running.pair import Pair, run_pair
-from circuits.provenance import describe
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
 from patching.ablations import Ablation, Prepared, resample

@@ -22,7 +22,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.progress import track
 from circuits.provenance import describe
 from circuits.scores import Ranking, Scores
 from circuits.search.judge import AT_ONCE, Cost, Judge
@@ -31,6 +30,7 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.graph import Graph
 from patching.metrics import Metric, kl
 from patching.model import Model
+from patching.progress import track
 from patching.tasks.task import Task
 
 

@@ -18,8 +18,8 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.scores import Ranking, Scores, ranked_by
 from circuits.judging.uncertainty import Uncertain
+from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
 
 MOST_EDGES = 15_000

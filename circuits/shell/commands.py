@@ -8,22 +8,23 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from circuits.shell.recording import recorded
 from circuits.shell.inputs import (
     check_out,
     open_metric,
     open_model,
     open_selector,
     open_task,
+    require_room,
     warn_of_other_weights,
 )
 from circuits.shell.printing import print_columns, print_edges, print_provenance
+from circuits.shell.recording import recorded
 from circuits.shell.run_options import keep_partial, leads_here, open_run
 from circuits.shell.scoring import ABLATIONS, open_ablation, open_method
 
 if TYPE_CHECKING:
-    from circuits.running.evaluation import Evaluation
     from circuits.reporting.report import Measured
+    from circuits.running.evaluation import Evaluation
     from patching.metrics import Metric
     from patching.model import Model
     from patching.tasks import Task
@@ -86,6 +87,8 @@ def evaluate(args: Namespace) -> None:
     from circuits.running.evaluation import evaluate as run
 
     metric, kept = open_metric(args), open_run(args)
+    if args.csv is not None:
+        require_room(Path(args.csv))
     circuits = [load_circuit(path) for path in args.files]
     model = open_model(args)
     for path, circuit in zip(args.files, circuits, strict=True):

@@ -4,8 +4,8 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from circuits.drawing.canvas import Picture, Width
     from circuits.circuit import Circuit
+    from circuits.drawing.canvas import Picture, Width
 
 
 def export(args: Namespace) -> None:
@@ -33,8 +33,8 @@ def report(args: Namespace) -> None:
     Raises:
         ValueError: if the folder is not that of a search, or the roles do not fit.
     """
-    from circuits.paper import write_bundle
     from circuits.drawing.roles import load_roles
+    from circuits.paper import write_bundle
 
     roles = None if args.roles is None else load_roles(args.roles)
     width = _width(args.width) or "column"
@@ -50,10 +50,10 @@ def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     """
     if not any((args.width, args.roles, args.by_role, args.against, args.title)):
         return None
-    from circuits.export import load
     from circuits.drawing.pictures import picture, picture_difference
     from circuits.drawing.role_pictures import picture_roles
     from circuits.drawing.roles import load_roles
+    from circuits.export import load
 
     width = _width(args.width)
     if args.against is not None:

@@ -121,9 +121,18 @@ def check_out(path: str, suffix: str) -> None:
         raise ValueError(f"{path} is a folder; name the file to write")
     if given.suffix != suffix:
         raise ValueError(f"cannot write {path!r}: a file that ends in {suffix} would be right")
-    folder = next(parent for parent in given.absolute().parents if parent.exists())
+    require_room(given)
+
+
+def require_room(path: Path) -> None:
+    """Refuse a file whose folder cannot be made or written to, before any work.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not access(folder, W_OK):
-        raise ValueError(f"cannot write {path!r}: {folder} is no folder to write to")
+        raise ValueError(f"cannot write '{path}': {folder} is no folder to write to")
 
 
 def warn_of_other_weights(path: str, said: Mapping[str, object], model: "Model") -> None:
@@ -131,8 +140,6 @@ def warn_of_other_weights(path: str, said: Mapping[str, object], model: "Model")
 
     That is allowed, for models that were trained on; it is also what a mistyped name looks like.
     """
-    scores = said.get("scores")  # neurons name the scores they were chosen by
-    said = scores if isinstance(scores, dict) else said
     if said.get("weights") not in (None, model.weights):
         warnings.warn(
             f"{path} is of {said.get('model', 'a model')} with the weights {said['weights']}; here "

@@ -8,9 +8,15 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from circuits.shell.recording import recorded
-from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
+from circuits.shell.inputs import (
+    open_metric,
+    open_model,
+    open_task,
+    require_room,
+    warn_of_other_weights,
+)
 from circuits.shell.printing import print_columns
+from circuits.shell.recording import recorded
 from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.scoring import open_ablation
 
@@ -223,8 +229,11 @@ def _check_outputs(args: Namespace) -> None:
     if len(set(args.files)) < len(args.files):
         raise ValueError(f"a file is given twice: {', '.join(args.files)}")
     for path in (args.csv, args.plot):
-        if path is not None and Path(path).is_dir():
+        if path is None:
+            continue
+        if Path(path).is_dir():
             raise ValueError(f"{path} is a folder; name the file to write")
+        require_room(Path(path))
     if args.plot is not None and Path(args.plot).suffix.lower() not in FIGURES:
         raise ValueError(f"cannot draw {args.plot!r}: the name should end in {', '.join(FIGURES)}")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell import options
-from circuits.shell.recording import recorded
-from circuits.shell.inputs import choose, open_metric, open_model, open_task
+from circuits.shell.inputs import choose, open_metric, open_model, open_task, require_room
 from circuits.shell.printing import print_edges
+from circuits.shell.recording import recorded
 from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def learn(args: Namespace) -> None:
 
     choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING, HYBRID)))
     _check(args)
+    require_room(Path(args.out) / FILES[0])
     metric, model = open_metric(args), open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     ablation = _ablation(args, model, task)
@@ -106,7 +107,8 @@ def learn(args: Namespace) -> None:
     _write_figure(figure, out / "loss.svg")
     save(circuit, out / "circuit.svg")
     setting = prepare(model, task, metric, ablation)
-    distance = setting.mean_distance(setting.outside(circuit.mask), args.batch_size)
+    with budget(args.memory):
+        distance = setting.mean_distance(setting.outside(circuit.mask), args.batch_size)
     _print(args, learned, circuit, f"{distance:.4g} ({metric.__name__}, mean of all prompts)")
 
 
@@ -157,7 +159,7 @@ def _learn(
 
 def _learn_hybrid(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "Learned":
     from circuits.ensembles import hybrid
-    from circuits.learning import PRUNING
+    from circuits.learning import PRUNING, connected
     from circuits.scoring import METHODS
     from patching.metrics import METRICS
 
@@ -169,9 +171,8 @@ def _learn_hybrid(args: Namespace, model: "Model", task: "Task", metric: "Metric
     found = hybrid(
         model, task, score_by, size=args.size, members=members, learn_by=metric, schedule=plan
     )
-    return replace(
-        found.learned, scores=found.scores, select=lambda s, n: replace(found, scores=s).circuit(n)
-    )
+    select = partial(connected, ranking="absolute")
+    return replace(found.learned, scores=found.scores, select=select)
 
 
 def _ablation(args: Namespace, model: "Model", task: "Task") -> "Ablation":

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.recording import recorded
 from circuits.shell.inputs import choose, open_model, open_task
 from circuits.shell.options import Parser, numbers, positive, share
 from circuits.shell.printing import print_columns
+from circuits.shell.recording import recorded
 from circuits.shell.reweighting import apply
 from circuits.shell.run_options import leads_here, open_run
 

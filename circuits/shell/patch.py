@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.recording import recorded
 from circuits.shell.inputs import choose, open_metric, open_model, open_task
 from circuits.shell.options import positive
 from circuits.shell.printing import print_columns
+from circuits.shell.recording import recorded
 from circuits.shell.run_options import leads_here, open_run, part_of, say_partial
 
 if TYPE_CHECKING:

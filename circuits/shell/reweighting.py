@@ -31,7 +31,8 @@ def apply(args: Namespace) -> None:
     if args.model is None:
         raise ValueError(f"{args.apply} does not say which model it is of; give --model")
     model = open_model(args)
-    warn_of_other_weights(args.apply, chosen.provenance, model)
+    scores = chosen.provenance.get("scores")  # those they were chosen by
+    warn_of_other_weights(args.apply, scores if isinstance(scores, dict) else {}, model)
     if args.export is not None:
         folder = export_edited(model, chosen, beta, args.export)
         print(f"written to {folder}: the model with {count(len(chosen))} times {beta:g}")

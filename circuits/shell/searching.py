@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from circuits.shell.recording import recorded
 from circuits.shell.inputs import check_out, choose, open_metric, open_model, open_task
 from circuits.shell.options import Parser, positive
 from circuits.shell.printing import print_columns
+from circuits.shell.recording import recorded
 from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from patching.anatomy.places import Place
 class Activations:
     """What one run showed: the logits, and the activations that were asked for, by name.
 
-    `values` are `[batch pos ...]` (patterns `[batch (head) pos pos]`, see `patching.anatomy.places`),
-    detached, under the names they were asked by. Positions are columns of `tokens`.
+    `values` are `[batch pos ...]` (patterns `[batch (head) pos pos]`, see
+    `patching.anatomy.places`), detached, under the names they
+    were asked by. Positions are columns of `tokens`.
     """
 
     tokens: Int[Tensor, "batch pos"]

@@ -13,11 +13,11 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from patching.models import embedded, embedded_names
 from patching.anatomy.proof import Probe, draw_probe, run_plain
 from patching.anatomy.spread import Spread, check_spread
-from patching.tasks.tokens import Tokenizer
 from patching.anatomy.weights import hash_folder, hash_tensors
+from patching.models import embedded, embedded_names
+from patching.tasks.tokens import Tokenizer
 
 Source = str | Path | PreTrainedModel | TransformerBridge
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block
-from patching.graph import Graph
 from patching.anatomy.insides import neurons, softmax
+from patching.graph import Graph
 
 
 @runtime_checkable

@@ -7,12 +7,12 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.anatomy.places import units
 from patching.attention.reading import Prompts, Seen, as_task, read
 from patching.figures import token_labels
 from patching.grid import Grid
 from patching.lens.text import token_texts
 from patching.model import Model
-from patching.anatomy.places import units
 from patching.progress import track
 from patching.tasks.task import Task
 

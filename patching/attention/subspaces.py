@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
+from patching.anatomy.places import Place, find
+from patching.anatomy.stack import skipping
 from patching.figures import COLOURS, SMALL, blank
 from patching.grid import Grid
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
-from patching.anatomy.places import Place, find
 from patching.progress import track
-from patching.anatomy.stack import skipping
 from patching.tasks.task import Batch, Task
 
 

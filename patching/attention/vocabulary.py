@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.attention.pattern_grid import head_axes
 from patching.anatomy.blocks import FINAL_STREAM, POSITIONS, UNEMBED_IN, Block, widen
-from patching.grid import Grid
-from patching.lens.text import token_texts
-from patching.model import Hook, Model
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.places import find
 from patching.anatomy.stack import skipping
+from patching.attention.pattern_grid import head_axes
+from patching.grid import Grid
+from patching.lens.text import token_texts
+from patching.model import Hook, Model
 from patching.tasks.tokens import Tokenizer
 
 TILE_BYTES = 2**25

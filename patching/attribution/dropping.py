@@ -30,11 +30,11 @@ from patching.attribution.sweep import (
     to_attributions,
     to_parts,
 )
-from patching.runs.batchwise import Keeping, Rows, all_rows, in_batches, sums_joined, used
 from patching.metrics import Metric
 from patching.model import Hook, Model
 from patching.paths import Path
 from patching.rules import Rule, plain
+from patching.runs.batchwise import Keeping, Rows, all_rows, in_batches, sums_joined, used
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 

@@ -17,15 +17,15 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
+from patching.anatomy.places import Place, of_kind
 from patching.attribution.live import Live
 from patching.attribution.sweep import BASES
-from patching.runs.batchwise import Keeping, in_batches, sums_joined
 from patching.grid import Grid
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
-from patching.anatomy.places import Place, of_kind
 from patching.provenance import describe
+from patching.runs.batchwise import Keeping, in_batches, sums_joined
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 

@@ -15,12 +15,12 @@ from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.attribution.runs import Gathered, Job, Seen
-from patching.attribution.sweep import place_rows
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import AttentionPoints, softmax
-from patching.model import Hook, Model
 from patching.anatomy.places import Place, of_kind
+from patching.attribution.runs import Gathered, Job, Seen
+from patching.attribution.sweep import place_rows
+from patching.model import Hook, Model
 from patching.rules.sites import head_norms
 
 

@@ -11,14 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.ablations import Replacement
-from patching.attribution.live import Differentiated, Live, differentiate
 from patching.anatomy.blocks import widen
+from patching.anatomy.places import Place
+from patching.attribution.live import Differentiated, Live, differentiate
 from patching.capture import Recorder, Run, indices
 from patching.gradients import Start
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
 from patching.model import Hook, Model
 from patching.paths import Ends, Path, Step
-from patching.anatomy.places import Place
 from patching.provenance import describe
 from patching.rules import Rule
 from patching.tasks.task import Batch, Task

@@ -14,14 +14,14 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.anatomy.places import KINDS, Place, of_kind, units
 from patching.attribution.runs import Gathered, Job, gather
-from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Path, at_clean, at_corrupt
-from patching.anatomy.places import KINDS, Place, of_kind, units
 from patching.rules import Rule, plain
+from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -127,8 +127,8 @@ def attribution_patching(
             Or a path that takes it elsewhere: `at_both`, or `along_inputs(steps)`, whose scores of
             the first stream add up to the metric's gap.
         rule: what gradient: `plain`, `relp`, `gim`, ...
-        kinds: of `patching.anatomy.places.KINDS`; all that the model shows but patterns and neurons,
-            which take more memory. Neurons come summed over positions.
+        kinds: of `patching.anatomy.places.KINDS`; all that the model shows but patterns and
+            neurons, which take more memory. Neurons come summed over positions.
         batch_size: pairs a run.
         run: where what is done is kept, batch by batch, and who does it.
 

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.ablations import Ablation, Prepared, resample
-from patching.attribution.live import Live, differentiate
 from patching.anatomy.blocks import EMBEDDING, widen
+from patching.attribution.live import Live, differentiate
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
 from patching.gradients import Start
 from patching.graph import Graph

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from patching.files.whole import MOST_BYTES, read_bytes, require_file, write_bytes
 from patching.files.parsing import parse_json, shown
+from patching.files.whole import MOST_BYTES, read_bytes, require_file, write_bytes
 
 _LONGEST_HEADER = 10**8
 
@@ -25,12 +26,13 @@ _LONGEST_HEADER = 10**8
 def write_tensor_file(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors on the CPU and texts, with a checksum; equal content makes equal files.
-
-    The tensors are not copied on the way.
-    """
+    """Write tensors on the CPU and texts, with a checksum; equal content makes equal files."""
     whole = {**metadata, "checksum": checksum(tensors, metadata)}
-    write_bytes(path, *_content(tensors, whole))
+    apart = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }  # parts of one are refused
+    write_bytes(path, *_sorted_header(save(apart, whole)))
 
 
 def read_tensor_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -190,33 +192,14 @@ def _require_header(path: Path) -> None:
         parse_json(file.read(length).decode("utf-8"))
 
 
-_TYPES = {
-    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
-    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
-}
-
-
-def _content(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> list[bytes | memoryview]:
-    """A safetensors file: a header of names, types and places, in one order, and the tensors.
-
-    Those of wide numbers come first, so that each starts at a multiple of its width.
-    """
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    start, content = 0, []
-    for name, tensor in sorted(
-        tensors.items(), key=lambda item: (-item[1].element_size(), item[0])
-    ):
-        content.append(_bytes(tensor))
-        end = start + tensor.nbytes
-        kind, shape = _TYPES[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
-        start = end
+def _sorted_header(content: bytes) -> tuple[bytes, memoryview]:
+    """The same file with its header in one order: its beginning, and its tensors."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return [struct.pack("<Q", len(text)), text, *content]
+    return struct.pack("<Q", len(text)) + text, memoryview(content)[8 + length :]
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data

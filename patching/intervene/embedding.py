@@ -6,9 +6,9 @@ import torch
 
 from patching.anatomy.blocks import FINAL_STREAM, UNEMBED_IN
 from patching.anatomy.kept import Keeper
-from patching.model import Model
 from patching.anatomy.places import find
 from patching.anatomy.stack import skipping
+from patching.model import Model
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from patching.anatomy.places import Place, find, units
 from patching.intervene.changes import Intervention, positions_of
 from patching.model import Hook, Model
-from patching.anatomy.places import Place, find, units
 
 
 @runtime_checkable

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import mlp_sum, neurons
-from patching.model import Model
 from patching.anatomy.norms import Norm, find_norm
+from patching.model import Model
 
 
 class _Projection(Protocol):

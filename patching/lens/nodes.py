@@ -1,6 +1,7 @@
 """What a lens reads: residual states and writes to the stream, as vectors at chosen positions.
 
-Names are those of `patching.anatomy.places`. A head or a neuron is read as what it adds to the stream.
+Names are those of `patching.anatomy.places`. A head or a neuron is read as what it adds to
+the stream.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM, UNEMBED_IN, Block, widen
+from patching.anatomy.places import Place, find, of_kind, units
 from patching.lens.neurons import find_output
 from patching.lens.prompts import Prompts
 from patching.lens.vocabulary import Vocabulary, prove_vocabulary
 from patching.model import Hook, Model
-from patching.anatomy.places import Place, find, of_kind, units
 
 Seen = Mapping[str, Tensor]
 """Hook point to what passed there at the chosen tokens, `[token ...]`."""

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
+from patching.files.tensors import read_tensors, write_tensors
 from patching.lens.nodes import find_nodes, read_states
 from patching.lens.prompts import Prompts, Source, read_prompts
 from patching.lens.tuned import TunedLens, zero_lens
 from patching.lens.vocabulary import Vocabulary, find_vocabulary
 from patching.model import Model
 from patching.progress import track
-from patching.files.tensors import read_tensors, write_tensors
 
 _FORMAT = "tuned lens training 1"
 _BETAS = (0.9, 0.999)

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
-from patching.model import Model
 from patching.files.tensors import read_tensors, write_tensors
+from patching.model import Model
 
 _FORMAT = "tuned lens 1"
 

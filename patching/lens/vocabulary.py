@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from patching.model import Model
 from patching.anatomy.norms import Norm, find_norm, widen
+from patching.model import Model
 
 _RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # as for the proof of a loaded model
 _RELATIVE_HALF = 5e-2

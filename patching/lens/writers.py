@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from patching.anatomy.blocks import POSITIONS, Block
+from patching.anatomy.places import find
 from patching.lens.nodes import Node, Seen, head_node, place_node
 from patching.model import Model
-from patching.anatomy.places import find
 
 
 def find_writers(model: Model) -> tuple[Node, ...]:

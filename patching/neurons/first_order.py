@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.attribution.live import Live, differentiate
 from patching.anatomy.blocks import widen
+from patching.attribution.live import Live, differentiate
 from patching.gradients import Start
 from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric
 from patching.model import Model

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 
+from patching.files.parsing import parse_json, parse_literal, read_json, read_table, shown
 from patching.files.whole import read_text, write_text
 from patching.neurons.conflicts import Conflict, ConflictTask, from_text
-from patching.files.parsing import parse_json, parse_literal, read_json, read_table, shown
 from patching.tasks.tokens import Tokenizer
 
 _TEXTS = ("question", "context", "answer", "memorised")

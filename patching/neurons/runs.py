@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
+from patching.anatomy.stack import skipping
 from patching.memory import current, in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.neurons.scores import require_neurons
 from patching.quadrature import Rule as Points
-from patching.anatomy.stack import skipping
 from patching.tasks.task import Batch
 
 

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.runs.batchwise import Keeping, Rows, all_rows, rows_joined
-from patching.grid import Grid
 from patching.anatomy.insides import neurons
+from patching.anatomy.places import units
+from patching.grid import Grid
 from patching.memory import in_halves
 from patching.metrics import Metric
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.selection import Neuron
-from patching.anatomy.places import units
 from patching.provenance import describe
+from patching.runs.batchwise import Keeping, Rows, all_rows, rows_joined
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patching.files.whole import write_text
 from patching.files.parsing import number, read_json, require_keys, shown
+from patching.files.whole import write_text
 
 Neuron = tuple[int, int]
 

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from patching.model import Hook, Model
 from patching.anatomy.norms import Norm, widen
+from patching.model import Hook, Model
 from patching.rules.sites import (
     LOGITS_BEFORE_SOFTCAP,
     NormPoints,

@@ -11,8 +11,8 @@ from patching.anatomy.insides import AttentionPoints as AttentionPoints
 from patching.anatomy.insides import NeuronPoints as NeuronPoints
 from patching.anatomy.insides import neurons as neurons
 from patching.anatomy.insides import softmax as softmax
-from patching.model import Hook, Model
 from patching.anatomy.norms import Norm, find_norm
+from patching.model import Hook, Model
 
 LOGITS_BEFORE_SOFTCAP = "unembed.hook_out"
 

@@ -1,1 +1,1 @@
-"""The engine of exact sweeps: patches of one batch, run many at a time."""
+"""Runs of batches: cut to fit, repeated from a finished one, patched at many places."""

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 
 from patching.finite import require_finite
-from patching.runs.fitting import fitted
 from patching.memory import Ledger, current
 from patching.model import Model
 from patching.provenance import run_settings
+from patching.runs.fitting import fitted
 from patching.tasks.task import Batch, Task
 from patching.work import Done, Interrupted, Parts, Run, do
 

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.anatomy.kept import Keeper
+from patching.anatomy.places import Place
 from patching.metrics import Metric, measure
 from patching.model import Model
-from patching.anatomy.places import Place
 from patching.runs.patches import Base, Pass, Spots, record
 from patching.tasks.task import Batch
 

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM
+from patching.anatomy.places import Place, units
+from patching.anatomy.stack import skipping
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
-from patching.anatomy.places import Place, units
-from patching.anatomy.stack import skipping
 from patching.tasks.task import Batch
 
 DIRECTIONS = ("denoising", "noising")

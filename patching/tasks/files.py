@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from patching.files.whole import write_text
 from patching.files.parsing import read_json, read_table, shown
+from patching.files.whole import write_text
 from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
@@ -32,24 +32,9 @@ def from_json(
         read_json_row(path, i, values, tokenizer, first_token=first_token)
         for i, values in enumerate(rows)
     ]
-    _refuse_padded(path, prompts, tokenizer)
     name = own_name(path, rest)
     origin = {"file": str(path), "first_token": first_token}
     return Task(name, tuple(prompts), extra=rest, origin=origin)
-
-
-def _refuse_padded(path: Path, prompts: Sequence[Prompt], tokenizer: Tokenizer | None) -> None:
-    """Refuse a file whose prompts were padded.
-
-    Raises:
-        ValueError: naming the row.
-    """
-    padding = padding_id(tokenizer)
-    for i, prompt in enumerate(prompts):
-        try:
-            refuse_padding(prompt, padding)
-        except ValueError as error:
-            raise ValueError(f"row {i} of {path}: {error}") from None
 
 
 def open_json(path: Path) -> tuple[list[object], dict[str, object]]:
@@ -102,8 +87,7 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
             broken; the row is named.
     """
     path = Path(path)
-    prompts = [read_csv_row(path, i, row, tokenizer) for i, row in enumerate(open_csv(path))]
-    _refuse_padded(path, prompts, tokenizer)
+    prompts = (read_csv_row(path, i, row, tokenizer) for i, row in enumerate(open_csv(path)))
     return Task(path.stem, tuple(prompts), origin={"file": str(path)})
 
 
@@ -143,7 +127,8 @@ def read_json_row(
     """One prompt of a task file; `path` and `i` are for the message.
 
     Raises:
-        ValueError: if it is not of the form that `from_json` names; the row is named.
+        ValueError: if it is not of the form that `from_json` names, or its ids are padded; the row
+            is named.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: row {i} is not an object with keys {', '.join(_PROMPT_KEYS)}")
@@ -158,13 +143,15 @@ def read_json_row(
             )
             for key in ("answers", "wrong_answers")
         )
-        return Prompt(
+        prompt = Prompt(
             clean=_prompt(values["clean"], tokenizer),
             corrupt=_prompt(values["corrupt"], tokenizer),
             answers=right,
             wrong_answers=wrong,
             extra={k: v for k, v in values.items() if k not in _PROMPT_KEYS},
         )
+        refuse_padding(prompt, padding_id(tokenizer))
+        return prompt
     except ValueError as error:
         raise ValueError(f"{path}: row {i}: {error}") from None
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patching.files.whole import read_text
 from patching.files.parsing import parse_json, parse_literal, read_table, shown
+from patching.files.whole import read_text
 from patching.tasks.files import own_name, read_json_row
-from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.published import Reading, eap_ig_row, mib_row
 from patching.tasks.task import FAULTS, Prompt, Task
 from patching.tasks.tokens import Tokenizer
@@ -83,11 +82,9 @@ def from_file(
     rows = open_rows(path, tokenizer, format, counterfactual=counterfactual)
     prompts: list[Prompt] = []
     bad: dict[int, str] = {}
-    padding = padding_id(tokenizer)
     for i in range(len(rows)):
         try:
-            prompt = _sound(rows.prompt(i, first_token=first_token))
-            prompts.append(refuse_padding(prompt, padding))
+            prompts.append(_sound(rows.prompt(i, first_token=first_token)))
         except ValueError as error:
             bad[i] = str(error)
     if bad and not (drop and prompts):

@@ -20,8 +20,8 @@ def padding_id(tokenizer: Tokenizer | None) -> int | None:
     return None if found in others else found
 
 
-def refuse_padding(prompt: Prompt, padding: int | None) -> Prompt:
-    """The prompt, if its clean side was not padded; the corrupt one may hold padding as filler.
+def refuse_padding(prompt: Prompt, padding: int | None) -> None:
+    """Refuse a prompt whose clean side was padded; the corrupt one may hold padding as filler.
 
     Raises:
         ValueError: naming the first place.
@@ -31,7 +31,6 @@ def refuse_padding(prompt: Prompt, padding: int | None) -> Prompt:
             f"its clean prompt holds the padding token {padding} as token "
             f"{prompt.clean.index(padding)}; prompts come without padding, each of its own length"
         )
-    return prompt
 
 
 def refuse_holes(is_token: Bool[Tensor, "batch pos"]) -> None:

@@ -12,7 +12,9 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 import torch
 from torch import Tensor
 
-_CHECKERS = ("jaxtyping", "beartype", "typeguard")
+_LAYERS = ("jaxtyping", "beartype", "typeguard", "torch.utils._contextlib")
+"""Whose decorators change no number: they check types, or switch gradients off."""
+
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, slice)
 
 
@@ -79,9 +81,6 @@ def _parts(thing: object) -> Sequence[object]:
     if is_dataclass(thing):
         values = [getattr(thing, part.name) for part in fields(thing)]
         return [*_parts_of_class(type(thing)), *values]
-    inner = getattr(thing, "__wrapped__", None)
-    if inner is not None:  # a function that keeps its results, say
-        return [inner]
     raise ValueError(
         f"a run in a folder has to tell its settings from others, and cannot for "
         f"{type(thing).__module__}.{type(thing).__qualname__}: use functions, frozen dataclasses "
@@ -93,14 +92,14 @@ def _parts_of_class(kind: type) -> Sequence[object]:
     """Its name and what its methods do, inherited ones too; not what `dataclass` has written."""
     found = [(name, m) for base in kind.__mro__[:-1] for name, m in sorted(vars(base).items())]
     bare = [(name, getattr(m, "fget", None) or getattr(m, "__func__", m)) for name, m in found]
-    methods = [(name, _checked(m)) for name, m in bare if isinstance(m, FunctionType)]
+    methods = [(name, _bare(m)) for name, m in bare if isinstance(m, FunctionType)]
     written = [(name, m) for name, m in methods if m.__code__.co_filename != "<string>"]
     return [kind.__module__, kind.__qualname__, *written]
 
 
-def _checked(function: FunctionType) -> FunctionType:
-    """The function below those that only check the types of what it gets and gives."""
-    while function.__globals__.get("__name__", "").partition(".")[0] in _CHECKERS:
+def _bare(function: FunctionType) -> FunctionType:
+    """The function below decorators that change no number."""
+    while function.__globals__.get("__name__", "").startswith(_LAYERS):
         inner = getattr(function, "__wrapped__", None)
         if not isinstance(inner, FunctionType):
             break
@@ -109,7 +108,7 @@ def _checked(function: FunctionType) -> FunctionType:
 
 
 def _parts_of_function(function: FunctionType) -> Sequence[object]:
-    function = _checked(function)
+    function = _bare(function)
     closed = [cell.cell_contents for cell in function.__closure__ or ()]
     name = [function.__module__, function.__qualname__]
     return [*name, function.__code__, function.__defaults__, function.__kwdefaults__, closed]
@@ -122,6 +121,7 @@ PARTS: dict[type, Callable[..., Sequence[object]]] = {
     Sequence: lambda values: [len(values), *values],
     functools.partial: lambda call: [call.func, call.args, call.keywords],
     FunctionType: _parts_of_function,
+    type(functools.cache(len)): lambda cached: [cached.__wrapped__],
     MethodType: lambda method: [method.__func__, method.__self__],
     BuiltinFunctionType: lambda function: [function.__qualname__],
     CodeType: lambda code: [code.co_code, code.co_names, *code.co_consts],

@@ -99,7 +99,7 @@ class Ray:
             else:
                 _require_listener(self.address)
                 ray.init(self.address, **_QUIET)
-        except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        except ConnectionError as error:
             raise ValueError(
                 f"there is no Ray cluster at {self.address!r}; start one with `ray start --head`, "
                 "or leave the address out for one on this machine"
@@ -221,12 +221,14 @@ def _require_listener(address: str) -> None:
     """Refuse at once an address at which nobody listens: Ray itself tries for minutes.
 
     Raises:
-        OSError: if nobody does.
-        ValueError: if the port is no number.
+        ConnectionError: if nobody does, or it is no address.
     """
     host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    try:
+        if colon:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _import() -> ModuleType:

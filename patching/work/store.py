@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patching.files.whole import inside, write_text
 from patching.files.tensors import read_tensor_file, require_checksum, write_tensor_file
+from patching.files.whole import inside, write_text
 from patching.work.chunk import Done, Parts
 
 VERSION = 1

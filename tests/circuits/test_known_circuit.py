@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from circuits import Circuit
-from circuits.running.evaluation import evaluate
 from circuits.judging.recovery import recovery
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
 from circuits.scoring.single_edges import exact

@@ -5,11 +5,11 @@ import pytest
 import torch
 import toys
 
-from circuits.judging.chance import layer_matched_nodes, uniform_nodes
 from circuits.circuit import Circuit
-from circuits.running.evaluation import evaluate, evaluate_all
+from circuits.judging.chance import layer_matched_nodes, uniform_nodes
 from circuits.judging.faithfulness import Sweep, curve
 from circuits.nodes import inner_nodes, node_circuit, top_nodes
+from circuits.running.evaluation import evaluate, evaluate_all
 from circuits.scores import Scores
 from circuits.select import random_circuit
 from patching.ablations import mean, zero

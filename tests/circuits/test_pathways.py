@@ -6,8 +6,8 @@ import torch
 import toys
 
 from circuits.circuit import Circuit
-from circuits.running.evaluation import evaluate
 from circuits.pathways import head_to_head, path, path_patching
+from circuits.running.evaluation import evaluate
 from circuits.scoring import exact
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import capture, expand_writes

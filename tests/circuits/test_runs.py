@@ -16,11 +16,11 @@ import torch
 from stopping import nothing_left, resumed
 
 from circuits import Interrupted
-from circuits.running.evaluation import evaluate
 from circuits.judging.faithfulness import Sweep, curve
+from circuits.judging.uncertainty import uncertainty
+from circuits.running.evaluation import evaluate
 from circuits.scoring import METHODS, Recipe, eap, eap_ig, exact, position_scores, score
 from circuits.select import top_n
-from circuits.judging.uncertainty import uncertainty
 from patching.metrics import logit_diff, prob_diff
 from patching.model import Model
 from patching.models import induction

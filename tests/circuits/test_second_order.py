@@ -10,8 +10,8 @@ from stopping import resumed
 from circuits.checks.linear import linear_model, linear_task
 from circuits.circuit import Circuit
 from circuits.running.pair import run_pair
-from circuits.scoring import curvature, eap, exact, screen_flag_fix
 from circuits.running.steered import Steered
+from circuits.scoring import curvature, eap, exact, screen_flag_fix
 from patching.ablations import mean, resample
 from patching.metrics import kl, logit_diff, measure
 from patching.model import Model

@@ -10,10 +10,10 @@ from transformer_lens import patching as library
 
 from patching import memory
 from patching.activation import activation_patching, as_share, neuron_patching, span_patching
+from patching.anatomy.places import KINDS, of_kind, units
 from patching.intervene import intervening, patch, scale, zero
 from patching.metrics import kl, logit_diff
 from patching.model import Model
-from patching.anatomy.places import KINDS, of_kind, units
 from patching.tasks import Prompt, Task
 
 WITHOUT = {

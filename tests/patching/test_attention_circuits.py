@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from patching import attention
-from patching.attention import vocabulary
 from patching.anatomy.blocks import EMBEDDING
-from patching.model import Model
 from patching.anatomy.norms import find_norm
+from patching.attention import vocabulary
+from patching.model import Model
 
 
 @pytest.fixture(scope="module", params=families.names())

@@ -8,12 +8,12 @@ import torch
 import toys
 
 from circuits.scoring import Recipe, score
-from patching.attribution import attribute_neurons, attribution_patching
 from patching.anatomy.insides import neurons, softmax
+from patching.anatomy.places import of_kind
+from patching.attribution import attribute_neurons, attribution_patching
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.paths import along_activations, along_inputs, at_both
-from patching.anatomy.places import of_kind
 from patching.rules import RULES, plain, relp, relp_ah
 from patching.tasks import Prompt, Task
 

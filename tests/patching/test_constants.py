@@ -6,11 +6,11 @@ import torch
 from circuits.checks.linear import STOP, A, B, linear_model
 from patching.constants import by_name, from_names, load_optimal
 from patching.descent import Schedule
+from patching.files.tensors import read_tensors, write_tensors
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.optimal import optimal
 from patching.tasks import Prompt, Task
-from patching.files.tensors import read_tensors, write_tensors
 
 FORMAT = "file of learned constants 1"
 

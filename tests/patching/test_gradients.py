@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block
+from patching.anatomy.norms import Norm, find_norm
 from patching.gradients import GradientSum, Point, ReaderGradients, Start, through_norm
 from patching.metrics import Metric, logit_diff, measure, prob_diff
 from patching.model import Model
-from patching.anatomy.norms import Norm, find_norm
 from patching.tasks import Batch, Prompt, Task
 
 FIRST_LAYER = {"gpt2": "transformer.h.0"}  # elsewhere: model.layers.0

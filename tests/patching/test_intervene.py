@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from patching.anatomy.blocks import EMBEDDING, POSITIONS
+from patching.anatomy.places import KINDS, find, of_kind
 from patching.intervene import (
     Intervention,
     add,
@@ -18,7 +19,6 @@ from patching.intervene import (
     zero,
 )
 from patching.model import Model
-from patching.anatomy.places import KINDS, find, of_kind
 
 FAMILIES = ["gpt2", "llama", "gemma2", "neox", "opt", "olmoe"]
 WITHOUT = {

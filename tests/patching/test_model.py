@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from patching.anatomy.blocks import EMBEDDING
+from patching.anatomy.weights import hash_tensors
 from patching.graph import Graph
 from patching.model import Model, _graph
 from patching.tasks import Prompt, Task, Tokenizer
-from patching.anatomy.weights import hash_tensors
 
 GPT2_BLOCK = "transformer.h.0"
 LLAMA_BLOCK = "model.layers.0"
@@ -426,5 +426,7 @@ def test_weights_that_were_changed_since_have_another_hash():
     kept = weight.detach().clone()
     weight.data[0, 0] += 1  # no version counter sees this
     assert model.weights != before
+    weight.data.copy_(kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))])
+    assert model.weights != before  # rows exchanged
     weight.data.copy_(kept)
     assert model.weights == before

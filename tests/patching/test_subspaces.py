@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from patching import attention
+from patching.anatomy.places import find
 from patching.metrics import kl, logit_diff
 from patching.model import Model
-from patching.anatomy.places import find
 from patching.tasks import Prompt, Task
 
 

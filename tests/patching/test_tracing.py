@@ -6,10 +6,10 @@ import torch
 
 from patching.activation import as_share
 from patching.anatomy.blocks import EMBEDDING
+from patching.anatomy.places import of_kind
 from patching.intervene import embedding_sigma
 from patching.metrics import logit_diff, prob_diff
 from patching.model import Model
-from patching.anatomy.places import of_kind
 from patching.tasks import Prompt, Task
 from patching.tracing import Noise, causal_tracing
 

@@ -10,8 +10,8 @@ import torch
 from torch.testing import assert_close
 
 from circuits import Circuit
-from circuits.running.evaluation import evaluate
 from circuits.judging.recovery import recovery
+from circuits.running.evaluation import evaluate
 from circuits.scoring.single_edges import exact
 from patching.metrics import logit_diff
 from patching.model import Model

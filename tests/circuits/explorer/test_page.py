@@ -11,9 +11,9 @@ from browser import Visit, needs_browser, visit
 from circuits.circuit import Circuit
 from circuits.explorer import Level, explore
 from circuits.explorer.levels import Measured
+from circuits.judging.uncertainty import Uncertain
 from circuits.scores import Scores
 from circuits.select import greedy, top_n
-from circuits.judging.uncertainty import Uncertain
 from patching.graph import Graph
 
 pytestmark = needs_browser

@@ -16,8 +16,8 @@ import torch
 
 import circuits.export
 from circuits.circuit import Circuit, load_circuit
-from circuits.export import FORMATS, from_mib_json, from_mib_pt, load, save, to_mib_json, to_mib_pt
 from circuits.drawing.pictures import picture
+from circuits.export import FORMATS, from_mib_json, from_mib_pt, load, save, to_mib_json, to_mib_pt
 from circuits.select import random_circuit
 from patching.graph import Graph
 

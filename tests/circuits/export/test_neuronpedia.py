@@ -5,8 +5,8 @@ import json
 import pytest
 
 from circuits.circuit import Circuit
-from circuits.export.neuronpedia import to_neuronpedia
 from circuits.drawing.roles import Roles
+from circuits.export.neuronpedia import to_neuronpedia
 from circuits.select import random_circuit
 from patching.graph import Graph
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuits.drawing.canvas import Key, Picture
 from circuits.circuit import Circuit
-from circuits.export.latex import escaped
-from circuits.export.tikz import tikz, tikz_document
+from circuits.drawing.canvas import Key, Picture
 from circuits.drawing.pictures import picture, picture_difference
 from circuits.drawing.role_pictures import picture_roles
 from circuits.drawing.roles import Roles
+from circuits.export.latex import escaped
+from circuits.export.tikz import tikz, tikz_document
 from circuits.select import random_circuit
 from patching.graph import Graph
 

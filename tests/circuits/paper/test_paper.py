@@ -18,8 +18,8 @@ from shells import on
 
 from circuits.circuit import Circuit, load_circuit
 from circuits.cli import main
+from circuits.drawing.roles import Roles
 from circuits.export import load
-from circuits.reporting.measurements import load_measurements
 from circuits.paper import (
     REFERENCES,
     Run,
@@ -40,7 +40,7 @@ from circuits.paper.references import (
     of_method,
     of_task,
 )
-from circuits.drawing.roles import Roles
+from circuits.reporting.measurements import load_measurements
 from circuits.scoring import METHODS
 from patching.paths import PATHS as ALL_PATHS
 from patching.rules import RULES as ALL_RULES

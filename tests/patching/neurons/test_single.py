@@ -6,11 +6,11 @@ import torch
 from conflicting import conflicts
 
 from patching import Model
+from patching.anatomy.norms import find_norm
 from patching.memory import budget
 from patching.metrics import accuracy, logit_diff
 from patching.neurons import Neurons, gradient_activation, relp_neurons
 from patching.neurons.single import exact_ablation, log_probability_increase
-from patching.anatomy.norms import find_norm
 from patching.rules import plain, relp
 from patching.rules.rule import applied
 

@@ -103,3 +103,20 @@ def test_what_a_dataclass_does_counts_not_only_what_it_holds():
 
 def test_a_function_that_keeps_its_results_counts_as_itself():
     assert fingerprint(functools.cache(made(2))) != fingerprint(functools.cache(made(3)))
+
+
+def test_a_metric_without_gradients_is_the_metric():
+    assert fingerprint(torch.no_grad()(logit_diff)) == fingerprint(logit_diff)
+
+
+def test_what_a_callable_of_a_class_holds_cannot_be_told_and_is_refused():
+    class Scaled:
+        def __init__(self, metric, factor):
+            functools.update_wrapper(self, metric)
+            self.factor = factor
+
+        def __call__(self, logits, batch):
+            return self.factor * logit_diff(logits, batch)
+
+    with pytest.raises(ValueError, match="use functions, frozen dataclasses"):
+        fingerprint(Scaled(logit_diff, 2.0))

@@ -261,7 +261,9 @@ def test_a_cluster_of_ones_own_ends_with_the_run(by_value):
     assert not by_value.is_initialized()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no.such.host:6379"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no.such.host:6379", "host:x"]
+)
 def test_an_address_at_which_nobody_listens_is_said_at_once(pretend, monkeypatch, address):
     ray = pretend()
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # and nothing to start it with

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from circuits.judging.uncertainty import ensemble, uncertainty
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
 from circuits.select import top_n
-from circuits.judging.uncertainty import ensemble, uncertainty
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model

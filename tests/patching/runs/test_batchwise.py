@@ -18,7 +18,6 @@ from patching.attribution import (
     qk_fix,
 )
 from patching.attribution.missed import Sampling
-from patching.runs.batchwise import sums_joined
 from patching.grid import Grid
 from patching.metrics import logit_diff, prob_diff
 from patching.model import Model
@@ -26,6 +25,7 @@ from patching.neurons import NEURON_METHODS, Neurons, control_rates, scale_neuro
 from patching.neurons.scores import answer_probability
 from patching.quadrature import left
 from patching.rules import relp
+from patching.runs.batchwise import sums_joined
 from patching.tracing import Noise, causal_tracing
 from patching.work import Interrupted, Ranks, Run
 

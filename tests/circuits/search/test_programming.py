@@ -5,10 +5,10 @@ import torch
 
 from circuits.checks import check_selector
 from circuits.circuit import Circuit
-from circuits.search.programming import program, sign_stable
-from circuits.scores import Scores
-from circuits.select import greedy, prune, top_n
 from circuits.judging.uncertainty import Uncertain
+from circuits.scores import Scores
+from circuits.search.programming import program, sign_stable
+from circuits.select import greedy, prune, top_n
 from patching.graph import Graph
 
 TINY = (Graph(1, 1, 1), Graph(1, 2, 1), Graph(1, 2, 1, parallel=True))

@@ -8,9 +8,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from circuits.circuit import Circuit
+from circuits.drawing.plots import render
 from circuits.judging.compare import compare_circuits
 from circuits.judging.curves import CHANCE, COLOURS, plot_comparison, plot_curves
-from circuits.drawing.plots import render
 from circuits.judging.points import Curve
 from circuits.select import random_circuit
 from patching.graph import Graph

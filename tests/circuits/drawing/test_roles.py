@@ -7,8 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
-from circuits.drawing.canvas import LEAST_TYPE
 from circuits.circuit import Circuit
+from circuits.drawing.canvas import LEAST_TYPE
 from circuits.drawing.pictures import NEGATIVE, POSITIVE
 from circuits.drawing.plots import draw, draw_roles, render
 from circuits.drawing.role_pictures import picture_roles

@@ -8,10 +8,7 @@ import torch
 import toys
 from scipy import stats
 
-from circuits import verification as module
-from circuits.scores import Scores
-from circuits.scoring import eap
-from circuits.scoring.single_edges import exact
+from circuits.judging import verification as module
 from circuits.judging.verification import (
     plot_verification,
     sample,
@@ -19,6 +16,9 @@ from circuits.judging.verification import (
     weighted_pearson,
     weighted_spearman,
 )
+from circuits.scores import Scores
+from circuits.scoring import eap
+from circuits.scoring.single_edges import exact
 from patching.ablations import zero
 from patching.graph import Graph
 from patching.metrics import logit_diff, prob_diff

@@ -8,8 +8,8 @@ import torch
 import toys
 
 from circuits.judging.areas import cmd, cpr
-from circuits.running.evaluation import evaluate
 from circuits.judging.faithfulness import MIB_SHARES, Sweep, curve
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.select import top_n
 from patching.ablations import zero

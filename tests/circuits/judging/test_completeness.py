@@ -4,9 +4,9 @@ import toys
 
 from circuits.circuit import Circuit
 from circuits.judging.completeness import NOTHING, Greedy, completeness, greedy_subsets
-from circuits.select import random_circuit
 from circuits.judging.subsets import edge_units, node_units, random_subsets
 from circuits.running.trial import Trial, prepare
+from circuits.select import random_circuit
 from patching.graph import Graph
 from patching.metrics import logit_diff
 

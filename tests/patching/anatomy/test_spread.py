@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from patching.model import Model
 from patching.anatomy.spread import Spread, check_spread, device_map_of
+from patching.model import Model
 
 
 @pytest.mark.parametrize("n_devices", [None, 1])

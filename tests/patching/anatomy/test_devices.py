@@ -16,8 +16,6 @@ from torch.testing import assert_close
 from transformer_lens.utilities import quantization
 
 from circuits.circuit import Circuit
-from circuits.running.evaluation import evaluate
-from circuits.running.inside import active
 from circuits.learning import (
     edge_pruning,
     run_ends,
@@ -25,6 +23,8 @@ from circuits.learning import (
     subnetwork_probing,
     uniform_sampling,
 )
+from circuits.running.evaluation import evaluate
+from circuits.running.inside import active
 from circuits.scoring import METHODS
 from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
@@ -32,8 +32,8 @@ from circuits.scoring.single_edges import exact
 from circuits.select import random_circuit
 from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.activation import activation_patching, neuron_patching
-from patching.descent import Schedule
 from patching.anatomy.devices import AtLayer, at_home
+from patching.descent import Schedule
 from patching.lens import direct_logit_attribution, logit_lens
 from patching.metrics import kl, logit_diff
 from patching.model import Model

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from circuits.drawing.canvas import LEAST_TYPE, WIDTHS, Key, arranged, fitted, inches, is_dark
 from circuits.circuit import Circuit
+from circuits.drawing.canvas import LEAST_TYPE, WIDTHS, Key, arranged, fitted, inches, is_dark
 from circuits.drawing.pictures import FIRST, NEUTRAL, SECOND, picture, picture_difference
 from circuits.drawing.plots import draw_difference
 from circuits.drawing.roles import TINTS, Roles

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from patching import weights
+from patching.anatomy import weights
 from patching.anatomy.weights import hash_folder, hash_tensors
 
 

@@ -4,8 +4,8 @@ import families
 import pytest
 import torch
 
-from patching.model import Model
 from patching.anatomy.places import KINDS, find, of_kind, units
+from patching.model import Model
 
 HIDDEN = {
     "resid_mid": ("neox", "phi", "gptj"),

@@ -5,10 +5,10 @@ import torch
 import toys
 
 from circuits.circuit import Circuit
+from circuits.judging.stability import across_resamples, across_seeds, agreement, jaccard
 from circuits.scores import Scores
 from circuits.scoring import eap
 from circuits.select import random_circuit, top_n
-from circuits.judging.stability import across_resamples, across_seeds, agreement, jaccard
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.tasks import Prompt, Task

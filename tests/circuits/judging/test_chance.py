@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from circuits.judging.chance import edge_layers, layer_matched, layer_matched_circuits, uniform_circuits
+from circuits.judging.chance import (
+    edge_layers,
+    layer_matched,
+    layer_matched_circuits,
+    uniform_circuits,
+)
 from circuits.select import prune, random_circuit
 from patching.graph import Graph
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import toys
 
-from circuits import shapley as module
 from circuits.circuit import Circuit
-from circuits.running.evaluation import evaluate
+from circuits.judging import shapley as module
 from circuits.judging.shapley import shapley_cost, shapley_values
+from circuits.running.evaluation import evaluate
 from patching import ablations
 from patching.metrics import logit_diff
 from patching.model import Model

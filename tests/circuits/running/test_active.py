@@ -9,9 +9,9 @@ from circuits import Circuit, random_circuit
 from circuits.running.evaluation import evaluate
 from circuits.running.inside import active
 from patching.ablations import Ablation, mean, positional_mean, resample, zero
+from patching.anatomy.stack import skipping
 from patching.graph import Graph
 from patching.model import Model
-from patching.anatomy.stack import skipping
 from patching.tasks import Prompt, Task
 from patching.tasks.task import Batch
 

@@ -1,0 +1,1 @@
+"""Circuits drawn: coordinates, pictures and figures. Knows no model."""

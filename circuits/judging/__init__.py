@@ -1,0 +1,1 @@
+"""Circuits judged: how faithful, complete, small and stable they are, and how sure that is."""

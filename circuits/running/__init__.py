@@ -1,0 +1,1 @@
+"""Circuits run: which edges are ablated, on which prompts, many circuits side by side."""

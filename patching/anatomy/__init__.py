@@ -1,0 +1,1 @@
+"""How a family is read: its blocks, norms, named places, and the proof that they fit."""
