@@ -88,6 +88,31 @@ def current() -> Ledger:
     return _CURRENT.get() or Ledger()
 
 
+_GROUPING: ContextVar[bool | None] = ContextVar("grouping", default=None)
+
+
+@contextmanager
+def grouping(as_many_as_fit: bool | None) -> Iterator[None]:
+    """How many circuits or places runs inside take at once.
+
+    True: as many as the budget allows, which share one structure and work on all their rows, so
+    that a pass of many launches as many operations as a pass of one. False: few, which skip what
+    none of them needs, so that less is computed. None is the default: as many as fit on
+    accelerators, where launches are what costs, and few on the CPU, where arithmetic is.
+    """
+    token = _GROUPING.set(as_many_as_fit)
+    try:
+        yield
+    finally:
+        _GROUPING.reset(token)
+
+
+def takes_many(device: torch.device) -> bool:
+    """Whether runs on a device take as many circuits or places at once as fit; see `grouping`."""
+    chosen = _GROUPING.get()
+    return device.type != "cpu" if chosen is None else chosen
+
+
 def in_tiles(
     total: int, bytes_each: int, device: torch.device, work: Callable[[slice], None]
 ) -> None:

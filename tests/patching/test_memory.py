@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from patching.memory import budget, current, in_tiles, is_lack_of_memory
+from patching.memory import (
+    budget,
+    current,
+    grouping,
+    in_tiles,
+    is_lack_of_memory,
+    takes_many,
+)
 
 CPU = torch.device("cpu")
 
@@ -77,3 +84,16 @@ def test_lack_of_memory_is_told_from_other_errors():
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
     )
     assert not is_lack_of_memory(RuntimeError("index out of range"))
+
+
+def test_accelerators_take_as_many_as_fit_and_the_cpu_few_unless_told():
+    gpu = torch.device("cuda", 0)
+    assert takes_many(gpu) and not takes_many(CPU)
+    with grouping(as_many_as_fit=True):
+        assert takes_many(CPU)
+        with grouping(as_many_as_fit=False):
+            assert not takes_many(gpu)
+        with grouping(None):
+            assert takes_many(gpu) and not takes_many(CPU)
+        assert takes_many(CPU)
+    assert not takes_many(CPU)
