@@ -31,10 +31,10 @@ def logit_diff(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tens
     Raises:
         ValueError: if a row has no wrong answers.
     """
-    rows = (~batch.is_wrong_answer.any(dim=1)).nonzero()
-    if len(rows):
+    if batch.without_wrong is not None:
         raise ValueError(
-            f"logit_diff compares with wrong answers, and row {int(rows[0])} of a batch has none"
+            f"logit_diff compares with wrong answers, and row {batch.without_wrong} of a batch has "
+            "none"
         )
     right = _sum_at(logits, batch.answers, batch.is_answer) / batch.is_answer.sum(1)
     wrong = _sum_at(logits, batch.wrong_answers, batch.is_wrong_answer)

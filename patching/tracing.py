@@ -28,7 +28,7 @@ from patching.model import Model
 from patching.provenance import describe
 from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.runs.pairs import Pair, at_hook
-from patching.runs.patches import Base, record, rows_of
+from patching.runs.patches import Base, record
 from patching.runs.spots import by_position
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
@@ -153,7 +153,7 @@ class _Tracer:
         keeper = Keeper({place.name: place for place in self.places})
         clean_logits = model.answer_logits(batch.clean, batch, keeper.hooks)
         rows = torch.zeros(self.noise.samples, dtype=torch.long, device=model.device)
-        batch = replace(rows_of(batch, rows), clean_logits=clean_logits[rows])
+        batch = replace(batch.at(rows), clean_logits=clean_logits[rows])
         add = self._draw(batch, span)
         before = ((EMBEDDING, lambda embedding: embedding + add.to(embedding)),)
         logits, streams, mlps = record(model, batch.clean, batch, before)

@@ -6,7 +6,7 @@ work only on the tokens that a patch can have changed; only answer positions are
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -72,16 +72,6 @@ def record(
     return logits, tuple(streams[i] for i in range(len(names))), tuple(mlps.values())
 
 
-def rows_of(batch: Batch, rows: Int[Tensor, " row"]) -> Batch:
-    """Some examples of a batch, in any order and number."""
-    tensors = {name: value[rows] for name, value in vars(batch).items() if _is_field(name, value)}
-    return replace(batch, **tensors)
-
-
-def _is_field(name: str, value: object) -> bool:
-    return isinstance(value, Tensor) and name in Batch.__dataclass_fields__
-
-
 @dataclass(frozen=True)
 class Pass:
     """Patches of one layer's place, to be run and measured: `values` goes over spots and units.
@@ -120,7 +110,7 @@ class Pass:
 
     def _measure(self, spots: Spots, unit: Int[Tensor, " row"] | None) -> Tensor:
         model, base = self.model, self.base
-        batch = rows_of(base.batch, spots.example)
+        batch = base.batch.at(spots.example)
         first = self._start
         touched = spots.cells.int().cummax(dim=1).values.bool() & base.differs[spots.example]
         names = [*(block.stream_in for block in model.blocks), FINAL_STREAM]

@@ -43,7 +43,9 @@ class Batch:
     both). `answer_pos` is the last real token, where the answer is predicted. `answers` and
     `wrong_answers` are padded; their masks say which entries count. `clean_logits` are filled in
     by whoever has run the clean prompts, for metrics that compare with that run. `two_way` is the
-    task's.
+    task's. Known without asking the device, of the rows that the batch was made of: whether one
+    starts with padding (only then does a model need a mask), which is the first without wrong
+    answers.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -56,6 +58,8 @@ class Batch:
     is_wrong_answer: Bool[Tensor, "batch n_wrong"]
     clean_logits: Float[Tensor, "batch vocab"] | None = None
     two_way: bool = False
+    left_padded: bool = False
+    without_wrong: int | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -64,11 +68,6 @@ class Batch:
         """The given rows in the given order, with repetition: for runs of many variants."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{k: t[rows] for k, t in parts.items() if isinstance(t, Tensor)})
-
-    @property
-    def left_padded(self) -> bool:
-        """Whether some row starts with padding; only then does a model need a mask."""
-        return not bool(self.is_token[:, 0].all())
 
     @cached_property
     def up_to_answer(self) -> Bool[Tensor, "batch pos"]:
@@ -280,9 +279,12 @@ def _to_batch(prompts: Sequence[Prompt], padding: PaddingSide, device: torch.dev
     corrupt, _ = _pad([p.corrupt for p in prompts], padding, device)
     answers, is_answer = _pad([p.answers for p in prompts], "right", device)
     wrong, is_wrong = _pad([p.wrong_answers for p in prompts], "right", device)
-    positions = torch.arange(clean.shape[1], device=device)
-    answer_pos = (positions * is_token).amax(dim=1)
-    return Batch(clean, corrupt, is_token, answer_pos, answers, is_answer, wrong, is_wrong)
+    answer_pos = (torch.arange(clean.shape[1], device=device) * is_token).amax(dim=1)
+    parts = clean, corrupt, is_token, answer_pos, answers, is_answer, wrong, is_wrong
+    lengths = {len(p.clean) for p in prompts}
+    lacking = next((i for i, p in enumerate(prompts) if not p.wrong_answers), None)
+    left = padding == "left" and len(lengths) > 1
+    return Batch(*parts, left_padded=left, without_wrong=lacking)
 
 
 def _pad(

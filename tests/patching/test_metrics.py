@@ -55,6 +55,9 @@ def test_logit_diff_without_wrong_answers_is_refused():
         logit_diff(LOGITS, batch(((1,), (2,)), ((1,), ())))
     with pytest.raises(ValueError, match="row 0 of a batch has none"):
         logit_diff(LOGITS, batch(((1,), ()), ((1,), ())))
+    twice = batch(((1,), (2,)), ((1,), ())).at(torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match="row 1 of a batch has none"):  # of the batch it is made of
+        logit_diff(LOGITS, twice)
 
 
 def test_prob_diff_by_hand_is_a_difference_of_sums():
