@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
+from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, graph_of, widen
 from patching.anatomy.devices import AtLayer, Hook, at_home, rows_at
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
 from patching.anatomy.proof import prove
+from patching.anatomy.refusing import refusing
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
 from patching.anatomy.weights import hash_tensors, quick_digests
@@ -270,9 +271,11 @@ def _load(reference: Reference) -> Model:
 
 
 def _from(opened: Opened) -> Model:
-    blocks = find_blocks(opened.bridge)
-    graph = _graph(opened.name, blocks)
-    prove(opened.name, opened.bridge, blocks, opened.probe)
+    name, bridge = opened.name, opened.bridge
+    with refusing(name, "its layers are not built as this workbench understands", own=True):
+        blocks = find_blocks(bridge)
+        graph = graph_of(name, blocks)
+        prove(name, bridge, blocks, opened.probe)
     return Model(
         name=opened.name,
         bridge=opened.bridge,
@@ -288,13 +291,3 @@ def _from(opened: Opened) -> Model:
 def _library_hook(change: Hook) -> Callable[..., Tensor | None]:
     """A hook as the model library calls them: with the hook point as a second argument."""
     return lambda tensor, hook: change(tensor)
-
-
-def _graph(name: str, blocks: tuple[Block, ...]) -> Graph:
-    graphs = {
-        Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
-        for block in blocks
-    }
-    if len(graphs) > 1:
-        raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
-    return graphs.pop()

@@ -8,7 +8,8 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 from circuits.doctor.finding import Finding, at_most
-from patching.anatomy.proof import PLAIN_OUTPUT, Claim, make_claims, tolerance_in
+from patching.anatomy.claims import Claim, tolerance_in
+from patching.anatomy.proof import PLAIN_OUTPUT, make_claims
 from patching.model import Model
 
 

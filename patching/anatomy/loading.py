@@ -13,7 +13,8 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from patching.anatomy.proof import Probe, draw_probe, run_plain
+from patching.anatomy.claims import Probe, draw_probe, run_plain
+from patching.anatomy.refusing import first_line, refusing
 from patching.anatomy.spread import Spread, check_spread
 from patching.anatomy.weights import hash_folder, hash_tensors
 from patching.models import embedded, embedded_names
@@ -66,6 +67,12 @@ def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> 
     Raises:
         ValueError: if there is no such model, it cannot be read, or the module is already booted.
     """
+    shown = str(source) if isinstance(source, str | Path) else type(source).__name__
+    with refusing(shown, "it cannot be loaded", own=True):
+        return _open(source, tokenizer, wishes)
+
+
+def _open(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     if wishes.spread is not None and not isinstance(source, str | Path):
         raise ValueError(
             "a model in memory stays where it lies: load a folder or a name over several devices, "
@@ -101,9 +108,7 @@ def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> O
         raise ValueError(f"{folder} is not a model folder: it holds no config.json")
     module = _from_pretrained(str(folder), wishes)
     if tokenizer is None and any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=wishes.trust_remote_code
-        )
+        tokenizer = _tokenizer(str(folder), wishes)
     opened = _boot(module, folder.resolve().name, tokenizer, wishes)
     return replace(opened, weights=lambda: hash_folder(folder))
 
@@ -111,12 +116,21 @@ def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> O
 def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     module = _from_pretrained(name, wishes)
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code
-        )
+        tokenizer = _tokenizer(name, wishes)
     commit = getattr(module.config, "_commit_hash", None) or wishes.revision
     opened = _boot(module, name, tokenizer, wishes)
     return replace(opened, revision=commit)
+
+
+def _tokenizer(name: str, wishes: Wishes) -> Tokenizer:
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code
+        )
+    except Exception as error:  # many kinds, by library and format
+        raise ValueError(
+            f"the tokenizer of {name} cannot be read ({first_line(error)}); give one (tokenizer=)"
+        ) from error
 
 
 def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
@@ -155,19 +169,20 @@ def _boot(
     module.eval()
     before = [(key, value) for key, value in module.state_dict().items()]
     force_eager_attention(module)
-    embeddings = cast(nn.Embedding, module.get_input_embeddings())
-    longest = getattr(module.config, "max_position_embeddings", None) or 7
-    probe = run_plain(module, draw_probe(embeddings.num_embeddings, longest))
-    try:
+    with refusing(name, f"a {type(module).__name__} does not run on a few tokens"):
+        probe = run_plain(module, _probe_of(module))
+    with refusing(name, f"the model library cannot wrap a {type(module).__name__}"):
         bridge = build_bridge_from_module(
             module, type(module).__name__, hf_config=module.config, tokenizer=None, model_name=name
         )
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ValueError(
-            f"{name}: the model library cannot wrap a {type(module).__name__}: {error}"
-        ) from error
     bridge.cfg.n_devices = len({str(value.device) for _, value in before})
     return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before), probe)
+
+
+def _probe_of(module: PreTrainedModel) -> Probe:
+    embeddings = cast(nn.Embedding, module.get_input_embeddings())
+    longest = getattr(module.config, "max_position_embeddings", None)
+    return draw_probe(embeddings.num_embeddings, longest if longest and longest > 0 else 7)
 
 
 def _opened(

@@ -1,96 +1,48 @@
 """Proof that a model is what its graph says: the writers' sum rebuilds the residual stream.
 
-Run once when a model is loaded, on a few random tokens. A family with a part that the graph does
-not know (another branch, a hidden scale, a different norm) fails here and is refused, so that it
-can never be scored wrongly.
+Done when a model is loaded, on a few random tokens. A family with a part that the graph does not
+know (another branch, a hidden scale, a different norm, another reader) fails here and is refused,
+so that it can never be scored wrongly.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import FINAL_STREAM, Block, widen
+from patching.anatomy.claims import Claim, Probe, Seen, tolerance_in
+from patching.anatomy.held import held_claims, row_claims, see
 from patching.anatomy.norms import Norm, find_norm
-
-Seen = dict[str, Tensor]
+from patching.anatomy.refusing import refusing
 
 PLAIN_OUTPUT = "the plain model's output"
 
-_RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # float64: many families norm in float32
-_RELATIVE_HALF = 5e-2
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Two tensors that must be equal if the graph describes the model.
-
-    `layer` is the one the claim is about; None for what lies behind all layers.
-    """
-
-    what: str
-    expected: Tensor
-    found: Tensor
-    layer: int | None = None
-
-    @property
-    def error(self) -> float:
-        """The largest difference, relative to the largest value found; infinite if shapes differ.
-
-        NaN where either side is.
-        """
-        if self.expected.shape != self.found.shape:
-            return float("inf")
-        found = widen(self.found)
-        worst = (widen(self.expected) - found).abs().max()
-        return float(worst / found.abs().max().clamp(min=1e-6))
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A few random tokens, and what the model made of them before it was wrapped, if known."""
-
-    tokens: Int[Tensor, "batch pos"]
-    logits: Float[Tensor, "batch pos vocab"] | None = None
-
-
-def draw_probe(vocab: int, longest: int) -> Probe:
-    """Always the same tokens, as far as the vocabulary allows."""
-    generator = torch.Generator().manual_seed(0)
-    return Probe(torch.randint(vocab, (2, min(7, longest)), generator=generator))
-
-
-@torch.no_grad()
-def run_plain(module: nn.Module, probe: Probe) -> Probe:
-    """The probe with what the plain module computes."""
-    tokens = probe.tokens.to(next(module.parameters()).device)
-    return Probe(tokens, getattr(module(tokens, use_cache=False), "logits", None))
-
 
 def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> None:
-    """Hold every claim about the model's structure against one run of it.
+    """Hold every claim about the model's structure against three short runs of it.
 
     Raises:
         ValueError: naming the first claim that fails, or that weights hold NaN.
     """
-    logits, seen = _watch(bridge, blocks, probe)
+    with refusing(name, "the wrapped model does not run on a few tokens"):
+        logits, seen = _watch(bridge, blocks, probe)
     _refuse_bad_parameters(name, bridge)
     if not bool(logits.isfinite().all()):
         raise ValueError(f"{name}: the model's output is NaN or infinite")
     tolerance = tolerance_in(next(bridge.parameters()).dtype)
     for claim in _all_claims(bridge, blocks, probe, logits, seen):
-        _check(name, claim, tolerance)
-
-
-def tolerance_in(dtype: torch.dtype) -> float:
-    """The relative error that rounding may make in a model whose weights have this type."""
-    return _RELATIVE.get(dtype, _RELATIVE_HALF)
+        claim.check(name, tolerance)
+    for claim in held_claims(bridge, blocks, logits, seen, probe.tokens):
+        claim.check(name, tolerance)
+    for claim in row_claims(bridge, logits, probe.tokens):
+        claim.check(name, tolerance)
 
 
 def make_claims(
@@ -173,18 +125,6 @@ def _norm_claim(what: str, norm: Norm, x: Tensor) -> Claim:
     return Claim(f"{what}, by its formula", norm.formula(x), norm(x))
 
 
-def _check(name: str, claim: Claim, tolerance: float) -> None:
-    if claim.error <= tolerance:
-        return
-    problem = f"relative error {claim.error:.1e}, allowed {tolerance:.0e}"
-    if claim.expected.shape != claim.found.shape:
-        problem = f"shapes {tuple(claim.expected.shape)} and {tuple(claim.found.shape)}"
-    raise ValueError(
-        f"{name} is refused: {claim.what} cannot be rebuilt as this workbench understands the "
-        f"family ({problem}), so its circuits would be wrong"
-    )
-
-
 @torch.no_grad()
 def _watch(
     bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe
@@ -197,13 +137,9 @@ def _watch(
         names += [block.stream_in, *block.qkv, block.z, block.attention_out, block.mlp_in]
         names += [block.mlp_out, block.stream_out]
         names += [block.attention_sum] if block.post_attention_norm is not None else []
-    with bridge.hooks(fwd_hooks=[(name, partial(_see, seen, name, home)) for name in names]):
+    with bridge.hooks(fwd_hooks=[(name, partial(see, seen, name, home)) for name in names]):
         logits = bridge(probe.tokens.to(home)).to(home)
     return logits, seen
-
-
-def _see(seen: Seen, name: str, home: torch.device, tensor: Tensor, hook: object) -> None:
-    seen[name] = tensor.detach().to(home)
 
 
 def _refuse_bad_parameters(name: str, bridge: TransformerBridge) -> None:
