@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.running.pair import Pair
-from patching.anatomy.blocks import FINAL_STREAM, Block
+from circuits.running.rewiring import Layout, Reading, rewired, whole_layout
+from patching.anatomy.blocks import Block
 from patching.capture import expand_writes, indices
-from patching.graph import Graph
 from patching.metrics import Metric, measure
-from patching.model import Hook, Model
+from patching.model import Model
 from patching.tasks.task import Batch
 
 
@@ -34,7 +34,7 @@ from patching.tasks.task import Batch
 class Steered:
     """One batch's `L`, of independent copies of the batch side by side.
 
-    Only inputs of `readers` are put together; what `c` says of others is left out.
+    Only inputs of the layout's readers are put together; what `c` says of others is left out.
     """
 
     model: Model
@@ -42,97 +42,64 @@ class Steered:
     metric: Metric
     tokens: tuple[Tensor, ...]
     difference: Float[Tensor, "source token d_model"]
-    readers: Bool[Tensor, " dest"]
+    layout: Layout
 
     @staticmethod
     def of(model: Model, batch: Batch, metric: Metric, pair: Pair) -> "Steered":
         """`L` at the clean run of a pair; `batch` carries its logits, for metrics that ask."""
         written = expand_writes(model, pair.clean.writes - pair.replaced)
-        every = torch.ones(len(model.graph.destinations), dtype=torch.bool)
+        every = whole_layout(model.graph, tells=False)
         return Steered(model, batch, metric, indices(pair.tokens), written, every)
 
     def __call__(self, c: Float[Tensor, "copy source dest"]) -> Float[Tensor, " copy"]:
         """The metric of each copy, summed over the examples; differentiable by `c`."""
         n = len(c)
         tokens = self.batch.clean.repeat(n, 1)
-        logits = self.model.answer_logits(tokens, self.batch, _Shifts(self, c).hooks())
+        hooks = rewired(self.model, self.layout, _Shifts(self.tokens, self.difference, c))
+        logits = self.model.answer_logits(tokens, self.batch, hooks)
         rows = logits.unflatten(0, (n, -1))
         return torch.stack([measure(self.metric, some, self.batch).sum() for some in rows])
 
 
+@dataclass(frozen=True, eq=False)
 class _Shifts:
-    """Hooks that give every reader its own input."""
+    """Fixed differences, taken off in as many ways as there are copies; a `Mix`."""
 
-    def __init__(self, steered: Steered, c: Float[Tensor, "copy source dest"]) -> None:
-        self._of, self._c = steered, c
-        self._streams: dict[str, Tensor] = {}
+    tokens: tuple[Tensor, ...]
+    difference: Float[Tensor, "source token d_model"]
+    c: Float[Tensor, "copy source dest"]
 
-    def hooks(self) -> list[tuple[str, Hook]]:
-        graph, hooks = self._graph, []
-        for block in self._of.model.blocks:
-            names = dict.fromkeys((block.stream_in, block.mlp_stream))
-            hooks += [(name, self._keep(name)) for name in names if name != block.mlp_in]
-            i, mlp = block.index, graph.mlp_reader(block.index)
-            spans = (graph.q_readers(i), graph.k_readers(i), graph.v_readers(i))
-            parts = zip(block.qkv, block.w_qkv, block.b_qkv, spans, strict=True)
-            for name, w, b, span in parts:
-                hooks += self._if_read(span, (name, self._project(block, w, b, span)))
-            hooks += self._if_read(slice(mlp, mlp + 1), (block.mlp_in, self._mlp(block)))
-        last = len(graph.destinations) - 1
-        return [*hooks, *self._if_read(slice(last, last + 1), (FINAL_STREAM, self._final))]
+    def chosen(self, x: Float[Tensor, "row pos ..."]) -> Float[Tensor, "copies_x_token ..."]:
+        rows, places = self.tokens
+        return x.unflatten(0, (len(self.c), -1))[:, rows, places].flatten(0, 1)
 
-    @property
-    def _graph(self) -> Graph:
-        return self._of.model.graph
-
-    def _if_read(self, readers: slice, hook: tuple[str, Hook]) -> list[tuple[str, Hook]]:
-        return [hook] if bool(self._of.readers[readers].any()) else []
-
-    def _keep(self, name: str) -> Hook:
-        return lambda stream: self._streams.update({name: stream})
-
-    def _inputs(
-        self, stream: Float[Tensor, "row pos d_model"], readers: slice
-    ) -> Float[Tensor, "copy reader token d_model"]:
-        n = int(self._graph.exists[:, readers].any(dim=1).sum())
-        moved = einsum(
-            self._c[:, :n, readers],
-            self._of.difference[:n],
-            "copy source reader, source token d_model -> copy reader token d_model",
-        )
-        return self._chosen(stream)[:, None] - moved
-
-    def _chosen(self, x: Float[Tensor, "row pos ..."]) -> Float[Tensor, "copy token ..."]:
-        rows, places = self._of.tokens
-        return x.unflatten(0, (len(self._c), -1))[:, rows, places]
-
-    def _put(self, x: Tensor, made: Float[Tensor, "copy token ..."]) -> Tensor:
-        rows, places = self._of.tokens
-        out = x.unflatten(0, (len(self._c), -1)).clone()
-        out[:, rows, places] = made.to(out)
+    def put(
+        self,
+        live: Float[Tensor, "row pos ..."],
+        made: Float[Tensor, "copies_x_token ..."],
+        heads: Int[Tensor, " some"] | None,
+    ) -> Float[Tensor, "row pos ..."]:
+        rows, places = self.tokens
+        out = live.unflatten(0, (len(self.c), -1)).clone()
+        made = made.unflatten(0, (len(self.c), -1))
+        if heads is None:
+            out[:, rows, places] = made
+        else:
+            out[:, rows[:, None], places[:, None], heads] = made
         return out.flatten(0, 1)
 
-    def _project(self, block: Block, w: Tensor, b: Tensor | None, span: slice) -> Hook:
-        def hook(live: Float[Tensor, "row pos head d_head"]) -> Tensor:
-            stream = self._streams[block.stream_in]
-            x = self._inputs(stream, span).to(block.device, stream.dtype)
-            x = x if block.attention_norm is None else block.attention_norm(x)
-            made = einsum(x, w, "copy head token d, head d d_head -> copy token head d_head")
-            return self._put(live, made if b is None else made + b)
+    def inputs(
+        self, reading: Reading, name: str, stream: Float[Tensor, "copies_x_token d_model"]
+    ) -> Float[Tensor, "reader copies_x_token d_model"]:
+        moved = einsum(
+            self.c[:, : reading.n_sources, reading.readers],
+            self.difference[: reading.n_sources],
+            "copy source reader, source token d_model -> reader copy token d_model",
+        )
+        return stream - moved.flatten(1, 2)
 
-        return hook
+    def on_heads(self, block: Block, head_input: Float[Tensor, "token head d_head"]) -> None:
+        """Nothing: the differences are fixed."""
 
-    def _mlp(self, block: Block) -> Hook:
-        reader = self._graph.mlp_reader(block.index)
-
-        def hook(live: Float[Tensor, "row pos d_model"]) -> Tensor:
-            stream = self._streams.get(block.mlp_stream, live)
-            x = self._inputs(stream, slice(reader, reader + 1))[:, 0]
-            x = x.to(block.device, stream.dtype)
-            return self._put(live, x if block.mlp_norm is None else block.mlp_norm(x))
-
-        return hook
-
-    def _final(self, live: Float[Tensor, "row pos d_model"]) -> Tensor:
-        last = len(self._graph.destinations) - 1
-        return self._put(live, self._inputs(live, slice(last, last + 1))[:, 0])
+    def on_mlp(self, block: Block, write: Float[Tensor, "token d_model"]) -> None:
+        """Nothing: the differences are fixed."""

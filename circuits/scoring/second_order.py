@@ -35,6 +35,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.running.pair import run_pair
+from circuits.running.rewiring import lay_out
 from circuits.running.steered import Steered
 from circuits.scores import Scores
 from circuits.scoring.batches import (
@@ -254,17 +255,19 @@ def _directions(graph: Graph, probes: int) -> Iterator[Float[Tensor, "source des
 
 def _own(steered: Steered, edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "source dest"]:
     """The exact second-order term of each edge by itself; 0 for all others."""
-    shape = steered.model.graph.exists.shape
-    second = torch.zeros(shape, dtype=torch.float64)
+    graph = steered.model.graph
+    shape = graph.exists.shape
+    second, told = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.bool)
     for some in edges.split(AT_ONCE):
         source, dest = some.unbind(dim=1)
         readers = torch.zeros(shape[1], dtype=torch.bool)
         readers[dest] = True
+        some_readers = replace(steered, layout=lay_out(graph, readers, told))
         number = steered.difference.new_zeros(len(some), requires_grad=True)
         where = torch.arange(len(some)), source, dest
         with torch.enable_grad():
             c = number.new_zeros(len(some), *shape).index_put(where, number)
-            value = replace(steered, readers=readers)(c).sum()
+            value = some_readers(c).sum()
             (slope,) = torch.autograd.grad(value, number, create_graph=True)
             (curve,) = torch.autograd.grad(slope.sum(), number)
         second[source, dest] = -curve.double().cpu() / 2
