@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, graph_of, widen
-from patching.anatomy.devices import AtLayer, Hook, at_home, rows_at
+from patching.anatomy.devices import AtLayer, Hook, at_home, library_hook, rows_at
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
 from patching.anatomy.proof import prove
 from patching.anatomy.refusing import refusing
+from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
 from patching.anatomy.weights import hash_tensors, quick_digests
@@ -122,12 +123,16 @@ class Model:
     def _weights_as_loaded(self) -> str:
         return self.opened.weights()
 
+    @cached_property
+    def _stretches(self) -> tuple[Stretch, ...]:
+        return find_stretches(cast(nn.Module, self.bridge.original_model))
+
     def check(self, task: Task) -> None:
         """Refuse a task that this model cannot read.
 
         Raises:
-            ValueError: if a token id is outside the vocabulary, a prompt is too long, or the task
-                is for models that read in other directions.
+            ValueError: if a token id is outside the vocabulary, a prompt is too long or is read
+                otherwise beside longer ones, or the task is for models that read other ways.
         """
         vocab, longest = int(self.bridge.cfg.d_vocab), int(self.bridge.cfg.n_ctx)
         if task.max_id >= vocab:
@@ -140,6 +145,8 @@ class Model:
                 f"task {task.name!r} has a prompt of {task.max_length} tokens; {self.name} reads "
                 f"at most {longest}"
             )
+        lengths = [len(prompt.clean) for prompt in task.prompts]
+        refuse_lengths(self._stretches, self.name, f"task {task.name!r}", lengths)
         if self.two_way != task.two_way:
             ways = ("only to the left", "both ways")
             raise ValueError(
@@ -181,6 +188,8 @@ class Model:
         vocab = int(self.bridge.cfg.d_vocab)
         tokens = as_tokens(prompts, self.tokenizer, self.name, vocab=vocab).to(self.device)
         mask = None if is_token is None else is_token.long()
+        rows = [tokens.shape[1]] if is_token is None else is_token.sum(dim=1).tolist()
+        refuse_lengths(self._stretches, self.name, "the batch", rows)
         try:
             with self.hooked(keeper.hooks):
                 logits = self.bridge(tokens, attention_mask=mask).to(self.device)
@@ -228,7 +237,7 @@ class Model:
         it on the home device (`device`), unless it is `AtLayer`.
         """
         home = self.device
-        fwd_hooks = [(name, _library_hook(at_home(hook, home))) for name, hook in hooks]
+        fwd_hooks = [(name, library_hook(at_home(hook, home))) for name, hook in hooks]
         with self.bridge.hooks(fwd_hooks=fwd_hooks):
             yield
 
@@ -286,8 +295,3 @@ def _from(opened: Opened) -> Model:
         opened=opened,
         digests=quick_digests(opened.bridge.parameters()),
     )
-
-
-def _library_hook(change: Hook) -> Callable[..., Tensor | None]:
-    """A hook as the model library calls them: with the hook point as a second argument."""
-    return lambda tensor, hook: change(tensor)

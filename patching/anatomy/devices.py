@@ -45,3 +45,8 @@ def rows_at(
 ) -> Shaped[Tensor, "token ..."]:
     """Activations at some tokens, given by their indices, where the activations lie."""
     return x[tuple(index.to(x.device) for index in chosen)]
+
+
+def library_hook(change: Hook) -> Callable[..., Tensor | None]:
+    """A hook as the model library calls them: with the hook point as a second argument."""
+    return lambda tensor, hook: change(tensor)
