@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuits.running.pair import Pair
 from circuits.running.plan import Plan
-from circuits.running.sums import CORRUPT, LIVE, STARTS, Sums
+from circuits.running.sums import LIVE, REPLACED, STARTS, Sums
 from patching.anatomy.blocks import FINAL_STREAM, Block, widen
 from patching.anatomy.stack import skipping
 from patching.capture import Writes, indices
@@ -184,7 +184,7 @@ class _Pass:
         for i, sums in enumerate(self._circuits):
             which = sums.plan.replaced[span].nonzero().squeeze(1)
             if len(which):
-                out[i, rows, places, which] = self._pair.corrupt_projections[name][:, which]
+                out[i, rows, places, which] = self._pair.nothing_kept[name][:, which]
         for i, which, made in self._made.pop(name, []):
             out[i, rows, places, which] = made.transpose(0, 1)
         return out.flatten(0, 1)
@@ -236,13 +236,12 @@ class _Pass:
         return whole.flatten(0, 1)
 
     def _set_starts(self, i: int, name: str, live: Float[Tensor, "token d_model"]) -> None:
-        missing, corrupt = self._circuits[i].missing, self._pair.corrupt_streams
-        missing[LIVE] = live
-        missing[CORRUPT] = corrupt[name] if self._pair.corrupt else 0.0
+        missing = self._circuits[i].missing
+        missing[LIVE], missing[REPLACED] = live, self._pair.nothing_kept[name]
 
     def _on_final(self, live: Float[Tensor, "row pos d_model"]) -> Tensor:
         """Only the answer positions of the final stream are ever read."""
-        out, corrupt = live.unflatten(0, (self._n, -1)).clone(), self._pair.corrupt_streams
+        out, start = live.unflatten(0, (self._n, -1)).clone(), self._pair.nothing_kept[FINAL_STREAM]
         reader = torch.tensor([len(self._graph.destinations) - 1])
         rows, places = (part[self._answers] for part in self._tokens)
         only_answers = self._first == self._graph.n_layers
@@ -251,8 +250,7 @@ class _Pass:
             if not sums.plan.computed[-1]:
                 continue
             sums.missing[LIVE, at] = widen(out[i, rows, places])
-            start = corrupt[FINAL_STREAM][self._answers] if self._pair.corrupt else 0.0
-            sums.missing[CORRUPT, at] = widen(start) if isinstance(start, Tensor) else start
+            sums.missing[REPLACED, at] = widen(start[self._answers])
             x = sums.inputs(reader, len(self._graph.sources), None if only_answers else at)
             out[i, rows, places] = x[0].to(out.dtype)
         return out.flatten(0, 1)

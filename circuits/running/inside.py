@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import cast
 from weakref import WeakSet
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
 from circuits.circuit import Circuit
 from circuits.running.plan import plan_everywhere
+from circuits.running.starts import replaced_streams
 from patching.ablations import Ablation, Constants
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, POSITIONS, Block, widen
 from patching.capture import Writes
@@ -90,14 +92,14 @@ class _Run:
     def __init__(self, circuit: Circuit, model: Model, constants: Constants) -> None:
         graph = model.graph
         self._model, self._graph, self._constants = model, graph, constants.writes
-        removed = (graph.exists & ~circuit.mask).double()
-        self._plan = plan_everywhere(removed, graph)
+        self._plan = plan_everywhere((graph.exists & ~circuit.mask).double(), graph)
         self._running = False
         self._forget()
 
     def _forget(self) -> None:
         self._replaced = self._constants
         self._streams: dict[str, Tensor] = {}
+        self._nothing_kept: dict[str, Tensor] = {}
         self._positions: Tensor | None = None
         self._z: dict[int, Tensor] = {}
         self._missing: list[tuple[Int[Tensor, " some"], Float[Tensor, "some token d_model"]]] = []
@@ -148,10 +150,10 @@ class _Run:
         self._positions = positions
 
     def _on_embedding(self, embedding: Float[Tensor, "batch pos d_model"]) -> None:
-        live = widen(embedding)
-        if self._positions is not None:
-            live = live - self._positions
-        missing = self._replaced.embed.to(live) - live.flatten(0, 1)
+        positions = torch.zeros_like(embedding) if self._positions is None else self._positions
+        at, live = positions.expand_as(embedding).flatten(0, 1), widen(embedding).flatten(0, 1)
+        self._nothing_kept = replaced_streams(self._model, self._replaced, at)
+        missing = self._replaced.embed.to(live) - (live - at)
         self._keep(self._used(slice(0, 1)), missing[None])
 
     def _used(self, sources: slice) -> Int[Tensor, " some"]:
@@ -252,16 +254,18 @@ class _Run:
         Raises:
             ValueError: if a writer that a reader needs was not seen in this run.
         """
-        x, known = widen(self._streams[name])[None], 0
+        known = sum(int((which < n_sources).sum()) for which, _ in self._missing)
+        if not self._nothing_kept or known < len(self._used(slice(0, n_sources))):
+            raise ValueError("a run inside a circuit left out layers; it has to take all of them")
+        live = widen(self._streams[name])
+        starts = self._plan.from_replaced[readers].to(live.device)[:, None, None]
+        x = torch.where(starts, self._nothing_kept[name].to(live), live)
         for which, missing in self._missing:
-            known += int((which < n_sources).sum())
             coefficient = self._plan.coefficient[which, readers]
             if bool(coefficient.any()):
                 change = coefficient.T.to(missing) @ missing.flatten(1)
                 x = x + change.unflatten(1, missing.shape[1:])
-        if known < len(self._used(slice(0, n_sources))):
-            raise ValueError("a run inside a circuit left out layers; it has to take all of them")
-        return x.expand(readers.stop - readers.start, -1, -1)
+        return x
 
 
 def _at_places(

@@ -1,15 +1,17 @@
 """A clean run and what stands in for its writes: what every pass over circuits starts from."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuits.running.starts import replaced_projections, replaced_streams
 from patching.ablations import Prepared
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import Recorder, Run, Writes, indices
-from patching.model import Hook, Model
+from patching.model import Model
 from patching.tasks.task import Batch
 
 
@@ -19,9 +21,9 @@ class Pair:
 
     `tokens` are those where the two differ; `replaced` is what stands in for the writes there.
     All of it lies on the model's home device: every reader mixes writes of several layers.
-    `streams` and `mlp_outs` are the clean run's, whole, by hook point. Where removed writers come
-    from a corrupt run, `corrupt` is that run and `corrupt_streams` and `corrupt_projections` hold,
-    at `tokens`, what a reader sees when everything is removed.
+    `streams` and `mlp_outs` are the clean run's, whole, by hook point. `nothing_kept` holds, at
+    `tokens` and by hook point, the streams that readers see when everything is removed, and the
+    queries, keys and values of them. Where replacements come from a corrupt run, `corrupt` is it.
     """
 
     tokens: Bool[Tensor, "batch pos"]
@@ -30,8 +32,7 @@ class Pair:
     streams: dict[str, Float[Tensor, "batch pos d_model"]]
     mlp_outs: dict[str, Float[Tensor, "batch pos d_model"]]
     corrupt: Run | None
-    corrupt_streams: dict[str, Float[Tensor, "token d_model"]]
-    corrupt_projections: dict[str, Float[Tensor, "token head d_head"]]
+    nothing_kept: dict[str, Float[Tensor, "token ..."]]
 
 
 @torch.no_grad()
@@ -41,29 +42,43 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
     chosen = indices(tokens)
     streams: dict[str, Tensor] = {}
     mlp_outs: dict[str, Tensor] = {}
-    corrupt_streams: dict[str, Tensor] = {}
-    projections: dict[str, Tensor] = {}
-
-    def keep(store: dict[str, Tensor], name: str) -> tuple[str, Hook]:
-        return name, lambda tensor: store.update({name: tensor})
-
-    def keep_chosen(store: dict[str, Tensor], name: str) -> tuple[str, Hook]:
-        return name, lambda tensor: store.update({name: tensor[chosen]})
-
     recorder = Recorder(model, tokens)
-    hooks = [keep(streams, name) for name in [b.stream_in for b in model.blocks] + [FINAL_STREAM]]
-    hooks += [keep(mlp_outs, block.mlp_out) for block in model.blocks]
+    names = [*(block.stream_in for block in model.blocks), FINAL_STREAM]
+    hooks = [(name, partial(_keep, streams, name)) for name in names]
+    hooks += [(block.mlp_out, partial(_keep, mlp_outs, block.mlp_out)) for block in model.blocks]
     clean = recorder.finish(model.answer_logits(batch.clean, batch, [*recorder.hooks, *hooks]))
-    corrupt = None
-    if ablation.paired:
-        recorder = Recorder(model, tokens)
-        hooks = [keep_chosen(corrupt_streams, FINAL_STREAM)]
-        for block in model.blocks:
-            for name in {block.stream_in, block.mlp_stream}:
-                hooks.append(keep_chosen(corrupt_streams, name))
-            hooks += [keep_chosen(projections, name) for name in block.qkv]
-        logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks])
-        corrupt = recorder.finish(logits)
+    corrupt, seen = _run_corrupt(model, batch, tokens) if ablation.paired else (None, {})
     replaced = ablation.replace(batch, clean, corrupt).writes.to(model.device)
+    if corrupt is None:
+        seen = replaced_streams(model, replaced, clean.positions[chosen])
+        narrow = {name: seen[name].to(streams[name].dtype) for name in names}
+        seen |= replaced_projections(model, narrow)
     clean = replace(clean, writes=clean.writes.to(model.device))
-    return Pair(tokens, clean, replaced, streams, mlp_outs, corrupt, corrupt_streams, projections)
+    return Pair(tokens, clean, replaced, streams, mlp_outs, corrupt, seen)
+
+
+def _run_corrupt(
+    model: Model, batch: Batch, tokens: Bool[Tensor, "batch pos"]
+) -> tuple[Run, dict[str, Float[Tensor, "token ..."]]]:
+    """The corrupt run, and what its readers see and attention makes of it at `tokens`."""
+    chosen, seen = indices(tokens), {}
+    names = {FINAL_STREAM}
+    for block in model.blocks:
+        names |= {block.stream_in, block.mlp_stream, *block.qkv}
+    recorder = Recorder(model, tokens)
+    hooks = [(name, partial(_keep_chosen, seen, chosen, name)) for name in names]
+    logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks])
+    return recorder.finish(logits), seen
+
+
+def _keep(store: dict[str, Tensor], name: str, tensor: Float[Tensor, "batch pos ..."]) -> None:
+    store[name] = tensor
+
+
+def _keep_chosen(
+    store: dict[str, Tensor],
+    chosen: tuple[Tensor, ...],
+    name: str,
+    tensor: Float[Tensor, "batch pos ..."],
+) -> None:
+    store[name] = tensor[chosen]

@@ -3,12 +3,13 @@
 A reader's input is the stream with each removed edge's writer replaced:
 
     x_j = live stream + sum_s removed[s, j] * missing_s        missing_s = replacement_s - live_s
-        = corrupt stream + sum_s (removed[s, j] - 1) * missing_s
+        = replaced stream + sum_s (removed[s, j] - 1) * missing_s
 
-Where replacements come from a corrupt run, each reader starts from the end with fewer terms. What
-cannot matter is left alone: readers of nodes from which no kept edge leads to the logits, and (if
-there is a corrupt run) of nodes to which none leads from the embedding, whose writes are then the
-corrupt run's own.
+The replaced stream is what is left where every writer is replaced (see `starts`). Each reader
+starts from the end with fewer terms: what is taken off again is only rounding, and a norm that has
+little else to read would blow that up. What cannot matter is left alone: readers of nodes from
+which no kept edge leads to the logits, and (if there is a corrupt run) of nodes to which none leads
+from the embedding, whose writes are then the corrupt run's own.
 """
 
 from collections.abc import Sequence
@@ -26,15 +27,15 @@ from patching.graph import Graph
 class Plan:
     """Terms of every reader's input in one circuit.
 
-    `coefficient` multiplies `missing_s`; the sum starts from the corrupt stream where
-    `from_corrupt`, else from the live one. A reader is `replaced` where everything is removed and
-    there is a corrupt run to take its value from, `computed` where its input is put together; all
+    `coefficient` multiplies `missing_s`; the sum starts from the replaced stream where
+    `from_replaced`, else from the live one. A reader is `replaced` where everything is removed and
+    what it makes of the replaced stream is known, `computed` where its input is put together; all
     others are left alone. Writers that are not `active` may write anything: it cancels.
     """
 
     graph: Graph
     coefficient: Float[Tensor, "source dest"]
-    from_corrupt: Bool[Tensor, " dest"]
+    from_replaced: Bool[Tensor, " dest"]
     replaced: Bool[Tensor, " dest"]
     computed: Bool[Tensor, " dest"]
     active: Bool[Tensor, " source"]
@@ -91,11 +92,19 @@ def make_plans(
 
 
 def plan_everywhere(removed: Float[Tensor, "source dest"], graph: Graph) -> Plan:
-    """A plan that leaves no reader alone from which an edge is removed, without a corrupt run."""
+    """A plan that leaves no reader alone from which an edge is removed: all are put together."""
     kept = torch.where(graph.exists, 1 - removed, torch.zeros_like(removed))
-    every_reader = torch.ones(len(graph.destinations), dtype=torch.bool)
-    every_writer = torch.ones(len(graph.sources), dtype=torch.bool)
-    return _make_plan(kept, every_reader, every_writer, graph=graph, paired=False)
+    removed = graph.exists.to(kept) - kept
+    n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
+    from_replaced = n_kept < n_removed
+    return Plan(
+        graph=graph,
+        coefficient=torch.where(from_replaced, -kept, removed),
+        from_replaced=from_replaced,
+        replaced=torch.zeros_like(from_replaced),
+        computed=n_removed > 0,
+        active=torch.ones(len(graph.sources), dtype=torch.bool),
+    )
 
 
 def _make_plan(
@@ -108,17 +117,27 @@ def _make_plan(
 ) -> Plan:
     removed = graph.exists.to(kept) - kept
     n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
-    from_corrupt = (n_kept < n_removed) & paired
+    from_replaced = n_kept < n_removed
     touched = needed & (n_removed > 0)
-    replaced = touched & (n_kept == 0) & paired
+    replaced = touched & (n_kept == 0)
+    if not paired:  # heads make the same of it in all circuits; MLPs and logits are run
+        replaced &= _of_attention(graph)
     return Plan(
         graph=graph,
-        coefficient=torch.where(from_corrupt, -kept, removed),
-        from_corrupt=from_corrupt,
+        coefficient=torch.where(from_replaced, -kept, removed),
+        from_replaced=from_replaced,
         replaced=replaced,
         computed=touched & ~replaced,
         active=active,
     )
+
+
+def _of_attention(graph: Graph) -> Bool[Tensor, " dest"]:
+    """Which readers are queries, keys and values."""
+    found = torch.ones(len(graph.destinations), dtype=torch.bool)
+    found[[graph.mlp_reader(layer) for layer in range(graph.n_layers)]] = False
+    found[-1] = False
+    return found
 
 
 def _reached(

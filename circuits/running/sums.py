@@ -6,7 +6,7 @@ from torch import Tensor
 
 from circuits.running.plan import Plan
 
-LIVE, CORRUPT = 0, 1
+LIVE, REPLACED = 0, 1
 """The first rows of every circuit's writers: the streams that a reader's sum can start from."""
 
 STARTS = 2
@@ -21,7 +21,7 @@ class Sums:
     def __init__(self, plan: Plan, like: Float[Tensor, "token d_model"]) -> None:
         self.plan = plan
         self.missing = like.new_empty(STARTS + len(plan.used), *like.shape)
-        starts = torch.stack([~plan.from_corrupt, plan.from_corrupt]).to(plan.coefficient)
+        starts = torch.stack([~plan.from_replaced, plan.from_replaced]).to(plan.coefficient)
         terms = torch.cat([starts, plan.coefficient[plan.used]])
         self._terms = terms.T.contiguous().to(like.device)
 

@@ -145,7 +145,7 @@ class Judge:
     def _share(self, plan: Plan) -> float:
         """How much of a forward pass a circuit takes: the layers from the first it touches on."""
         n = self._model.graph.n_layers
-        if plan.first_layer is None or (plan.is_corrupt and self._paired):
+        if plan.first_layer is None or plan.is_corrupt:
             return 0.0
         return (n - plan.first_layer) / n
 
@@ -154,7 +154,7 @@ def _computation(plan: Plan) -> str:
     """Equal for plans that lead to one and the same computation."""
     digest = hashlib.sha256()
     terms = plan.coefficient[:, plan.computed].contiguous()
-    starts = plan.from_corrupt & plan.computed
+    starts = plan.from_replaced & plan.computed
     for part in (terms, starts, plan.replaced, plan.computed, plan.active):
         digest.update(part.numpy().tobytes())
     return digest.hexdigest()

@@ -96,13 +96,18 @@ class Block:
         return self.w_o.device
 
     def projected(
-        self, part: int, x: Float[Tensor, "head token d_model"], heads: Int[Tensor, " head"]
+        self,
+        part: int,
+        x: Float[Tensor, "head token d_model"],
+        heads: Int[Tensor, " head"] | None = None,
     ) -> Float[Tensor, "head token d_head"]:
-        """Queries (0), keys (1) or values (2) of some heads, each from an input of its own."""
+        """Queries (0), keys (1) or values (2) of some heads or all, each from its own input."""
         w, b = self.w_qkv[part], self.b_qkv[part]
-        heads = heads.to(w.device)
-        made = torch.bmm(x.to(w.device), w if len(heads) == len(w) else w[heads])
-        made = made if b is None else made + b[heads][:, None]
+        if heads is not None and len(heads) < len(w):
+            heads = heads.to(w.device)
+            w, b = w[heads], None if b is None else b[heads]
+        made = torch.bmm(x.to(w.device), w)
+        made = made if b is None else made + b[:, None]
         return made.to(x.device)
 
     @property
@@ -163,15 +168,33 @@ class Block:
         w = self.w_o if heads is None else self.w_o[heads.to(self.device)]
         made = out if out is not None and out.device == w.device else None
         z = head_input.to(w.device).transpose(0, 1)
-        writes = torch.bmm(z, w.to(z.dtype), out=made)
-        norm = self.post_attention_norm
-        if norm is not None and norm.gamma is not None:
-            writes *= norm.gamma.to(writes)
-        if self.scale != 1.0:
-            writes *= self.scale
+        writes = self._scale_(torch.bmm(z, w.to(z.dtype), out=made))
         if out is not None and made is None:
             return out.copy_(writes)
         return writes.to(head_input.device) if out is None else writes
+
+    def attention_write(
+        self, head_input: Float[Tensor, "token head d_head"]
+    ) -> Float[Tensor, "token d_model"]:
+        """What the attention adds to the stream in all: its heads' writes and its own bias."""
+        z, w = head_input.flatten(1).to(self.device), self.w_o.flatten(0, 1)
+        write, bias = self._scale_(z @ w.to(z.dtype)), self.attention_bias
+        return (write if bias is None else write + bias).to(head_input.device)
+
+    @property
+    def attention_bias(self) -> Float[Tensor, " d_model"] | None:
+        """What the attention adds whatever its heads do, where its projection has a bias."""
+        bias = getattr(self.bridge.attn, "b_O", None)
+        return None if bias is None else widen(bias.detach()) * self.scale
+
+    def _scale_(self, write: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The way from the output projection to the stream, in place."""
+        norm = self.post_attention_norm
+        if norm is not None and norm.gamma is not None:
+            write *= norm.gamma.to(write)
+        if self.scale != 1.0:
+            write *= self.scale
+        return write
 
     def pull_back_qkv(
         self, g: Float[Tensor, "token reader d_head"]

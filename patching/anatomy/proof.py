@@ -76,10 +76,10 @@ def _claims(block: Block, seen: Seen) -> list[Claim]:
     i = block.index
     stream, writes = seen[block.stream_in], _head_writes(block, seen)
     attention, mlp = seen[block.attention_out], seen[block.mlp_out]
-    rest = widen(attention) - writes  # b_O: the same at every token
+    writes = writes if block.attention_bias is None else writes + block.attention_bias.to(writes)
     mid = stream if block.parallel else stream + attention
     claims = [
-        Claim(f"layer {i}'s attention output, from its heads", rest[:1, :1] + writes, attention),
+        Claim(f"layer {i}'s attention output, from its heads", writes, attention),
         Claim(
             f"layer {i}'s stream, from its writers",
             stream + attention + mlp,

@@ -1,0 +1,78 @@
+"""What readers see where little is kept: right in float32, whatever was taken away."""
+
+import families
+import pytest
+import torch
+
+from circuits import Circuit, random_circuit
+from circuits.running.evaluation import evaluate
+from circuits.running.pair import run_pair
+from circuits.running.starts import replaced_streams
+from patching.ablations import mean, positional_mean, resample, zero
+from patching.anatomy.blocks import FINAL_STREAM
+from patching.capture import indices
+from patching.metrics import logit_diff
+from patching.model import Model
+
+TASK = families.task()
+ABLATIONS = {
+    "resample": resample,
+    "zero": zero,
+    "mean": mean(TASK),
+    "positional mean": positional_mean(TASK),
+}
+QUICK = ("gpt2", "llama", "gemma2", "phi")
+FAMILIES = [
+    family if family in QUICK else pytest.param(family, marks=pytest.mark.slow)
+    for family in families.names()
+    if family not in families.FLOAT32_ONLY
+]
+
+
+def loud(family: str, dtype: torch.dtype) -> Model:
+    """A tiny model whose embedding is as loud as large models' streams are."""
+    module = families.module(family, torch.float64)
+    with torch.no_grad():
+        module.get_input_embeddings().weight.mul_(1000)
+    return Model.load(module.to(dtype))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def models(request) -> tuple[Model, Model]:
+    return loud(request.param, torch.float64), loud(request.param, torch.float32)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_float32_equals_float64_however_little_is_kept(models, name):
+    graph = models[0].graph
+    n = graph.n_edges
+    circuits = [random_circuit(graph, k, seed=k) for k in (4, n // 2, n - 4)]
+    circuits += [Circuit.empty(graph), Circuit.full(graph)]
+    wide, narrow = (
+        evaluate(model, TASK, circuits, logit_diff, ablation=ABLATIONS[name]) for model in models
+    )
+    gap = (wide.clean - wide.corrupt).abs().mean()
+    assert (wide.values - narrow.values).abs().max() < 1e-3 * gap
+
+
+def test_without_any_edge_the_logits_see_constants_alone_to_the_bit():
+    model = loud("llama", torch.float32)
+    (batch,) = TASK.batches(len(TASK))
+    empty = Circuit.empty(model.graph)
+    found = evaluate(model, TASK, [empty], logit_diff, ablation=zero)
+    with torch.no_grad():
+        silent = model.answer_logits(batch.clean, batch, [(FINAL_STREAM, torch.zeros_like)])
+    assert torch.equal(found.values[0], logit_diff(silent, batch).double())
+    assert torch.equal(found.values[0], found.corrupt)
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_the_replaced_stream_of_a_run_by_its_own_writes_is_its_stream(family):
+    model = Model.load(families.module(family, torch.float64))
+    (batch,) = TASK.batches(len(TASK))
+    pair = run_pair(model, batch, resample(model))
+    at = indices(pair.tokens)
+    streams = replaced_streams(model, pair.clean.writes, pair.clean.positions[at])
+    for name in (*(block.stream_in for block in model.blocks), FINAL_STREAM):
+        # Some families norm in float32, whatever their weights are
+        torch.testing.assert_close(streams[name], pair.streams[name][at], atol=2e-6, rtol=2e-6)
