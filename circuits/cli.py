@@ -10,19 +10,25 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from circuits.shell import (
-    commands,
-    discovery,
+    compare,
+    curve,
+    discover,
     doctor,
-    drawing,
-    judging,
-    learning,
+    evaluate,
+    export,
+    learn,
     lens,
+    methods,
     neurons,
     options,
     patch,
+    report,
     rerun,
     run_options,
-    searching,
+    score,
+    search,
+    select,
+    show,
     tasks,
     view,
 )
@@ -111,27 +117,28 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     """From scores to a circuit, its judgement and its pictures."""
     model, task, method = options.model_options(), options.task_options(), options.method_options()
     ablation, ranking = options.ablation_options(), options.ranking_options()
-    selection = options.selector_options()
-    result = options.result_options()
+    selection, result = options.selector_options(), options.result_options()
     run = run_options.run_options()
     scoring = (model, task, method, ablation, ranking, run)
-    _add_discover(add(discovery.discover, DISCOVER, *scoring, selection))
-    _add_score(add(commands.score, "score all edges", *scoring))
-    _add_select(add(commands.select, "choose a circuit from scores", ranking, selection))
+    discover.add_options(add(discover.discover, DISCOVER, *scoring, selection))
+    score.add_options(add(score.score, "score all edges", *scoring))
+    select.add_options(add(select.select, "choose a circuit from scores", ranking, selection))
     runs = (model, task, ablation, options.intervention_options(), run)
     own = options.task_options()  # theirs alone: parsers share options, and here the metric is kl
-    learn = add(learning.learn, "learn a circuit by gradient descent", model, own, ablation)
-    learning.add_options(learn)
-    searching.add_options(add(searching.search, "search for a circuit", model, own, ablation))
-    _add_evaluate(add(commands.evaluate, "run circuits on a task", *runs))
-    _add_curve(add(judging.curve, "judge scores at all sizes", *runs, ranking, result))
-    _add_compare(add(judging.compare, "say what circuits or scores share", ranking, result))
-    _add_export(add(drawing.export, "write a circuit in other forms, by suffix"))
-    options.add_report(add(drawing.report, "write figures, tables and text for a paper"))
-    _add_view(add(view.view, "write a page to explore a circuit with, and open it"))
-    _add_show(add(commands.show, "print what a file holds", ranking))
+    descent = "learn a circuit by gradient descent"
+    learn.add_options(add(learn.learn, descent, model, own, ablation))
+    search.add_options(add(search.search, "search for a circuit", model, own, ablation))
+    evaluate.add_options(add(evaluate.evaluate, "run circuits on a task", *runs))
+    curve.add_options(add(curve.curve, "judge scores at all sizes", *runs, ranking, result))
+    sharing = "say what circuits or scores share"
+    compare.add_options(add(compare.compare, sharing, ranking, result))
+    export.add_options(add(export.export, "write a circuit in other forms, by suffix"))
+    report.add_options(add(report.report, "write figures, tables and text for a paper"))
+    page = "write a page to explore a circuit with, and open it"
+    view.add_options(add(view.view, page))
+    show.add_options(add(show.show, "print what a file holds", ranking))
     rerun.add_options(add(rerun.rerun, "make a result again, and compare"))
-    add(commands.methods, "list the scoring methods")
+    add(methods.methods, "list the scoring methods")
 
 
 def _add_model_commands(add: Callable[..., options.Parser]) -> None:
@@ -139,120 +146,14 @@ def _add_model_commands(add: Callable[..., options.Parser]) -> None:
     model, task = options.model_options(), options.task_options()
     maybe = options.model_options(required=False)
     run = run_options.run_options()
-    patched = add(patch.patch, "patch activations: what each is worth", model, task, run)
-    patch.add_options(patched)
+    effects = "patch activations: what each is worth"
+    patch.add_options(add(patch.patch, effects, model, task, run))
     lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
     use = "find neurons that use context, reweight them"
     neurons.add_options(add(neurons.neurons, use, maybe, run_options.run_options()))
     check = "say whether a model, and a task for it, are fit for finding circuits"
     doctor.add_options(add(doctor.doctor, check, model))
     add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)
-
-
-def _add_discover(parser: options.Parser) -> None:
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for all results")
-    judging = parser.add_argument_group("judging").add_mutually_exclusive_group()
-    judging.add_argument(
-        "--holdout",
-        type=options.share,
-        default=0.3,
-        metavar="SHARE",
-        help="share of the prompts kept from the search to judge on; 0: in-sample (0.3)",
-    )
-    judging.add_argument("--eval-task", metavar="TASK", help="judge on these prompts instead")
-
-
-def _add_score(parser: options.Parser) -> None:
-    _add_out(parser, "scores.safetensors")
-    _add_top(parser, 10)
-
-
-def _add_select(parser: options.Parser) -> None:
-    parser.add_argument("file", metavar="SCORES", help="what `circuits score` wrote")
-    _add_out(parser, "circuit.json")
-
-
-def _add_evaluate(parser: options.Parser) -> None:
-    parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
-    parser.add_argument("--json", action="store_true", help="print a JSON array")
-    parser.add_argument("--csv", metavar="FILE", help="write one row per circuit and prompt")
-
-
-def _add_curve(parser: options.Parser) -> None:
-    parser.add_argument("files", metavar="SCORES", nargs="+", help="what `circuits score` wrote")
-    parser.add_argument(
-        "--sizes",
-        type=options.numbers,
-        metavar="N,N,...",
-        help="numbers of edges before pruning (0.1 %% to 100 %% of all, as in MIB)",
-    )
-    parser.add_argument(
-        "--granularity",
-        choices=("edges", "nodes"),
-        default="edges",
-        help="circuits of the best edges, or of the best heads and MLPs (edges)",
-    )
-    parser.add_argument(
-        "--random",
-        type=options.natural,
-        default=10,
-        metavar="N",
-        help="random circuits per size, uniform and matched by layer (10 each)",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=options.natural,
-        default=1000,
-        metavar="N",
-        help="draws of prompts for the intervals (1000)",
-    )
-
-
-def _add_compare(parser: options.Parser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", help="circuits, or .safetensors scores")
-    parser.add_argument(
-        "--difference", metavar="FILE", help="write the first circuit without the second's edges"
-    )
-
-
-def _add_export(parser: options.Parser) -> None:
-    parser.add_argument("file", metavar="CIRCUIT", help="a circuit file")
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        action="append",
-        required=True,
-        help="to write, say circuit.svg; may be given several times",
-    )
-    options.add_looks(parser)
-
-
-def _add_view(parser: options.Parser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a circuit, or .safetensors scores")
-    parser.add_argument("--scores", metavar="FILE", help="all edges, to go beyond the circuit")
-    parser.add_argument(
-        "--curve", metavar="FILE", help="what `circuits curve --json` printed for these scores"
-    )
-    parser.add_argument("--compare", metavar="FILE", help="a second circuit, shown in colours")
-    parser.add_argument("--size", type=options.positive, metavar="N", help="edges at first")
-    parser.add_argument("--title", help="of the page")
-    parser.add_argument("--out", metavar="FILE", help="page to write (FILE with .html)")
-    parser.add_argument("--open", action="store_true", help="open it in the default browser")
-
-
-def _add_show(parser: options.Parser) -> None:
-    parser.add_argument("file", metavar="FILE", help="scores or a circuit")
-    _add_top(parser, 20)
-
-
-def _add_out(parser: options.Parser, example: str) -> None:
-    parser.add_argument("--out", metavar="FILE", required=True, help=f"to write, say {example}")
-
-
-def _add_top(parser: options.Parser, default: int) -> None:
-    parser.add_argument(
-        "--top", type=options.natural, default=default, metavar="K", help=f"edges shown ({default})"
-    )
 
 
 @contextmanager

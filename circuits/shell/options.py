@@ -1,7 +1,10 @@
 """Options of the commands, in groups that commands share. Knows no model library."""
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from circuits.drawing.canvas import Width
 
 
 class Parser(argparse.ArgumentParser):
@@ -190,32 +193,34 @@ def result_options() -> Parser:
     return parser
 
 
-def add_looks(parser: argparse.ArgumentParser) -> None:
-    """How a circuit is drawn, where the file is a picture."""
-    group = parser.add_argument_group("pictures (.svg, .pdf, .png, .tikz, .tex)")
-    _add_width_and_roles(group)
-    group.add_argument("--by-role", action="store_true", help="draw each role as one box")
-    group.add_argument("--against", metavar="CIRCUIT", help="draw what differs from this circuit")
-    group.add_argument("--title", metavar="TEXT", help="above the drawing")
+def add_out(parser: Parser, example: str) -> None:
+    """The file to write."""
+    parser.add_argument("--out", metavar="FILE", required=True, help=f"to write, say {example}")
 
 
-def add_report(parser: argparse.ArgumentParser) -> None:
-    """What goes into a bundle for a paper, and where."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="what `circuits discover` wrote")
-    parser.add_argument("--out", metavar="DIR", help="folder to write to (RUN_DIR/paper)")
+def add_top(parser: Parser, default: int) -> None:
+    """How many of the strongest edges are printed."""
     parser.add_argument(
-        "--top", type=positive, default=20, metavar="N", help="edges in the LaTeX table (20)"
+        "--top", type=natural, default=default, metavar="K", help=f"edges shown ({default})"
     )
-    _add_width_and_roles(parser)
 
 
-def _add_width_and_roles(group: argparse._ActionsContainer) -> None:
+def add_width_and_roles(group: argparse._ActionsContainer) -> None:
+    """How wide a drawing is, and which nodes have names in it."""
     group.add_argument(
         "--width", metavar="WIDTH", help="column (3.25 in), page (6.75 in) or inches"
     )
     group.add_argument(
         "--roles", metavar="FILE", help='JSON of names and their nodes: {"movers": ["a9.h9"]}'
     )
+
+
+def width(text: str | None) -> "Width":
+    """A width from the command line: a name, or a number of inches."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def positive(text: str) -> int:

@@ -5,9 +5,25 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuits.shell.options import Parser, positive
+
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
     from circuits.scores import Scores
+
+
+def add_options(parser: Parser) -> None:
+    """Which circuit or scores, and what beside them."""
+    parser.add_argument("file", metavar="FILE", help="a circuit, or .safetensors scores")
+    parser.add_argument("--scores", metavar="FILE", help="all edges, to go beyond the circuit")
+    parser.add_argument(
+        "--curve", metavar="FILE", help="what `circuits curve --json` printed for these scores"
+    )
+    parser.add_argument("--compare", metavar="FILE", help="a second circuit, shown in colours")
+    parser.add_argument("--size", type=positive, metavar="N", help="edges at first")
+    parser.add_argument("--title", help="of the page")
+    parser.add_argument("--out", metavar="FILE", help="page to write (FILE with .html)")
+    parser.add_argument("--open", action="store_true", help="open it in the default browser")
 
 
 def view(args: Namespace) -> None:

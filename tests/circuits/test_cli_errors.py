@@ -161,7 +161,7 @@ def test_an_interrupt_ends_with_130_and_no_traceback(monkeypatch, capsys):
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("circuits.shell.commands.print_columns", interrupt)
+    monkeypatch.setattr("circuits.shell.methods.print_columns", interrupt)
     assert main(["methods"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -170,7 +170,7 @@ def test_lack_of_memory_is_one_line_and_other_faults_keep_their_traceback(monkey
     def fail(*arguments: object) -> None:
         raise RuntimeError(message)
 
-    monkeypatch.setattr("circuits.shell.commands.print_columns", fail)
+    monkeypatch.setattr("circuits.shell.methods.print_columns", fail)
     message = "CUDA out of memory.\nTried to allocate 20 GiB"
     assert "Tried to allocate 20 GiB; try a smaller --batch-size" in fails("methods")
     message = "a fault of ours"

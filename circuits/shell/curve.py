@@ -1,4 +1,4 @@
-"""The commands `curve` and `compare`: how good circuits are, and what they share."""
+"""The command `curve`: how good scores are, by size of circuit. Heavy imports when needed."""
 
 import json
 from argparse import Namespace
@@ -8,28 +8,20 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import (
-    open_metric,
-    open_model,
-    open_task,
-    require_room,
-    warn_of_other_weights,
-)
+from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
+from circuits.shell.method_inputs import open_ablation
+from circuits.shell.options import Parser, natural, numbers
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
+from circuits.shell.results import check_outputs, write_csv, write_figure
 from circuits.shell.run_options import leads_here, open_run
-from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
-    from circuits.judging.compare import CircuitComparison, ScoreComparison
     from circuits.judging.faithfulness import Sweep
     from circuits.judging.points import Curve, Point
     from patching.intervals import Estimate
-
-FIGURES = (".svg", ".pdf", ".png")
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,37 @@ class Judged:
     in_sample: bool
 
 
+def add_options(parser: Parser) -> None:
+    """Which scores, at which sizes."""
+    parser.add_argument("files", metavar="SCORES", nargs="+", help="what `circuits score` wrote")
+    parser.add_argument(
+        "--sizes",
+        type=numbers,
+        metavar="N,N,...",
+        help="numbers of edges before pruning (0.1 %% to 100 %% of all, as in MIB)",
+    )
+    parser.add_argument(
+        "--granularity",
+        choices=("edges", "nodes"),
+        default="edges",
+        help="circuits of the best edges, or of the best heads and MLPs (edges)",
+    )
+    parser.add_argument(
+        "--random",
+        type=natural,
+        default=10,
+        metavar="N",
+        help="random circuits per size, uniform and matched by layer (10 each)",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=natural,
+        default=1000,
+        metavar="N",
+        help="draws of prompts for the intervals (1000)",
+    )
+
+
 def curve(args: Namespace) -> None:
     """Run the best edges of every file of scores at many sizes, beside random circuits.
 
@@ -49,7 +72,7 @@ def curve(args: Namespace) -> None:
         ValueError: if a file holds no scores, or of another graph than the model's, or the task
             leaves no gap to keep a share of.
     """
-    _check_outputs(args)
+    check_outputs(args)
     judged = _judge(args)
     if not leads_here(open_run(args)):
         return
@@ -58,33 +81,11 @@ def curve(args: Namespace) -> None:
     else:
         _print_curves(judged, args.metric)
     if args.csv is not None:
-        _write_csv(_long_table(judged), args.csv)
+        write_csv(_long_table(judged), args.csv)
     if args.plot is not None:
         from circuits.judging.curves import plot_curves
 
-        _write_figure(plot_curves(_labelled(judged)), args.plot)
-
-
-def compare(args: Namespace) -> None:
-    """Say what circuits share, or how far files of scores rank the edges alike.
-
-    Raises:
-        ValueError: if there are fewer than two files, or they are of both kinds or of different
-            graphs.
-    """
-    _check_outputs(args)
-    comparison = _compare_files(args)
-    table = comparison.to_dataframe()
-    if args.json:
-        print(json.dumps(_records(table), indent=1))
-    else:
-        print_columns(list(table.columns), _cells(table))
-    if args.csv is not None:
-        _write_csv(table, args.csv)
-    if args.plot is not None:
-        from circuits.judging.curves import plot_comparison
-
-        _write_figure(plot_comparison(comparison), args.plot)
+        write_figure(plot_curves(_labelled(judged)), args.plot)
 
 
 def _judge(args: Namespace) -> list[Judged]:
@@ -202,42 +203,6 @@ def _range(low: float, high: float, between: str) -> str:
     return "-" if low != low else f"{percent(low)}{between}{percent(high)}"
 
 
-def _compare_files(args: Namespace) -> "CircuitComparison | ScoreComparison":
-    from circuits.circuit import load_circuit
-    from circuits.judging.compare import compare_circuits, compare_scores
-    from circuits.scores import load_scores
-
-    hold_scores = {Path(path).suffix == ".safetensors" for path in args.files}
-    if len(hold_scores) > 1:
-        raise ValueError("circuits and scores cannot be compared; give files of one kind")
-    if True not in hold_scores:
-        found = compare_circuits({path: load_circuit(path) for path in args.files})
-        if args.difference is not None:
-            found.difference(*found.names[:2]).save(args.difference)
-        return found
-    if args.difference is not None:
-        raise ValueError("--difference writes a circuit, and these are files of scores")
-    return compare_scores({p: load_scores(p) for p in args.files}, ranking=args.ranking)
-
-
-def _check_outputs(args: Namespace) -> None:
-    """Refuse what could not be written, before anything is run.
-
-    Raises:
-        ValueError: if a file is given twice, an output is a folder or no kind of figure.
-    """
-    if len(set(args.files)) < len(args.files):
-        raise ValueError(f"a file is given twice: {', '.join(args.files)}")
-    for path in (args.csv, args.plot):
-        if path is None:
-            continue
-        if Path(path).is_dir():
-            raise ValueError(f"{path} is a folder; name the file to write")
-        require_room(Path(path))
-    if args.plot is not None and Path(args.plot).suffix.lower() not in FIGURES:
-        raise ValueError(f"cannot draw {args.plot!r}: the name should end in {', '.join(FIGURES)}")
-
-
 def _labelled(judged: Sequence[Judged]) -> "dict[str, Curve]":
     """Curves by the name of their file, or by its whole path where names are not enough."""
     names = [Path(one.path).stem for one in judged]
@@ -255,27 +220,3 @@ def _long_table(judged: Sequence[Judged]) -> "pandas.DataFrame":
         frame.insert(0, "scores", one.path)
         frame.insert(1, "ranking", one.curve.ranking)
     return pandas.concat(frames, ignore_index=True)
-
-
-def _records(table: "pandas.DataFrame") -> list[object]:
-    from circuits.judging.points import plain
-
-    return [plain(row) for row in table.to_dict("records")]
-
-
-def _cells(table: "pandas.DataFrame") -> list[list[str]]:
-    rows = table.to_dict("records")
-    return [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
-
-
-def _write_csv(table: "pandas.DataFrame", path: str) -> None:
-    from patching.files.whole import write_text
-
-    write_text(path, table.to_csv(index=False))
-
-
-def _write_figure(figure: "Figure", path: str) -> None:
-    from circuits.drawing.plots import render
-    from patching.files.whole import write_bytes
-
-    write_bytes(path, render(figure, Path(path).suffix.lower()[1:]))

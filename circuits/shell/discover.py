@@ -5,13 +5,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
+from circuits.shell.method_inputs import open_ablation, open_method
+from circuits.shell.options import Parser, share
 from circuits.shell.run_options import leads_here, open_run
-from circuits.shell.scoring import open_ablation, open_method
 
 if TYPE_CHECKING:
     from circuits.reporting.report import Findings
     from patching.model import Model
     from patching.tasks import Task
+
+
+def add_options(parser: Parser) -> None:
+    """Where the results go, and what is judged on."""
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for all results")
+    judging = parser.add_argument_group("judging").add_mutually_exclusive_group()
+    judging.add_argument(
+        "--holdout",
+        type=share,
+        default=0.3,
+        metavar="SHARE",
+        help="share of the prompts kept from the search to judge on; 0: in-sample (0.3)",
+    )
+    judging.add_argument("--eval-task", metavar="TASK", help="judge on these prompts instead")
 
 
 def discover(args: Namespace) -> None:

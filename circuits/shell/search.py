@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import check_out, choose, open_metric, open_model, open_task
+from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser, positive
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
-from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
     from circuits.scores import Scores

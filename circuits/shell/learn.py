@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from circuits.shell import options
 from circuits.shell.inputs import choose, open_metric, open_model, open_task, require_room
+from circuits.shell.method_inputs import open_ablation
 from circuits.shell.printing import print_edges
 from circuits.shell.recording import recorded
-from circuits.shell.scoring import open_ablation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

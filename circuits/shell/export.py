@@ -1,11 +1,35 @@
-"""The commands `export` and `report`: circuits in other forms, and all that a paper needs."""
+"""The command `export`: circuits in other forms. Heavy imports when needed."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from circuits.shell.options import Parser, add_width_and_roles, width
+
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
-    from circuits.drawing.canvas import Picture, Width
+    from circuits.drawing.canvas import Picture
+
+
+def add_options(parser: Parser) -> None:
+    """Which circuit, and in which forms."""
+    parser.add_argument("file", metavar="CIRCUIT", help="a circuit file")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="to write, say circuit.svg; may be given several times",
+    )
+    _add_looks(parser)
+
+
+def _add_looks(parser: Parser) -> None:
+    """How a circuit is drawn, where the file is a picture."""
+    group = parser.add_argument_group("pictures (.svg, .pdf, .png, .tikz, .tex)")
+    add_width_and_roles(group)
+    group.add_argument("--by-role", action="store_true", help="draw each role as one box")
+    group.add_argument("--against", metavar="CIRCUIT", help="draw what differs from this circuit")
+    group.add_argument("--title", metavar="TEXT", help="above the drawing")
 
 
 def export(args: Namespace) -> None:
@@ -27,21 +51,6 @@ def export(args: Namespace) -> None:
         print(f"{circuit.size:,} edges written to {path}")
 
 
-def report(args: Namespace) -> None:
-    """Write figures, tables, methods, references and a notebook from a finished search.
-
-    Raises:
-        ValueError: if the folder is not that of a search, or the roles do not fit.
-    """
-    from circuits.drawing.roles import load_roles
-    from circuits.paper import write_bundle
-
-    roles = None if args.roles is None else load_roles(args.roles)
-    width = _width(args.width) or "column"
-    written = write_bundle(args.run_dir, args.out, width=width, roles=roles, top=args.top)
-    print(f"written to {written[0].parent}: {', '.join(path.name for path in written)}")
-
-
 def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     """The picture that the options ask for; None where they leave the usual look.
 
@@ -55,25 +64,17 @@ def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     from circuits.drawing.roles import load_roles
     from circuits.export import load
 
-    width = _width(args.width)
+    drawn_at = width(args.width)
     if args.against is not None:
         if args.roles is not None or args.by_role:
             raise ValueError("--against draws two circuits; leave out --roles and --by-role")
         names = args.file, args.against
         return picture_difference(
-            circuit, load(args.against, circuit.graph), names, title=args.title, width=width
+            circuit, load(args.against, circuit.graph), names, title=args.title, width=drawn_at
         )
     roles = None if args.roles is None else load_roles(args.roles)
     if args.by_role:
         if roles is None:
             raise ValueError("--by-role needs --roles FILE")
-        return picture_roles(circuit, roles, title=args.title, width=width)
-    return picture(circuit, title=args.title, width=width, roles=roles)
-
-
-def _width(text: str | None) -> "Width":
-    """A width from the command line: a name, or a number of inches."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
+        return picture_roles(circuit, roles, title=args.title, width=drawn_at)
+    return picture(circuit, title=args.title, width=drawn_at, roles=roles)

@@ -1,4 +1,4 @@
-"""The commands: from parsed options to files and printed lines. Heavy imports when needed."""
+"""The command `evaluate`: circuits on a task. Heavy imports when needed."""
 
 import json
 import math
@@ -9,18 +9,17 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import (
-    check_out,
     open_metric,
     open_model,
-    open_selector,
     open_task,
     require_room,
     warn_of_other_weights,
 )
-from circuits.shell.printing import print_columns, print_edges, print_provenance
+from circuits.shell.method_inputs import open_ablation
+from circuits.shell.options import Parser
+from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
-from circuits.shell.run_options import keep_partial, leads_here, open_run
-from circuits.shell.scoring import ABLATIONS, open_ablation, open_method
+from circuits.shell.run_options import leads_here, open_run
 
 if TYPE_CHECKING:
     from circuits.reporting.report import Measured
@@ -30,50 +29,11 @@ if TYPE_CHECKING:
     from patching.tasks import Task
 
 
-def score(args: Namespace) -> int | None:
-    """Score all edges and write them to a file; interrupted, those of some prompts.
-
-    Raises:
-        ValueError: if a name is unknown, or model, task, metric and method do not fit together.
-    """
-    from circuits.scoring import Interrupted
-
-    metric, method, run = open_metric(args), open_method(args), open_run(args)
-    check_out(args.out, ".safetensors")
-    model = open_model(args)
-    task = open_task(args.task, model, args, seed=args.seed)
-    try:
-        scores = method(model, task, metric)
-    except Interrupted as stop:
-        return keep_partial(stop, args)
-    if not leads_here(run):
-        return None
-    scores.save(args.out)
-    method_name = scores.provenance["method"]
-    print(
-        f"{scores.graph.n_edges:,} edges of {model.name} scored by {method_name} on "
-        f"{len(task)} prompts of {task.name}; strongest by {args.ranking} score:"
-    )
-    print_edges(scores.top(args.top, ranking=args.ranking))
-    print(f"written to {args.out}")
-    return None
-
-
-def select(args: Namespace) -> None:
-    """Choose edges from a file of scores.
-
-    Raises:
-        ValueError: if the file is no file of scores, or the graph has too few edges.
-    """
-    from circuits.export import save
-    from circuits.scores import load_scores
-
-    circuit = open_selector(args)(load_scores(args.file), args.size)
-    save(circuit, args.out)
-    print(
-        f"{circuit.size:,} of {circuit.graph.n_edges:,} edges, chosen by {args.ranking} score "
-        f"({args.selector}{', pruned' if args.prune else ''}), written to {args.out}"
-    )
+def add_options(parser: Parser) -> None:
+    """Which circuits, and where the numbers go."""
+    parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.add_argument("--csv", metavar="FILE", help="write one row per circuit and prompt")
 
 
 def evaluate(args: Namespace) -> None:
@@ -120,44 +80,6 @@ def evaluate(args: Namespace) -> None:
         print(json.dumps(rows, indent=2))
     else:
         _print_evaluation(args, evaluation, measured)
-
-
-def show(args: Namespace) -> None:
-    """Print what a file of scores or a circuit holds.
-
-    Raises:
-        ValueError: if the file is neither.
-    """
-    from circuits.circuit import load_circuit
-    from circuits.reporting.report import strongest
-    from circuits.scores import load_scores
-
-    if _holds_scores(Path(args.file)):
-        scores = load_scores(args.file)
-        graph, provenance = scores.graph, scores.provenance
-        edges = scores.top(args.top, ranking=args.ranking)
-        print(f"scores of {graph.n_edges:,} edges: {graph.describe()}")
-    else:
-        circuit = load_circuit(args.file)
-        graph, provenance = circuit.graph, circuit.provenance
-        edges = strongest(circuit, args.top, args.ranking)
-        print(f"circuit of {circuit.size:,} of {graph.n_edges:,} edges: {graph.describe()}")
-    print_provenance(provenance)
-    print(f"strongest edges by {args.ranking} score (positive: helps the metric in the clean run):")
-    print_edges(edges)
-
-
-def methods(args: Namespace) -> None:
-    """Print the scoring methods."""
-    from circuits.scoring import METHODS, PATHS, QUADRATURES
-    from patching.rules import RULES
-
-    rows = [(name, method.cost, method.source) for name, method in METHODS.items()]
-    print_columns(("method", "cost", "source"), rows)
-    print(f"\nrules (--rule):             {', '.join(RULES)}")
-    print(f"paths (--path):             {', '.join(PATHS)}")
-    print(f"quadratures (--quadrature): {', '.join(QUADRATURES)}")
-    print(f"ablations (--ablation):     {', '.join(ABLATIONS)}")
 
 
 def _write_values(args: Namespace, evaluation: "Evaluation") -> None:
@@ -232,17 +154,3 @@ def _print_evaluation(
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _holds_scores(path: Path) -> bool:
-    """Whether a file holds scores (safetensors: a length, then a JSON header) or a circuit.
-
-    Raises:
-        ValueError: if it looks like neither.
-    """
-    with path.open("rb") as file:
-        start = file.read(9)
-    is_scores, is_json = start[8:] == b"{", start.lstrip().startswith(b"{")
-    if path.suffix not in (".json", ".safetensors") and not is_scores and not is_json:
-        raise ValueError(f"{path} is neither scores (safetensors) nor a circuit (JSON)")
-    return path.suffix == ".safetensors" or (is_scores and path.suffix != ".json")
