@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.blocks import FINAL_STREAM, Block, widen
+from patching.anatomy.blocks import FINAL_STREAM, Block
 from patching.anatomy.claims import Claim, Probe, Seen, tolerance_in
 from patching.anatomy.held import held_claims, row_claims, see
 from patching.anatomy.norms import Norm, find_norm
