@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import TextIO
 
 from circuits.shell import (
@@ -32,6 +32,8 @@ from circuits.shell import (
     tasks,
     view,
 )
+from circuits.shell.outputs import check_outputs
+from circuits.shell.printing import complain, open_closed_streams, say
 
 EPILOG = """examples:
   circuits doctor --model toy --task ioi
@@ -60,35 +62,56 @@ DISCOVER = "go the whole way: scores, circuit, figure, report"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error, 130 when interrupted.
 
-    `doctor` has one more: 3 for what is unusable; and `rerun`: 1 for a result that differs.
+    `doctor` has one more: 3 for what is unusable; and `rerun`: 1 for a result that differs. What a
+    command prints is said when it is done and its files are written.
+
+    Raises:
+        RuntimeError: if something broke that is no fault of the caller's.
+        SystemExit: after --help.
+    """
+    open_closed_streams()
+    printed = StringIO()
+    try:
+        with _quiet(), redirect_stdout(printed):
+            args = make_parser().parse_args(arguments)
+            check_outputs(args)
+            code = args.run(args) or 0
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        MemoryError,
+        RuntimeError,
+        KeyboardInterrupt,
+    ) as error:
+        say(printed.getvalue())
+        return _excuse(error, sys.argv if arguments is None else arguments)
+    except SystemExit:
+        say(printed.getvalue())
+        raise
+    return say(printed.getvalue()) or code
+
+
+def _excuse(error: BaseException, given: Sequence[str]) -> int:
+    """Say what went wrong, and return the exit code.
 
     Raises:
         RuntimeError: if something broke that is no fault of the caller's.
     """
-    try:
-        with _quiet():
-            args = make_parser().parse_args(arguments)
-            code = args.run(args)
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
+    if isinstance(error, KeyboardInterrupt):
+        kept = any(word.partition("=")[0] == "--run" for word in given)
+        complain(f"interrupted{run_options.hint(kept)}")
+        return 130
+    assert isinstance(error, Exception), "the other kinds"
+    hint = ""
+    if isinstance(error, RuntimeError):
         from patching.memory import is_lack_of_memory  # torch is loaded by now
 
         if not is_lack_of_memory(error):
-            raise
-        print(f"error: {_one_line(error)}; try a smaller --batch-size", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        given = sys.argv if arguments is None else arguments
-        kept = any(word.partition("=")[0] == "--run" for word in given)
-        print(f"interrupted{run_options.hint(kept)}", file=sys.stderr)
-        return 130
-    return code or 0
+            raise error
+        hint = "; try a smaller --batch-size"
+    complain(f"error: {_one_line(error)}{hint}")
+    return 2
 
 
 def make_parser() -> options.Parser:
@@ -180,7 +203,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning as one line on stderr; the signature is that of `warnings.showwarning`."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    complain(f"warning: {' '.join(str(message).split())}")
 
 
 def _one_line(error: Exception) -> str:

@@ -41,7 +41,9 @@ class Progress:
 
     def __init__(self, what: str, total: int | None, *, done: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._first = what, total, done
-        self._shown = shown and os.environ.get("TQDM_DISABLE", "") in ("", "0")
+        self._shown = (
+            shown and sys.stderr is not None and os.environ.get("TQDM_DISABLE", "") in ("", "0")
+        )
         self._bar = _bar(what, total, done) if self._shown and _draws_bars() else None
         self._start = self._last = time.monotonic()
         self._told = done
@@ -77,9 +79,16 @@ class Progress:
         since = now - self._last
         tenth = self._total is not None and (done - self._told) * 10 >= self._total
         if since >= LONGEST or (since >= SHORTEST and tenth):
-            sys.stderr.write(self._line(done, now - self._start))
-            sys.stderr.flush()
+            self._write(self._line(done, now - self._start))
             self._last, self._told = now, done
+
+    def _write(self, line: str) -> None:
+        """Say it, as long as somebody listens: no work ends because its progress is not read."""
+        try:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        except OSError:
+            self._shown = False
 
     def _line(self, done: int, seconds: float) -> str:
         rate = (done - self._first) / seconds

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.scoring import METHODS
+from patching.files.parsing import shown
 from patching.metrics import METRICS
 
 Provenance = Mapping[str, object]
@@ -37,11 +38,17 @@ def command_of(provenance: Provenance, elsewhere: Elsewhere = AS_RECORDED) -> li
         n, of = partial.get("n_examples"), partial.get("of")
         raise ValueError(f"the rest of it: it is of {n} of {of} prompts, after an interrupt")
     recorded = provenance.get("command")
-    if isinstance(recorded, list):
-        return _replaced([str(word) for word in recorded], elsewhere)
+    if recorded is not None:
+        return _replaced(_recorded(recorded), elsewhere)
     if not provenance:
         raise ValueError("any provenance (what `circuits discover` wrote is repeated as a folder)")
     return _score_command(provenance, elsewhere)
+
+
+def _recorded(command: object) -> list[str]:
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        raise ValueError(f"a command (the recorded one is {shown(command)}, no list of words)")
+    return command
 
 
 def _replaced(words: Sequence[str], elsewhere: Elsewhere) -> list[str]:
@@ -101,7 +108,7 @@ def _generated(origin: Mapping[str, object]) -> dict[str, object]:
         return {"task": origin["task"], "n": origin.get("n"), "seed": origin.get("seed")}
     if origin.get("counterfactual") is not None:
         raise ValueError(
-            f"a command that reads {origin['file']} by its counterfactual (only Python)"
+            f"a command that reads {origin.get('file')} by its counterfactual (only Python)"
         )
     flags = {"first-token": origin.get("first_token"), "drop-rows": origin.get("drop")}
     return {"task": origin.get("file"), **flags}
@@ -109,10 +116,11 @@ def _generated(origin: Mapping[str, object]) -> dict[str, object]:
 
 def _cut(origin: Mapping[str, object]) -> dict[str, object]:
     steps = origin.get("then", [])
-    assert isinstance(steps, list), "steps are a list"
     if not steps:
         return {}
-    if len(steps) == 1 and steps[0][0] == "take":
+    if not isinstance(steps, list) or not all(isinstance(s, list) and s for s in steps):
+        raise ValueError(f"how the prompts were cut (recorded is {shown(steps)})")
+    if len(steps) == 1 and steps[0][0] == "take" and len(steps[0]) == 2:
         return {"limit": steps[0][1]}
     done = ", then ".join(str(step[0]) for step in steps)
     raise ValueError(f"a command for prompts that were cut so: {done} (only Python)")

@@ -19,6 +19,9 @@ tens of layers, forward and back. The same machine and versions give the same bi
 MUST_BE_SAME = {"weights": "weights", "tokens": "prompts", "conflicts": "conflicts"}
 """Hashes in a provenance, and what they are of."""
 
+_TOLD = ("model", "revision", "config", "tokenizer", "task", "metric", "dtype", "device")
+"""What else a provenance says of its inputs, beside versions and the files that options name."""
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -153,12 +156,12 @@ def differing_inputs(before: Mapping[str, object], now: Mapping[str, object]) ->
 
 
 def differing_facts(before: Mapping[str, object], now: Mapping[str, object]) -> tuple[Fact, ...]:
-    """Model, task, device, dtype and versions that are not what they were."""
+    """Model, task, files, device, dtype and versions that are not what they were."""
     old, new = _facts(before), _facts(now)
     return tuple(
-        Fact(name, old.get(name, "-"), new.get(name, "-"))
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
+        Fact(name, before, new.get(name, "-"))
+        for name, before in old.items()
+        if before != new.get(name)
     )
 
 
@@ -180,9 +183,10 @@ def hashes(provenance: Mapping[str, object]) -> dict[str, str]:
 
 def _facts(provenance: Mapping[str, object]) -> dict[str, str]:
     said = made_by(provenance)
-    versions = said.get("versions")
-    facts = {name: said.get(name) for name in ("model", "revision", "task", "dtype", "device")}
-    facts |= versions if isinstance(versions, Mapping) else {}
+    facts = {name: said.get(name) for name in _TOLD}
+    for group in ("versions", "files"):
+        within = said.get(group)
+        facts |= within if isinstance(within, Mapping) else {}
     return {name: "-" if value is None else str(value) for name, value in facts.items()}
 
 

@@ -1,9 +1,11 @@
 """Repeating a result: its command is run anew, in a new process, and what comes of it compared."""
 
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +20,7 @@ from circuits.repeating.comparison import (
     differing_texts,
     made_by,
 )
+from circuits.repeating.permitted import NOTHING_MORE, Permitted, words_of
 from circuits.repeating.recorded import (
     OF_A_SEARCH,
     Recorded,
@@ -27,15 +30,17 @@ from circuits.repeating.recorded import (
 )
 from circuits.scores import Scores, load_scores
 from circuits.select import greedy, threshold, top_n
-from patching.files.parsing import read_json
+from patching.files.parsing import read_json, shown
 from patching.files.whole import write_text
 
 Run = Callable[[Sequence[str]], str]
 """Runs the words after `circuits` and returns what was printed."""
 
+Announce = Callable[[Sequence[str]], None]
+"""Is told the words after `circuits` before they are run; what it raises stops them."""
+
 _FOLDERS = ("discover", "patch", "neurons", "learn")
 _PRINTED = ("curve", "evaluate")
-_READ = (".json", ".jsonl", ".csv", ".safetensors")
 _SELECTORS = {"top_n": top_n, "greedy": greedy, "threshold": threshold}
 
 
@@ -43,8 +48,10 @@ def rerun(
     path: str | Path,
     *,
     elsewhere: Elsewhere = AS_RECORDED,
+    permitted: Permitted = NOTHING_MORE,
     tolerance: float | None = None,
     run: Run | None = None,
+    announce: Announce | None = None,
 ) -> Comparison:
     """Make a result again from what its provenance says, and compare the two.
 
@@ -54,20 +61,31 @@ def rerun(
     taken from where they were, or from beside the result; `elsewhere` says where model and task are
     now.
 
+    A file may come from anywhere, so its command is not run as it stands: only options that decide
+    the numbers are taken from it, what it reads has to lie in the current folder, beside the result
+    or in a folder of `permitted`, and no code is run that the file names or that comes with a model
+    unless `permitted` says so. It writes into a temporary folder alone.
+
     Args:
         path: the result.
         elsewhere: another model, task or device than the recorded one.
+        permitted: what the file may have read and run beside that.
         tolerance: the largest difference that counts as rounding, over the largest number of its
             group; by default `TOLERANCE` of the dtype.
         run: how commands are run (a new process of the same Python).
+        announce: is told the command before it is run.
 
     Raises:
-        ValueError: if it cannot be repeated; the message says what is missing.
+        ValueError: if it cannot be repeated; the message says what is missing, or not permitted.
     """
     path = Path(path)
     before = read_result(path)
+    beside = path if path.is_dir() else path.parent
+    permitted = replace(permitted, folders=(beside, Path(), *permitted.folders))
     with TemporaryDirectory() as folder:
-        job = _Job(path, before, elsewhere, Path(folder), run or in_new_process)
+        job = _Job(
+            path, before, elsewhere, permitted, Path(folder), run or in_new_process, announce
+        )
         now, command = _repeat(job)
     if tolerance is None:
         tolerance = TOLERANCE.get(str(made_by(before.provenance).get("dtype")), 1e-4)
@@ -88,11 +106,16 @@ def in_new_process(words: Sequence[str]) -> str:
     Raises:
         ValueError: if it fails.
     """
-    call = [sys.executable, "-m", "circuits", *words]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    home = str(Path(__file__).resolve().parents[2])  # -P: the current folder holds no modules
+    paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    call = [sys.executable, "-P", "-m", "circuits", *words]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ValueError(f"`circuits {' '.join(words)}` failed: {last[0].removeprefix('error: ')}")
+        raise ValueError(
+            f"`circuits {shlex.join(words)}` failed: {last[0].removeprefix('error: ')}"
+        )
     return done.stdout
 
 
@@ -101,8 +124,10 @@ class _Job:
     path: Path
     before: Recorded
     elsewhere: Elsewhere
+    permitted: Permitted
     folder: Path
     run: Run
+    announce: Announce | None
 
 
 def _repeat(job: _Job) -> tuple[Recorded, list[str]]:
@@ -115,14 +140,25 @@ def _repeat(job: _Job) -> tuple[Recorded, list[str]]:
     try:
         choose = None if circuit is None or _made_whole(circuit) else again(circuit)
         command = command_of(job.before.provenance, job.elsewhere)
-        words = [_found(word, job.path.parent) for word in command]
     except ValueError as error:
         raise ValueError(f"{job.path} cannot be repeated, for want of {error}") from None
+    try:
+        words = words_of(command, _with(job.elsewhere, job.permitted))
+    except ValueError as error:
+        raise ValueError(f"{job.path} is not repeated: {error}") from None
+    if job.announce is not None:
+        job.announce(words)
     made = _run(job, words, whole=job.path.is_dir() or choose is not None)
     if choose is None:
         return read_result(made), command
     scores = made / OF_A_SEARCH[0] if made.is_dir() else made
     return of_circuit(choose(load_scores(scores))), command
+
+
+def _with(elsewhere: Elsewhere, permitted: Permitted) -> Permitted:
+    """What was named as the model or the task of now may be read."""
+    named = [name for name in (elsewhere.model, elsewhere.task) if name and Path(name).exists()]
+    return replace(permitted, folders=(*permitted.folders, *named))
 
 
 def _made_whole(circuit: Circuit) -> bool:
@@ -145,25 +181,12 @@ def again(circuit: Circuit) -> Callable[[Scores], Circuit]:
         raise ValueError(
             f"how its edges were chosen from scores (the selection is {found}; known: {known})"
         )
-    number, ranking, prune = (selection[name] for name in ("requested", "ranking", "pruned"))
-    assert isinstance(number, int | float) and ranking in ("absolute", "signed")
-    return lambda scores: select(scores, number, ranking=ranking, prune=bool(prune))
-
-
-def _found(word: str, folder: Path) -> str:
-    """A word of a command; where a file has moved, that of its name beside the result.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    if Path(value).suffix not in _READ or Path(value).is_file():
-        return word
-    beside = folder / Path(value).name
-    if beside.is_file():
-        return f"{option}{equals}{beside}"
-    hint = "; --task says where it is now" if option == "--task" else ""
-    raise ValueError(f"the file {value}, which is neither there nor beside the result{hint}")
+    number, ranking = selection.get("requested"), selection.get("ranking")
+    if type(number) not in (int, float) or ranking not in ("absolute", "signed"):
+        raise ValueError(f"how its edges were chosen from scores (recorded is {shown(selection)})")
+    assert isinstance(number, int | float), "just seen"
+    prune = bool(selection.get("pruned"))
+    return lambda scores: select(scores, number, ranking=ranking, prune=prune)
 
 
 def _run(job: _Job, words: Sequence[str], *, whole: bool) -> Path:
@@ -182,7 +205,6 @@ def _run(job: _Job, words: Sequence[str], *, whole: bool) -> Path:
 def _search(job: _Job, words: Sequence[str]) -> Path:
     """Search again; the circuit that was found, or its scores if the recorded result is scores."""
     circuit, scores = job.folder / "circuit.json", job.folder / "scores.safetensors"
-    words = [word for word in words if not word.startswith("--scores=")]
     job.run([*words, f"--out={circuit}", f"--scores={scores}"])
     return scores if job.path.suffix == ".safetensors" else circuit
 

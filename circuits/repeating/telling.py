@@ -1,6 +1,7 @@
 """A comparison as text for a terminal."""
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from circuits.repeating.comparison import Comparison, Fact, Numbers
@@ -12,7 +13,7 @@ def summary(comparison: Comparison) -> str:
     """The verdict, what was not the same, and every group of numbers on a line."""
     lines = [f"{comparison.path}: {_verdict(comparison)}"]
     if comparison.command:
-        lines.append(f"made again by: circuits {' '.join(comparison.command)}")
+        lines.append(f"made again by: circuits {shlex.join(comparison.command)}")
     lines += _facts("not what it was made from:", comparison.inputs)
     lines += _facts("other than then (no difference by itself):", comparison.facts)
     lines += ["", *_table(comparison.numbers)]

@@ -1,6 +1,62 @@
-"""Plain tables on stdout. Heavy imports when needed."""
+"""What is said on a terminal: plain tables, and how it gets there. Heavy imports when needed.
 
+Commands print; it is said when they are done, so that a reader that goes away or a full disk takes
+no result from them.
+"""
+
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from patching.files.visible import visible
+
+
+def say(text: str) -> int:
+    """Print on stdout: 0, and also if nobody listens (any more); 2 if it cannot be written."""
+    if sys.stdout is None:  # closed
+        return 0
+    try:
+        _write(text, sys.stdout)
+    except BrokenPipeError:  # the reader has seen enough
+        _lead_nowhere(sys.stdout)
+    except OSError as error:
+        _lead_nowhere(sys.stdout)
+        complain(f"error: what was to be printed could not be: {error.strerror}")
+        return 2
+    return 0
+
+
+def complain(text: str) -> None:
+    """Print a line on stderr, if there is anybody to read it."""
+    if sys.stderr is None:
+        return
+    try:
+        _write(f"{text}\n", sys.stderr)
+    except OSError:  # nobody can be told
+        _lead_nowhere(sys.stderr)
+
+
+def open_closed_streams() -> None:
+    """Streams that were closed lead nowhere: no file that is opened later takes their number."""
+    handle = os.open(os.devnull, os.O_RDWR)
+    while handle <= 2:
+        handle = os.open(os.devnull, os.O_RDWR)
+    os.close(handle)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """Text without signs that act on a terminal or that it does not know."""
+    code = stream.encoding or "utf-8"
+    stream.write(visible(text).encode(code, "backslashreplace").decode(code))
+    stream.flush()
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """What is left in a stream is lost, and no error when Python ends."""
+    handle = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(handle, stream.fileno())
+    os.close(handle)
 
 
 def print_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,15 +10,29 @@ _NOT_OF_THE_RESULT = (
 )
 """The command, where its results go, how they are shown, what bounds memory, and who does it."""
 
+_READ = ("task", "eval_task", "ablation_task", "constants", "guess", "start", "device_map")
+"""Options that may name a file to read; what is in it may be written in several ways."""
+
 
 def recorded(args: Namespace) -> dict[str, object]:
     """For a provenance: the command, and a hash of every file it was given to read.
 
-    `command` is what follows `circuits`, without where the results go.
+    `command` is what follows `circuits`, without where the results go; `inputs` are results that
+    were read, `files` are those that options name.
     """
     files = list(getattr(args, "files", ()))
     read = {f"{i}. {Path(path).name}": _hash(path) for i, path in enumerate(files, start=1)}
-    return {"command": [*_words(args), *files], **({"inputs": read} if read else {})}
+    given = {option: getattr(args, option, None) for option in _READ}
+    named = {
+        f"--{option.replace('_', '-')}": _hash(path)
+        for option, path in given.items()
+        if path is not None and Path(path).is_file()
+    }
+    return {
+        "command": [*_words(args), *files],
+        **({"inputs": read} if read else {}),
+        **({"files": named} if named else {}),
+    }
 
 
 def _words(args: Namespace) -> list[str]:

@@ -1,12 +1,12 @@
 """Options of long commands: where they keep what is done, and who does it."""
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from circuits.shell.inputs import choose
 from circuits.shell.options import Parser
+from circuits.shell.printing import complain
 
 if TYPE_CHECKING:
     from circuits.scores import Scores
@@ -82,10 +82,9 @@ def part_of(stop: "Interrupted[R]") -> str:
 
 def say_partial(stop: "Interrupted[R]", args: Namespace, path: Path) -> None:
     """Say what has been kept of an interrupted command, and where."""
-    print(
+    complain(
         f"interrupted after {stop.n_examples} of {stop.n_of} prompts, whose scores are in "
-        f"{path}{hint(args.kept_in is not None)}",
-        file=sys.stderr,
+        f"{path}{hint(args.kept_in is not None)}"
     )
 
 

@@ -94,7 +94,9 @@ def test_what_curve_cannot_do_is_one_line(home, task, tmp_path, capsys):
     arguments = ["curve", *task, scores, *FEW]
     assert "no circuit can have 99 edges" in refused(capsys, *arguments, "--sizes", "99")
     assert "a whole number from 0 is needed, got 'x'" in refused(capsys, *arguments, "--sizes", "x")
-    assert "should end in .svg, .pdf, .png" in refused(capsys, *arguments, "--plot", "c.txt")
+    assert "a file that ends in .svg, .pdf, .png would" in refused(
+        capsys, *arguments, "--plot", "c.txt"
+    )
     assert "is a folder; name the file" in refused(capsys, *arguments, "--csv", tmp_path)
     assert "a file is given twice" in refused(capsys, "curve", *task, scores, scores)
     deeper = ["--model", home / "deeper", "--task", home / "task.json"]

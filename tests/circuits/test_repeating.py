@@ -13,7 +13,7 @@ from shells import on, save_model
 
 from circuits.circuit import load_circuit
 from circuits.cli import main
-from circuits.repeating import Elsewhere, rerun, summary
+from circuits.repeating import Elsewhere, Permitted, rerun, summary
 from circuits.repeating.commands import command_of
 from circuits.repeating.comparison import compare_numbers
 from circuits.scores import load_scores, merge
@@ -35,6 +35,12 @@ def here(words) -> str:
 
 def again(path, **options):
     return rerun(path, run=here, **options)
+
+
+@pytest.fixture(autouse=True)
+def _where_the_models_are(home, monkeypatch):
+    """What a result may read without more ado lies beside it or in the current folder."""
+    monkeypatch.chdir(home)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,18 @@ def test_versions_are_told_and_are_no_difference(results, tmp_path):
     assert "torch: 1.0, now " in summary(comparison)
 
 
+def test_it_is_said_which_input_has_changed(results, tmp_path, home):
+    """The file of prompts beside what it holds, and facts that a model may know of itself."""
+    before = {"tokenizer": "a", "config": "b", "metric": "kl", "versions": {"transformers": "4"}}
+    path = altered(results, tmp_path, said(**before))
+    task = json.loads((home / "task.json").read_text())
+    (tmp_path / "task.json").write_text(json.dumps({**task, "name": "other"}))
+    comparison = again(path, elsewhere=Elsewhere(task=str(tmp_path / "task.json")))
+    assert comparison.verdict == "same"
+    changed = {fact.name for fact in comparison.facts}
+    assert changed >= {"tokenizer", "config", "metric", "transformers", "--task"}
+
+
 def test_the_edges_that_differ_are_named(results, tmp_path):
     circuit = load_circuit(results / "circuit.json")
     source, dest = circuit.edges[0]
@@ -170,7 +188,7 @@ def test_a_point_of_a_curve_and_a_text_that_were_changed_are_found(results, tmp_
     content[0]["points"][1]["faithfulness"] += 0.5
     content[0]["conditions"]["metric"] = "another"
     (tmp_path / "curve.json").write_text(json.dumps(content))
-    comparison = again(tmp_path / "curve.json")
+    comparison = again(tmp_path / "curve.json", permitted=Permitted((results,)))
     differing = [one for one in comparison.numbers if not one.bitwise]
     assert [(one.name, one.where) for one in differing] == [
         ("points.faithfulness", "[0].points[1].faithfulness")
@@ -189,7 +207,9 @@ def test_a_file_that_was_read_and_changed_since_is_found(results, tmp_path):
     comparison = again(tmp_path / "curve.json")
     assert [fact.name for fact in comparison.inputs] == ["1. scores.safetensors"]
     scores.unlink()
-    with pytest.raises(ValueError, match="gone/scores.safetensors, which is neither there nor bes"):
+    with pytest.raises(
+        ValueError, match="gone/scores.safetensors is wanted, which is neither there nor bes"
+    ):
         again(tmp_path / "curve.json")
 
 
@@ -217,7 +237,9 @@ def test_a_task_file_that_is_gone_is_asked_for(results, tmp_path):
     scores = load_scores(results / "scores.safetensors")
     words = [w for w in scores.provenance["command"] if not w.startswith("--task=")]
     path = altered(results, tmp_path, said(command=[*words, "--task=gone/prompts.json"]))
-    with pytest.raises(ValueError, match="the file gone/prompts.json, .*; --task says where"):
+    with pytest.raises(
+        ValueError, match="the file gone/prompts.json is wanted, .*; --task says where"
+    ):
         again(path)
 
 
@@ -336,7 +358,11 @@ def test_the_shell_repeats_in_a_new_process_and_exits_by_the_verdict(results, tm
     missing = ["rerun", str(path), "--model", str(tmp_path / "nowhere")]
     assert main(missing) == 2
     error = capsys.readouterr().err
-    assert "error: `circuits score " in error and "failed: " in error
+    assert "nowhere', which is no folder here and no name of a model; --model says" in error
+    assert main(["rerun", str(path), "--device", "abacus"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("running: circuits score --model=")
+    assert "error: `circuits score " in error and "failed: the device 'abacus' cannot" in error
 
 
 def test_a_searched_result_is_not_touched_by_its_repetition(results):

@@ -84,3 +84,16 @@ def test_a_notebook_without_widgets_gets_a_bar_of_text(monkeypatch, capfd):
     for _ in track(range(2), "drawing", 2):
         time.sleep(0.7)
     assert "drawing" in capfd.readouterr().err
+
+
+def test_no_work_ends_because_its_progress_is_not_read(clock, monkeypatch):
+    def gone(text: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys.stderr, "write", gone)
+    with Progress("scoring", 3) as work:
+        for i in range(1, 4):
+            clock.append(i * 61.0)
+            work.at(i)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(track([1, 2], "counting", 2)) == [1, 2]

@@ -1,0 +1,39 @@
+"""Text from anywhere, made fit to be seen: on a terminal, and in Markdown.
+
+Names of tasks, models and files are written by others. On a terminal they could move the cursor or
+turn letters round, in Markdown and notebooks they could be markup.
+"""
+
+import re
+import unicodedata
+
+_KEPT = "\n\t\u200c\u200d"  # lines, columns, and what joins letters in Persian or parts of an emoji
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#!|~$&])")
+
+
+def visible(text: str) -> str:
+    r"""Text whose every sign can be seen: control characters and marks of direction by their code.
+
+    >>> visible("a\x1b[31mb\u202e")
+    'a[U+001B][31mb[U+202E]'
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if _is_visible(sign) else f"[U+{ord(sign):04X}]" for sign in text)
+
+
+def in_markdown(text: str) -> str:
+    r"""Text as Markdown that shows it, in one line: no markup, no HTML, no link, no formula.
+
+    >>> print(in_markdown("<b>ioi_2</b>"))
+    &lt;b&gt;ioi\_2&lt;/b&gt;
+    """
+    line = visible(" ".join(text.split()))
+    return _MARKUP.sub(lambda found: _MARKS.get(found[0], f"\\{found[0]}"), line)
+
+
+_MARKS = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def _is_visible(sign: str) -> bool:
+    return sign.isprintable() or sign in _KEPT or unicodedata.category(sign) == "Zs"
