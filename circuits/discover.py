@@ -16,6 +16,7 @@ from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
 from patching.files.whole import write_text
+from patching.lens.text import prompt_texts
 from patching.metrics import Metric, accuracy, kl, logit_diff
 from patching.model import Model
 from patching.tasks import Task
@@ -167,6 +168,7 @@ def _judge(
         sizes=measured[: len(nested)],
         random=measured[len(nested) :],
         settings=_settings(circuit, scores, judged),
+        examples=prompt_texts(search.model.tokenizer, judged),
     )
     return findings, _record(findings, evaluation, circuits)
 

@@ -15,6 +15,7 @@ import circuits.doctor.structure as structure
 from circuits.doctor.finding import Finding, Report, Skipped
 from circuits.doctor.probes import sample
 from circuits.doctor.rows import Reading, sound_rows
+from patching.lens.text import prompt_texts
 from patching.memory import is_lack_of_memory
 from patching.metrics import Metric, logit_diff
 from patching.model import Model
@@ -65,7 +66,14 @@ def examine(
         findings=tuple(f for f in (*of_model, *of_task) if isinstance(f, Finding)),
         skipped=tuple(f for f in (*of_model, *of_task) if isinstance(f, Skipped)),
         ability=None if seen is None else seen.ability.sentence,
+        examples=_examples(model, reading),
     )
+
+
+def _examples(model: Model, reading: Reading | None) -> tuple[str, ...]:
+    if reading is None or reading.task is None:
+        return ()
+    return prompt_texts(model.tokenizer, reading.task)
 
 
 def _of_model(model: Model, task: Task | None, metric: Metric, batch_size: int) -> Iterator[Found]:

@@ -48,7 +48,8 @@ class Skipped:
 class Report:
     """All findings on a model, and on a task if there was one.
 
-    `ability` says in one sentence whether the model can do the task.
+    `ability` says in one sentence whether the model can do the task; `examples` are some of its
+    prompts with their answers as text.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Report:
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...] = ()
     ability: str | None = None
+    examples: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -92,6 +94,7 @@ class Report:
             "task": self.task,
             "verdict": self.verdict,
             "ability": self.ability,
+            "examples": list(self.examples),
             "rows_to_drop": list(self.rows_to_drop),
             "findings": [_to_dict(finding) for finding in self.findings],
             "skipped": [{"name": s.name, "subject": s.subject, "why": s.why} for s in self.skipped],

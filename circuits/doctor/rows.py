@@ -53,14 +53,18 @@ def read_rows(
     """A task file row by row (the first `limit`), in any form that `patching.from_file` reads.
 
     Raises:
-        ValueError: if the file as a whole is of no such form, or a CSV comes without a tokenizer.
+        ValueError: if the file as a whole is of no such form, its token ids are another
+            tokenizer's, or a CSV comes without a tokenizer.
         OSError: if it cannot be opened.
     """
     if Path(path).suffix == ".csv" and tokenizer is None:
         raise ValueError(f"there is no tokenizer to read the texts of {path} with")
     rows = open_rows(path, tokenizer)
     n = len(rows) if limit is None else min(limit, len(rows))
-    return _sort(rows.name, n, lambda i: _read(rows, i, first_token))
+    found = _sort(rows.name, n, lambda i: _read(rows, i, first_token))
+    if found.task is not None:
+        rows.require_own_ids(dict(zip(found.rows, found.task.prompts, strict=True)))
+    return found
 
 
 def sound_rows(task: Task) -> Reading:

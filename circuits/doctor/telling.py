@@ -14,6 +14,7 @@ def summary(report: Report) -> str:
     parts = [f"{report.model}{on}: {report.verdict}"]
     if report.ability:
         parts.append(report.ability)
+    parts += [f"  {example}" for example in report.examples]
     for subject in ("model", "task"):
         parts += _part(report, subject)
     if report.rows_to_drop:

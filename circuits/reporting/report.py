@@ -104,6 +104,7 @@ class Findings:
     sizes: Sequence[Measured]
     random: Sequence[Measured]
     settings: Mapping[str, object]
+    examples: Sequence[str] = ()
 
 
 def usable(
@@ -169,7 +170,7 @@ def render(findings: Findings, *, figure: str, top: int = 20) -> str:
         f"# {task} in {model}: a circuit of {findings.circuit.size:,} edges",
         _verdict(findings.verdict),
         "## How good it is",
-        f"Measured on {findings.prompts}.",
+        f"Measured on {findings.prompts}.{_examples(findings)}",
         _runs(findings),
         explain_faithfulness(str(findings.settings.get("ablation", "resample"))),
         f"![The circuit]({figure})",
@@ -205,6 +206,14 @@ def _verdict(verdict: Verdict) -> str:
     if verdict.can_do:
         return said
     return f"{said} Scores, circuit and figure were written all the same; they explain nothing."
+
+
+def _examples(findings: Findings) -> str:
+    """Some prompts as code, so that nothing in them is Markdown."""
+    if not findings.examples:
+        return ""
+    lines = "\n".join(f"    {example}" for example in findings.examples)
+    return f" The first of them, with their answers:\n\n{lines}"
 
 
 def _runs(findings: Findings) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TASK_FILES = (".json", ".jsonl", ".csv", ".parquet")
+
 
 def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
     """The entry of a table of names.
@@ -206,7 +208,7 @@ def generators() -> "dict[str, Generator]":
 
 def is_file(name: str) -> bool:
     """Whether a task's name is that of a file of prompts."""
-    return Path(name).suffix in (".json", ".jsonl", ".csv") or Path(name).is_file()
+    return Path(name).suffix in TASK_FILES or Path(name).is_file()
 
 
 def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":
@@ -215,7 +217,8 @@ def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":
     known = generators()
     if name.replace("_", "-").partition(":")[0] not in known:
         raise ValueError(
-            f"no task named {name!r}; there are {', '.join(known)}, or give a .json or .csv file"
+            f"no task named {name!r}; there are {', '.join(known)}, or give a file "
+            f"({', '.join(TASK_FILES)})"
         )
     if model.tokenizer is None:
         raise ValueError(

@@ -65,7 +65,8 @@ def task_options() -> Parser:
         "--task",
         required=True,
         metavar="TASK",
-        help="a name (ioi, ioi:swap; `circuits tasks` lists them) or a .json, .jsonl or .csv file",
+        help="a name (ioi, ioi:swap; `circuits tasks` lists them) or a .json, .jsonl, .csv or "
+        ".parquet file",
     )
     group.add_argument(
         "--n", type=positive, default=128, help="number of prompts to generate (128)"

@@ -75,6 +75,23 @@ def read_table(path: str | Path) -> tuple[list[str], list[dict]]:
     return columns, rows
 
 
+def read_parquet(path: str | Path) -> list[object]:
+    """The rows of a parquet file, as the `datasets` library writes them.
+
+    Raises:
+        ValueError: if it is no parquet file, or pyarrow is not installed.
+    """
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ValueError(f"{path}: reading parquet needs pyarrow (pip install pyarrow)") from None
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no whole parquet file: {reason}") from None
+
+
 def parse_literal(text: str) -> object:
     """The value of a Python literal, such as the list `['a', 'b']` in a cell of a table.
 

@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
+from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer
+
+_TAIL, _ANSWERS = 24, 3
 
 
 @runtime_checkable
@@ -26,6 +29,32 @@ def token_texts(tokenizer: Tokenizer | None, ids: Iterable[int]) -> tuple[str, .
     if not isinstance(tokenizer, _Decoder):
         return tuple(map(str, ids))
     return tuple(_text(tokenizer, int(i)) for i in ids)
+
+
+def prompt_texts(tokenizer: Tokenizer | None, task: Task, n: int = 3) -> tuple[str, ...]:
+    """The first prompts of a task with their answers, as the model reads them: one line each.
+
+    Of a long prompt the last tokens are shown, of many answers the first. Ids of another tokenizer
+    are seen at once: the answer makes no sense.
+
+    >>> from patching.tasks import Prompt
+    >>> prompt_texts(None, Task("t", (Prompt((1, 5), (1, 6), (7,), (8, 9)),)))
+    ("'1 5' -> '7', not '8', '9'",)
+    """
+    return tuple(_line(tokenizer, prompt) for prompt in task.prompts[:n])
+
+
+def _line(tokenizer: Tokenizer | None, prompt: Prompt) -> str:
+    shown = list(prompt.clean[-_TAIL:])
+    known = isinstance(tokenizer, _Decoder)
+    tail = tokenizer.decode(shown) if known else " ".join(map(str, shown))
+    cut = "..." if len(prompt.clean) > _TAIL else ""
+    right, wrong = (
+        ", ".join(map(repr, token_texts(tokenizer, ids[:_ANSWERS])))
+        + (f", ... ({len(ids)} in all)" if len(ids) > _ANSWERS else "")
+        for ids in (prompt.answers, prompt.wrong_answers)
+    )
+    return f"{cut}{tail!r} -> {right}" + (f", not {wrong}" if wrong else "")
 
 
 def single_token(tokenizer: Tokenizer | None, token: int | str, vocab: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from patching.files.parsing import read_json, read_table, shown
 from patching.files.whole import write_text
 from patching.tasks.padding import padding_id, refuse_padding
+from patching.tasks.published import read_ids
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
@@ -160,13 +161,13 @@ def _prompt(value: object, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     if isinstance(value, str):
         return encode_prompt(_need(tokenizer), value)
     if isinstance(value, Sequence) and all(_is_id(item) for item in value):
-        return tuple(value)
+        return tuple(map(int, value))
     raise ValueError(f"a prompt is text or a list of token ids, got {shown(value)}")
 
 
 def _answer(value: object, prompt: object, tokenizer: Tokenizer | None, first_token: bool) -> int:
-    if isinstance(value, int) and _is_id(value):
-        return value
+    if isinstance(value, int | float) and _is_id(value):
+        return int(value)
     if not isinstance(value, str):
         raise ValueError(f"an answer is text or a token id, got {shown(value)}")
     if not isinstance(prompt, str):
@@ -179,6 +180,9 @@ def _as_list(value: object) -> list[object]:
 
 
 def _is_id(value: object) -> bool:
+    """Whether a value is a token id; a whole float is one that went through a spreadsheet."""
+    if isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -190,8 +194,6 @@ def _need(tokenizer: Tokenizer | None) -> Tokenizer:
 
 def _csv_ids(path: Path, row: int, cell: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in cell.strip().strip("[]()").split(",") if part.strip())
-    except ValueError:
-        raise ValueError(
-            f"{path}: row {row}: {shown(cell)} is not a token id or a list of them"
-        ) from None
+        return read_ids(cell)
+    except ValueError as error:
+        raise ValueError(f"{path}: row {row}: {error}") from None

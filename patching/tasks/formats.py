@@ -1,7 +1,7 @@
-"""Prompts in the files of other tools: auto-circuit's JSON, EAP-IG's CSV, MIB's rows.
+"""Prompts in the files of other tools: auto-circuit, EAP-IG, MIB, feature-circuits.
 
-Says which of the three a file is, reads its rows and names those that cannot be used. How one row
-of EAP-IG or MIB becomes a prompt stands in `published`.
+Says which of them a file is, reads its rows and names those that cannot be used. How one row of the
+last three becomes a prompt stands in `published`.
 """
 
 import warnings
@@ -10,14 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patching.files.parsing import parse_json, parse_literal, read_table, shown
-from patching.files.whole import read_text
+from patching.files.parsing import shown
 from patching.tasks.files import own_name, read_json_row
-from patching.tasks.published import Reading, eap_ig_row, mib_row
+from patching.tasks.foreign import refuse_foreign
+from patching.tasks.published import (
+    FEATURE_CIRCUITS,
+    Reading,
+    eap_ig_row,
+    feature_circuits_row,
+    mib_row,
+)
+from patching.tasks.rows import read_rows
 from patching.tasks.task import FAULTS, Prompt, Task
 from patching.tasks.tokens import Tokenizer
 
 SHOWN = 5
+
+_READERS = {"eap-ig": eap_ig_row, "mib": mib_row, "feature-circuits": feature_circuits_row}
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,9 @@ FORMATS: dict[str, Format] = {
         "columns clean, corrupted, and correct_idx, incorrect_idx or another label",
     ),
     "mib": Format(_is_mib, "fields prompt, choices or label, and ..._counterfactual"),
+    "feature-circuits": Format(
+        lambda row: {*FEATURE_CIRCUITS} <= {*row}, f"fields {', '.join(FEATURE_CIRCUITS)}"
+    ),
 }
 
 
@@ -54,21 +66,24 @@ def from_file(
     first_token: bool = False,
     drop: bool = False,
 ) -> Task:
-    """A task from a file of prompts: JSON, JSON lines or CSV, in one of three published forms.
+    """A task from a file of prompts: JSON, JSON lines, CSV or parquet, in a published form.
 
     - `auto-circuit`: as `from_json`; `word_idxs` and `seq_labels` are kept in the task's `extra`.
     - `eap-ig` (Hanna et al. 2024, arXiv:2403.17806): `clean`, `corrupted`, and as labels token ids
       in `correct_idx` and `incorrect_idx` (or `answers_idx`, `country_idx`, `clean_answer_idx` and
-      their `corrupted_` partners), the start year's two digits in `correct_idx` alone or in `year`
-      (greater-than), or 0 and 1 in `plural` (agreement).
+      their `corrupted_` partners; where `country` says `country_idx` as text and ids are another
+      tokenizer's, the text is taken), the start year's two digits in `correct_idx` alone, `year` or
+      `label` (greater-than), or 0 and 1 in `plural` (agreement).
     - `mib` (Mueller et al. 2025, arXiv:2504.13151): rows of the circuit-localisation track as the
       `datasets` library writes them: `prompt`, `choices` with `answerKey` or `label`, and a record
       of the same fields for each counterfactual.
+    - `feature-circuits` (Marks et al. 2024, arXiv:2403.19647): `clean_prefix`, `patch_prefix`, and
+      `clean_answer`, `patch_answer` as they continue them.
 
     Args:
         path: the file.
         tokenizer: for texts; files of token ids need none.
-        format: one of the three, by default told from the rows.
+        format: one of these, by default told from the rows.
         counterfactual: the field to take the corrupt prompt from where there are several: by
             default `corrupted` in EAP-IG's files; in MIB's `s2_io_flip`, `symbol` or `random`,
             those of its own evaluation.
@@ -76,25 +91,26 @@ def from_file(
         drop: leave out rows that cannot be used, and warn, instead of refusing the file.
 
     Raises:
-        ValueError: if the file is of no known form, or has rows that cannot be used; those are
-            named, counted from 0.
+        ValueError: if the file is of no known form, its ids are another tokenizer's, or it has rows
+            that cannot be used; those are named, counted from 0.
     """
     rows = open_rows(path, tokenizer, format, counterfactual=counterfactual)
-    prompts: list[Prompt] = []
+    prompts: dict[int, Prompt] = {}
     bad: dict[int, str] = {}
     for i in range(len(rows)):
         try:
-            prompts.append(_sound(rows.prompt(i, first_token=first_token)))
+            prompts[i] = _sound(rows.prompt(i, first_token=first_token))
         except ValueError as error:
             bad[i] = str(error)
     if bad and not (drop and prompts):
         raise ValueError(f"{path}: {_report(bad, len(rows))}{'' if drop else _HINT}")
     if bad:
         warnings.warn(f"{path}: left out {_report(bad, len(rows))}", stacklevel=1)
+    rows.require_own_ids(prompts)
     extra = {**rows.rest, "dropped": sorted(bad)} if bad else rows.rest
     origin = {"file": str(path), "format": rows.format, "counterfactual": counterfactual}
     origin |= {"first_token": first_token, "drop": drop}
-    return Task(rows.name, tuple(prompts), extra=extra, origin=origin)
+    return Task(rows.name, tuple(prompts.values()), extra=extra, origin=origin)
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,25 @@ class Rows:
         reading = replace(self.reading, first_token=first_token)
         return _row(self.format, self.path, i, self.rows[i], reading)
 
+    def require_own_ids(self, prompts: Mapping[int, Prompt]) -> None:
+        """Refuse token ids of another tokenizer, by the rows' texts; say which were mended by them.
+
+        Raises:
+            ValueError: if more than a few rows hold ids that do not fit.
+        """
+        for column, n in self.reading.other_ids.items():
+            warnings.warn(
+                f"{self.path}: {column} holds ids of another tokenizer in {n} of {len(self)} rows; "
+                f"what {column.removesuffix('_idx')} says is taken",
+                stacklevel=2,
+            )
+        texts = {i: _text(self.rows[i]) for i in prompts}
+        known = ((i, text, prompts[i]) for i, text in texts.items() if text is not None)
+        try:
+            refuse_foreign(self.reading.tokenizer, known)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
 
 def open_rows(
     path: str | Path,
@@ -137,7 +172,7 @@ def open_rows(
         ValueError: if the file is of no known form.
     """
     path = Path(path)
-    rows, rest = _open(path)
+    rows, rest = read_rows(path, lambda row: any(known.fits(row) for known in FORMATS.values()))
     known = _recognise(path, rows) if format is None else format
     if known not in FORMATS:
         raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
@@ -148,55 +183,10 @@ def open_rows(
 _HINT = "; drop=True (--drop-rows) leaves them out"
 
 
-def _open(path: Path) -> tuple[list[object], dict[str, object]]:
-    """The rows, and what else the file says.
-
-    Raises:
-        ValueError: if it is not JSON, or JSON of another form.
-    """
-    if path.suffix == ".csv":
-        return [_cells(row) for row in read_table(path)[1]], {}
-    text = read_text(path)
-    try:
-        content = parse_json(text)
-    except ValueError as error:
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
-        if len(lines) < 2 or not lines[0].startswith("{") or not lines[0].endswith("}"):
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        return [_line(path, i, line) for i, line in enumerate(lines)], {}
-    if isinstance(content, list):
-        return content, {}
-    if isinstance(content, dict):
-        if isinstance(content.get("prompts"), list):
-            return content.pop("prompts"), content
-        if any(known.fits(content) for known in FORMATS.values()):
-            return [content], {}  # JSON lines, of which there is one
-    raise ValueError(f'{path} lacks the list "prompts", and is no list of rows')
-
-
-def _line(path: Path, i: int, line: str) -> object:
-    try:
-        return parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"{path}: row {i} is not JSON: {error}") from None
-
-
-def _cells(row: Mapping[str | None, str | None]) -> object:
-    """Cells of a table; records in them are JSON, or as Python prints them."""
-    if None in row or None in row.values():  # how the reader marks cells too many or too few
-        return None
-    return {str(key): _value(str(key), str(cell)) for key, cell in row.items()}
-
-
-def _value(column: str, cell: str) -> object:
-    if not cell.startswith("{") and column != "choices":
-        return cell
-    for read in (parse_json, parse_literal):
-        try:
-            return read(cell)
-        except ValueError:
-            pass
-    return cell
+def _text(row: object) -> str | None:
+    """The clean prompt of a row as text, where it stands beside token ids."""
+    found = (row.get("clean_text") or row.get("clean")) if isinstance(row, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def _recognise(path: Path, rows: Sequence[object]) -> str:
@@ -226,7 +216,7 @@ def _row(name: str, path: Path, i: int, row: object, reading: Reading) -> Prompt
         raise ValueError("more or fewer cells than the header")
     if not isinstance(row, Mapping):
         raise ValueError(f"not an object with fields, but {shown(row)}")
-    return eap_ig_row(row, reading) if name == "eap-ig" else mib_row(row, reading)
+    return _READERS[name](row, reading)
 
 
 def _sound(prompt: Prompt) -> Prompt:

@@ -1,12 +1,20 @@
-"""One row of EAP-IG's and of MIB's files as a prompt. Knows no files; `formats` reads those."""
+"""One row of EAP-IG's, MIB's and feature-circuits' files as a prompt. Knows no files."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import patching.tasks.words as words
-from patching.files.parsing import shown
+from patching.files.parsing import parse_literal, shown
 from patching.tasks.task import Prompt
-from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, to_prompt
+from patching.tasks.tokens import (
+    TextPrompt,
+    Tokenizer,
+    encode_answer,
+    encode_prompt,
+    to_prompt,
+)
 
 Row = Mapping[str, object]
 
@@ -17,17 +25,24 @@ ID_COLUMNS = (
     ("clean_answer_idx", "corrupted_answer_idx"),
 )
 MIB_DEFAULTS = ("s2_io_flip_counterfactual", "symbol_counterfactual", "random_counterfactual")
+FEATURE_CIRCUITS = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 _SUFFIX = "_counterfactual"
+_YEARS = ("correct_idx", "year", "label")
+_WHOLE = re.compile(r"\.0+$")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What rows are read with; `digits` remembers the year tokens after an ending."""
+    """What rows are read with; `digits` remembers the year tokens after an ending.
+
+    `other_ids` counts, by column, rows whose token ids are not those of their text.
+    """
 
     tokenizer: Tokenizer | None
     counterfactual: str | None = None
     first_token: bool = False
     digits: dict[str, dict[str, int]] = field(default_factory=dict)
+    other_ids: Counter[str] = field(default_factory=Counter)
 
     @property
     def words(self) -> Tokenizer:
@@ -64,6 +79,22 @@ def eap_ig_row(row: Row, reading: Reading) -> Prompt:
         wrong_answers=tuple(i for i in wrong if i not in both),
         extra={**row, "clean_text": clean, "corrupt_text": corrupt},
     )
+
+
+def feature_circuits_row(row: Row, reading: Reading) -> Prompt:
+    """A row of feature-circuits (Marks et al. 2024, arXiv:2403.19647): two prefixes, two answers.
+
+    Raises:
+        ValueError: if a text is missing, or an answer is not one token.
+    """
+    for name in FEATURE_CIRCUITS:
+        if not isinstance(row.get(name), str):
+            raise ValueError(f"lacks the text {name}; it has {', '.join(row)[:200]}")
+    clean, corrupt, right, wrong = (str(row[name]) for name in FEATURE_CIRCUITS)
+    text = TextPrompt(clean, corrupt, (right,), (wrong,))
+    prompt = to_prompt(reading.words, text, first_token=reading.first_token)
+    rest = {key: value for key, value in row.items() if key not in FEATURE_CIRCUITS}
+    return replace(prompt, extra={**prompt.extra, **rest})
 
 
 def mib_row(row: Row, reading: Reading) -> Prompt:
@@ -109,26 +140,53 @@ def _labels(row: Row, clean: str, reading: Reading) -> tuple[tuple[int, ...], tu
     """
     for right, wrong in ID_COLUMNS:
         if right in row and wrong in row:
-            return _ids(row[right]), _ids(row[wrong])
-    if "correct_idx" in row or "year" in row:
-        return _years(row["correct_idx"] if "correct_idx" in row else row["year"], clean, reading)
+            return _as_said(row, right, clean, reading), _as_said(row, wrong, clean, reading)
+    year = next((name for name in _YEARS if name in row), None)
+    if year is not None:
+        return _years(row[year], clean, reading)
     if "plural" in row:
         return _verbs(row["plural"], clean, reading)
     wanted = "; ".join(", ".join(pair) for pair in ID_COLUMNS)
     raise ValueError(
-        f"lacks a label: {wanted}; correct_idx or year (greater-than); or plural (agreement)"
+        f"lacks a label: {wanted}; correct_idx, year or label (greater-than); or plural (agreement)"
     )
 
 
-def _ids(cell: object) -> tuple[int, ...]:
-    """Token ids: one, a list, or either as text (`[318, 373]`).
+def _as_said(row: Row, column: str, clean: str, reading: Reading) -> tuple[int, ...]:
+    """The ids in a column; where `country` says `country_idx` as text, of that if they differ.
+
+    Raises:
+        ValueError: if the column is no list of ids, or a text that is wanted has several tokens.
+    """
+    ids, said = read_ids(row[column]), row.get(column.removesuffix("_idx"))
+    if not isinstance(said, str | list):
+        return ids
+    gap = "" if clean[-1:].isspace() else " "
+    texts = [_after(gap, str(text)) for text in _several(said)]
+    firsts = [encode_answer(reading.words, clean, text, first_token=True) for text in texts]
+    if 2 * len({*firsts} & {*ids}) >= min(len({*firsts}), len({*ids})):
+        return ids
+    reading.other_ids[column] += 1
+    if reading.first_token:
+        return tuple(firsts)
+    return tuple(encode_answer(reading.words, clean, text) for text in texts)
+
+
+def _several(said: str | list) -> list[object]:
+    """Texts of a cell: one, or a list of them as Python prints it."""
+    found = parse_literal(said) if isinstance(said, str) and said.startswith("[") else said
+    return found if isinstance(found, list) else [found]
+
+
+def read_ids(cell: object) -> tuple[int, ...]:
+    """Token ids: one, a list, or either as text (`[318, 373]`; a spreadsheet's `318.0`, too).
 
     Raises:
         ValueError: if it is none of these.
     """
     parts = cell if isinstance(cell, list) else str(cell).strip().strip("[]()").split(",")
     try:
-        return tuple(int(str(part)) for part in parts if str(part).strip())
+        return tuple(int(_WHOLE.sub("", str(part))) for part in parts if str(part).strip())
     except ValueError:
         raise ValueError(f"{shown(cell)} is not a token id or a list of them") from None
 

@@ -403,3 +403,11 @@ def test_a_model_that_reads_both_ways_is_examined_as_one():
     model, known = load_tracr(TRACR / "sort_unique")
     for report in (examine(model), examine(model, known.task)):
         assert not [found.name for found in report.findings if found.verdict == "unusable"]
+
+
+def test_the_first_prompts_are_shown_with_their_answers_as_text(model):
+    prompts = [Prompt((0, 5, 6, 5), (0, 5, 7, 5), (6,), (7, 8)), Prompt((0, 5), (0, 6), (7,))]
+    report = examine(model, Task("mine", tuple(prompts)))
+    assert report.examples == ("'<pad> c d c' -> 'd', not 'e', 'f'", "'<pad> c' -> 'e'")
+    assert all(example in summary(report) for example in report.examples)
+    assert report.to_dict()["examples"] == list(report.examples)

@@ -132,7 +132,9 @@ YEARS = {
 }
 
 
-@pytest.mark.parametrize("label", [{"correct_idx": 32}, {"year": 1732}, {"correct_idx": "32.0"}])
+@pytest.mark.parametrize(
+    "label", [{"correct_idx": 32}, {"year": 1732}, {"correct_idx": "32.0"}, {"label": 32}]
+)
 def test_greater_thans_label_is_the_start_year(table, label):
     (prompt,) = from_file(table({**YEARS, **label}), TOKENIZER).prompts
     assert prompt.answers == tuple(one(f"{year}") for year in range(33, 100))
@@ -156,6 +158,121 @@ def test_another_column_may_hold_the_corrupt_prompt(table):
         ValueError, match="row 0: lacks the text corrupted_soft; it has clean, corr"
     ):
         from_file(table(row), TOKENIZER, counterfactual="corrupted_soft")
+
+
+@pytest.mark.parametrize("cell", ["3.0", "[3.0, 4.00]", 3.0])
+def test_ids_that_went_through_a_spreadsheet_are_ids(table, write, cell):
+    expected = (3, 4) if "[" in str(cell) else (3,)
+    row = {**TEXTS, "correct_idx": cell, "incorrect_idx": "5.0"}
+    for read in (from_file, from_csv):
+        assert read(table(row), TOKENIZER).prompts[0].answers == expected
+    rows = [{"clean": [5.0, 6], "corrupt": [5, 7], "answers": [4.0]}]
+    (prompt,) = from_file(write({"prompts": rows})).prompts
+    assert (prompt.clean, prompt.answers) == ((5, 6), (4,))
+    with pytest.raises(ValueError, match=r"row 0: '3\.5' is not a token id"):
+        from_file(table({**row, "correct_idx": "3.5"}), TOKENIZER)
+
+
+# feature-circuits.
+
+MARKS = {
+    "clean_prefix": "the keys",
+    "patch_prefix": "the key",
+    "clean_answer": " are",
+    "patch_answer": " is",
+    "case": "plural_singular",
+}
+
+
+def test_feature_circuits_json_lines_are_read(write):
+    path = write(json.dumps(MARKS) + "\n" + json.dumps(MARKS) + "\n", "simple_test.json")
+    prompt = from_file(path, TOKENIZER).prompts[1]
+    assert prompt.clean == (1, *ids("the keys"))
+    assert prompt.corrupt == (1, *ids("the key"))
+    assert (prompt.answers, prompt.wrong_answers) == (ids("are"), ids("is"))
+    assert prompt.extra["case"] == "plural_singular"
+
+
+def test_a_row_of_feature_circuits_needs_all_four_texts(write):
+    with pytest.raises(ValueError, match="row 1: lacks the text patch_prefix; it has clean_pref"):
+        from_file(write([MARKS, {**MARKS, "patch_prefix": None}]), TOKENIZER)
+
+
+# Ids of another tokenizer.
+
+GAVE = {"clean": "Mary and John met . John gave a drink to", "corrupted": "Mary and Tom met . John"}
+GAVE["corrupted"] += " gave a drink to"
+
+
+class Shifted:
+    """The same words under other ids."""
+
+    bos_token_id = 1
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        found = TOKENIZER.encode(text, add_special_tokens=add_special_tokens)
+        return [i if i < 3 else 3 + (i + 4) % 90 for i in found]
+
+
+class Pieces:
+    """Letters, and words with the space before them: half of all ids continue a word."""
+
+    bos_token_id = None
+    words = tuple(f" {word}" for word in KNOWN)
+    letters = tuple("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.:")
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        found = []
+        while text:
+            piece = next((p for p in (*self.words, *self.letters) if text.startswith(p)), text[0])
+            found.append((*self.letters, *self.words, " ").index(piece))
+            text = text[len(piece) :]
+        return found
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join((*self.letters, *self.words, " ")[i] for i in ids)
+
+
+def test_where_ids_and_text_disagree_the_text_is_taken_and_said(table):
+    rows = [{**GAVE, "country_idx": 90, "corrupted_country_idx": 91}] * 3
+    rows = [{**row, "country": "Mary", "corrupted_country": "['Tom', 'John']"} for row in rows]
+    with pytest.warns(UserWarning, match="country_idx holds ids of another tokenizer in 3 of 3"):
+        task = from_file(table(*rows), TOKENIZER)
+    assert task.prompts[0].answers == ids("Mary")
+    assert task.prompts[0].wrong_answers == (*ids("Tom"), *ids("John"))
+
+
+def test_ids_that_say_what_their_text_says_stay(table):
+    row = {**GAVE, "country_idx": one("Mary"), "corrupted_country_idx": one("John")}
+    task = from_file(table({**row, "country": "Mary", "corrupted_country": "John"}), TOKENIZER)
+    assert task.prompts[0].answers == ids("Mary")
+
+
+@pytest.mark.parametrize("wrong", [("s", " John"), (" Mary", "x")])
+def test_ids_that_do_not_continue_their_prompts_are_refused_with_what_they_say(table, wrong):
+    tokenizer = Pieces()
+    right = tokenizer.encode(" Mary") + tokenizer.encode(" John")
+    others = [tokenizer.encode(word)[0] for word in wrong]
+    columns = "correct_idx", "incorrect_idx"
+    good, bad = ({**GAVE, **dict(zip(columns, some, strict=True))} for some in (right, others))
+    assert len(from_file(table(*[good] * 5, bad), cast(Tokenizer, tokenizer))) == 6, (
+        "one may be odd"
+    )
+    with pytest.raises(ValueError, match=r"2 of 6 rows hold token ids .* row 4: .*drink to' is"):
+        from_file(table(*[good] * 4, bad, bad), cast(Tokenizer, tokenizer))
+
+
+def test_ids_that_disagree_with_the_text_of_their_prompt_are_refused(write):
+    text = "Mary met John"
+    rows = [{"clean": [1, *ids(text)], "corrupt": [1, *ids("Tom met John")], "answers": [4]}]
+    path = write({"prompts": [{**row, "clean_text": text} for row in rows * 3]})
+    assert len(from_file(path, TOKENIZER)) == 3
+
+    class Other(Shifted):
+        decode = staticmethod(TOKENIZER.decode)
+
+    with pytest.raises(ValueError, match="3 of 3 rows .* row 0: the text 'Mary met John' has o"):
+        from_file(path, cast(Tokenizer, Other()))
 
 
 # MIB.
@@ -207,6 +324,23 @@ def test_mibs_rows_are_read_from_json_json_lines_and_csv(write, table, name):
     assert prompt.corrupt == (1, *ids(IOI["s2_io_flip_counterfactual"]["prompt"]))
     assert (prompt.answers, prompt.wrong_answers) == (ids("Mary"), ids("John"))
     assert prompt.extra["metadata"] == IOI["metadata"]
+
+
+def test_mibs_rows_are_read_from_parquet(tmp_path, write):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import Table
+
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(Table.from_pylist([IOI]), path)
+    (prompt,), (same,) = (from_file(file, TOKENIZER).prompts for file in (path, write([IOI])))
+    assert (prompt.clean, prompt.corrupt) == (same.clean, same.corrupt)
+    assert (prompt.answers, prompt.wrong_answers) == (ids("Mary"), ids("John"))
+
+
+def test_a_broken_parquet_file_is_refused(write):
+    pytest.importorskip("pyarrow.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet is no whole parquet file"):
+        from_file(write("PAR1 and no more", "rows.parquet"), TOKENIZER)
 
 
 @pytest.mark.parametrize("name", ["abc", "abc_counterfactual"])
@@ -374,7 +508,7 @@ def test_files_of_no_known_form_are_refused(write, content, name, message):
 def test_unknown_formats_are_refused(write):
     with pytest.raises(ValueError, match="no format 'acdc'; there are auto-circuit, eap-ig, mib"):
         from_file(write([GOOD]), TOKENIZER, "acdc")
-    assert set(FORMATS) == {"auto-circuit", "eap-ig", "mib"}
+    assert set(FORMATS) == {"auto-circuit", "eap-ig", "mib", "feature-circuits"}
 
 
 def test_lines_end_where_json_says_and_one_is_enough(write):

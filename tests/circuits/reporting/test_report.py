@@ -137,3 +137,8 @@ def test_a_column_of_numbers_is_aligned_right(cell):
 
 def test_a_bar_in_a_cell_does_not_break_the_table():
     assert table(("", "x"), [("a", "b|c")]).splitlines()[2] == "| a | b\\|c |"
+
+
+def test_the_first_prompts_stand_in_the_report_as_code():
+    page = render(findings(examples=("'<b>a' -> ' b'",)), figure="c.svg")
+    assert "with their answers:\n\n    '<b>a' -> ' b'\n\n" in page
