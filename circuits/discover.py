@@ -168,7 +168,7 @@ def _judge(
         sizes=measured[: len(nested)],
         random=measured[len(nested) :],
         settings=_settings(circuit, scores, judged),
-        examples=prompt_texts(search.model.tokenizer, judged),
+        examples=prompt_texts(model.tokenizer, judged),
     )
     return findings, _record(findings, evaluation, circuits)
 
