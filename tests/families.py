@@ -3,6 +3,7 @@
 import torch
 import transformers as hf
 
+from patching.model import Model
 from patching.tasks import Prompt, Task
 from patching.tasks.task import PaddingSide
 
@@ -32,6 +33,14 @@ def module(family: str, dtype: torch.dtype, seed: int = 0) -> hf.PreTrainedModel
             else:
                 parameter.normal_(0, 0.25 if parameter.shape[-1] >= 16 else 0.5)
     return model
+
+
+def loud(family: str, dtype: torch.dtype) -> Model:
+    """A tiny model whose embedding is as loud as large models' streams are."""
+    model = module(family, best_dtype(family))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1000)
+    return Model.load(model.to(dtype))
 
 
 def best_dtype(family: str) -> torch.dtype:

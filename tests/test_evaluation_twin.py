@@ -3,11 +3,11 @@
 import families
 import pytest
 import torch
+from slow_twin import slow_logits
 
 from circuits import Circuit, random_circuit
 from circuits.running.evaluation import evaluate
-from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM
-from patching.capture import capture, expand_writes
+from patching.ablations import resample
 from patching.metrics import logit_diff
 from patching.model import Model
 
@@ -17,86 +17,11 @@ def model(request):
     return Model.load(families.module(request.param, torch.float64))
 
 
-class SlowTwin:
-    """Runs one circuit: each reader's input is summed edge by edge, over all positions."""
-
-    def __init__(self, model, batch, circuit):
-        self.model, self.graph, self.circuit = model, model.graph, circuit
-        everywhere = torch.ones_like(batch.is_token)
-        run = capture(model, batch.corrupt, batch, at=everywhere)
-        writes = expand_writes(model, run.writes)
-        self.positions = run.positions  # a constant: no writer's
-        self.corrupt = writes.unflatten(1, batch.corrupt.shape)
-        self.live = torch.zeros_like(self.corrupt)
-        self.kept = {}
-
-    def seen_by(self, dest, stream):
-        total = stream.clone()
-        for source in range(len(self.graph.sources)):
-            if self.graph.exists[source, dest] and not self.circuit.mask[source, dest]:
-                total += self.corrupt[source] - self.live[source]
-        return total
-
-    def hooks(self):
-        hooks = [(EMBEDDING, lambda x: self.wrote(0, x - self.positions))]
-        for block in self.model.blocks:
-            hooks += self.attention_hooks(block) + self.mlp_hooks(block)
-        last = len(self.graph.destinations) - 1
-        return [*hooks, (FINAL_STREAM, lambda x: self.seen_by(last, x))]
-
-    def attention_hooks(self, block):
-        graph, i = self.graph, block.index
-        spans = (graph.q_readers(i), graph.k_readers(i), graph.v_readers(i))
-        hooks = [(block.stream_in, lambda x: self.keep("in", x))]
-        for part, span in enumerate(spans):
-            hooks.append((block.qkv[part], self.project(block, part, span)))
-        hooks.append((block.z, lambda z: self.keep("z", z)))
-        if block.post_attention_norm is None:
-            return [*hooks, (block.z, lambda _: self.heads_wrote(block, None))]
-        return [*hooks, (block.attention_sum, lambda total: self.heads_wrote(block, total))]
-
-    def project(self, block, part, span):
-        def hook(live):
-            out = live.clone()
-            for head, reader in enumerate(range(span.start, span.stop)):
-                x = self.seen_by(reader, self.kept["in"])
-                x = x if block.attention_norm is None else block.attention_norm(x)
-                out[:, :, head] = x @ block.w_qkv[part][head]
-                if block.b_qkv[part] is not None:
-                    out[:, :, head] += block.b_qkv[part][head]
-            return out
-
-        return hook
-
-    def mlp_hooks(self, block):
-        def to_mlp(_):
-            x = self.seen_by(self.graph.mlp_reader(block.index), self.kept["mid"])
-            return x if block.mlp_norm is None else block.mlp_norm(x)
-
-        return [
-            (block.mlp_stream, lambda x: self.keep("mid", x)),
-            (block.mlp_in, to_mlp),
-            (block.mlp_out, lambda x: self.wrote(self.graph.mlp_source(block.index), x)),
-        ]
-
-    def heads_wrote(self, block, total):
-        z = self.kept["z"]
-        flat = None if total is None else total.flatten(0, 1)
-        writes = block.head_writes(block.head_input(z.flatten(0, 1), flat))
-        self.wrote(self.graph.head_sources(block.index), writes.unflatten(1, z.shape[:2]))
-
-    def wrote(self, source, x):
-        self.live[source] = x
-
-    def keep(self, name, x):
-        self.kept[name] = x
-
-
 @torch.no_grad()
 def slow_values(model, task, circuit):
     (batch,) = task.batches(len(task))
-    hooks = SlowTwin(model, batch, circuit).hooks()
-    return logit_diff(model.answer_logits(batch.clean, batch, hooks), batch)
+    removed = (model.graph.exists & ~circuit.mask).double()
+    return logit_diff(slow_logits(model, batch, resample(model), removed), batch)
 
 
 def test_batched_circuits_equal_the_slow_twin(model):

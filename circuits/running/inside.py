@@ -1,12 +1,13 @@
 """Running a live model inside a circuit: logits, generation and lenses, on any text.
 
 While `active` lasts, every run of the model has the edges outside the circuit ablated at every
-position. A reader takes the live stream with each removed edge's writer replaced (see `plan`), so
-constants are needed: values from a paired prompt exist only on the task's own pairs (`evaluate`).
+position. A reader takes what kept edges carry live and constants for the rest, so constants are
+needed: values from a paired prompt exist only on the task's own pairs (`evaluate`).
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import cast
 from weakref import WeakSet
 
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from circuits.circuit import Circuit
+from circuits.running.missing import Missing
 from circuits.running.plan import plan_everywhere
+from circuits.running.rewiring import Reading, lay_out, rewired
 from circuits.running.starts import replaced_streams
 from patching.ablations import Ablation, Constants
-from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, POSITIONS, Block, widen
-from patching.capture import Writes
+from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
 from patching.model import Hook, Model
 
 _BUSY: WeakSet[nn.Module] = WeakSet()
@@ -81,28 +83,40 @@ def _inside(circuit: Circuit, model: Model, constants: Constants) -> Iterator[No
         stack.callback(begin.remove)
         end = original.register_forward_hook(run.end, always_call=True)
         stack.callback(end.remove)
-        hooks = [(name, run.while_running(hook)) for name, hook in run.hooks()]
-        stack.enter_context(model.hooked(hooks))
+        stack.enter_context(model.hooked(run.hooks()))
         yield
 
 
 class _Run:
-    """Hooks for runs inside one circuit. They keep how far each writer is from its constant."""
+    """Runs inside one circuit: a `Mix` of how far each writer is from its constant."""
 
     def __init__(self, circuit: Circuit, model: Model, constants: Constants) -> None:
         graph = model.graph
-        self._model, self._graph, self._constants = model, graph, constants.writes
-        self._plan = plan_everywhere((graph.exists & ~circuit.mask).double(), graph)
+        self._model = model
+        like = widen(torch.empty(0, dtype=model.dtype, device=model.device))
+        self._constants = constants.writes.map(partial(_to, like))
+        self._plan = plan = plan_everywhere((graph.exists & ~circuit.mask).double(), graph)
+        told = torch.zeros(len(graph.sources), dtype=torch.bool)
+        told[plan.used] = True
+        self._layout = lay_out(graph, plan.computed, told)
+        nowhere = torch.zeros_like(self._constants.embed)
+        self._streams = replaced_streams(model, self._constants, nowhere)
+        used = [plan.used[: plan.n_used(reading.n_sources)] for reading in self._layout.readings]
+        self._weights = [
+            plan.coefficient[some][:, reading.readers].to(like)
+            for some, reading in zip(used, self._layout.readings, strict=True)
+        ]
+        self._tells_embed = bool(told[0])
+        heads = [plan.used_in(graph.head_sources(i))[1] for i in range(graph.n_layers)]
+        self._heads = [some.to(model.device) for some in heads]
         self._running = False
         self._forget()
 
     def _forget(self) -> None:
-        self._replaced = self._constants
-        self._streams: dict[str, Tensor] = {}
-        self._nothing_kept: dict[str, Tensor] = {}
+        self._places: Tensor | None = None
         self._positions: Tensor | None = None
-        self._z: dict[int, Tensor] = {}
-        self._missing: list[tuple[Int[Tensor, " some"], Float[Tensor, "some token d_model"]]] = []
+        self._n_read = 0
+        self._missing = Missing(len(self._plan.used))
 
     def begin(self, module: nn.Module, args: tuple[object, ...], given: dict[str, object]) -> None:
         """Get ready for a run; the model library hands tokens over as the first argument.
@@ -118,17 +132,13 @@ class _Run:
             )
         self._forget()
         if len(self._constants) > 1:
-            self._replaced = _at_places(self._constants, tokens, given)
+            self._places = _places(len(self._constants), tokens, given).to(self._model.device)
         self._running = True
 
     def end(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
         """Forget a run that has ended, in whatever way."""
         self._running = False
         self._forget()
-
-    def while_running(self, change: Hook) -> Hook:
-        """The hook, doing nothing where a part of the model is called by itself."""
-        return lambda tensor: change(tensor) if self._running else None
 
     def hooks(self) -> list[tuple[str, Hook]]:
         """All hooks, in the order in which they are to fire; none if the circuit is full."""
@@ -137,141 +147,74 @@ class _Run:
         hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._on_embedding)]
         if self._model.learns_positions:
             hooks.insert(0, (POSITIONS, self._on_positions))
-        for block in self._model.blocks:
-            hooks += self._attention_hooks(block) + self._mlp_hooks(block)
-            hooks += self._writer_hooks(block)
-        if bool(self._plan.computed[-1]):
-            hooks.append((FINAL_STREAM, self._on_final))
-        return hooks
+        hooks += rewired(self._model, self._layout, self)
+        return [(name, partial(self._while_running, hook)) for name, hook in hooks]
 
-    # Writers: how far each is from its constant.
+    def _while_running(self, change: Hook, tensor: Tensor) -> Tensor | None:
+        """The hook, doing nothing where a part of the model is called by itself."""
+        return change(tensor) if self._running else None
 
-    def _on_positions(self, positions: Tensor) -> None:
+    def _on_positions(self, positions: Float[Tensor, "#batch pos d_model"]) -> None:
         self._positions = positions
 
     def _on_embedding(self, embedding: Float[Tensor, "batch pos d_model"]) -> None:
-        positions = torch.zeros_like(embedding) if self._positions is None else self._positions
-        at, live = positions.expand_as(embedding).flatten(0, 1), widen(embedding).flatten(0, 1)
-        self._nothing_kept = replaced_streams(self._model, self._replaced, at)
-        missing = self._replaced.embed.to(live) - (live - at)
-        self._keep(self._used(slice(0, 1)), missing[None])
+        live = self.chosen(widen(embedding))
+        if self._positions is not None:
+            self._positions = self.chosen(widen(self._positions).expand_as(embedding))
+            live = live - self._positions
+        if self._tells_embed:
+            self._missing.add((self._here(self._constants.embed) - live)[None])
 
-    def _used(self, sources: slice) -> Int[Tensor, " some"]:
-        return self._plan.used_in(sources)[1] + sources.start
+    def _here(self, constant: Float[Tensor, "place ..."]) -> Float[Tensor, "token ..."]:
+        """A constant's values at the tokens of this run; one row, where all have the same."""
+        return constant if self._places is None else constant[self._places]
 
-    def _keep(
-        self, which: Int[Tensor, " some"], missing: Float[Tensor, "one_or_some token d_model"]
-    ) -> None:
-        if len(which):
-            self._missing.append((which, missing))
+    def chosen(self, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "token ..."]:
+        return x.flatten(0, 1)
 
-    def _writer_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        hooks: list[tuple[str, Hook]] = []
-        if len(self._used(self._graph.head_sources(block.index))):
-            if block.post_attention_norm is None:
-                hooks.append((block.z, lambda z: self._on_heads(block, z, None)))
-            else:
-                hooks.append((block.z, lambda z: self._z.update({block.index: z})))
-                hooks.append(
-                    (block.attention_sum, lambda total: self._on_heads(block, None, total))
-                )
-        mlp = self._graph.mlp_source(block.index)
-        if len(self._used(slice(mlp, mlp + 1))):
-            hooks.append((block.mlp_out, lambda out: self._on_mlp_out(block, out)))
-        return hooks
-
-    def _on_heads(
+    def put(
         self,
-        block: Block,
-        z: Float[Tensor, "batch pos head d_head"] | None,
-        total: Float[Tensor, "batch pos d_model"] | None,
-    ) -> None:
-        span = self._graph.head_sources(block.index)
-        which, heads = self._used(span), self._plan.used_in(span)[1]
-        z = self._z.pop(block.index) if z is None else z
-        live = block.head_input(z, total).flatten(0, 1)[:, heads]
-        missing = self._replaced.heads[block.index][:, heads].to(live) - live
-        self._keep(which, block.head_writes(missing, heads=heads))
+        live: Float[Tensor, "batch pos ..."],
+        made: Float[Tensor, "token ..."],
+        heads: Int[Tensor, " some"] | None,
+    ) -> Float[Tensor, "batch pos ..."]:
+        made = made.unflatten(0, live.shape[:2])
+        return made if heads is None else live.index_copy(2, heads.to(live.device), made)
 
-    def _on_mlp_out(self, block: Block, live: Float[Tensor, "batch pos d_model"]) -> None:
-        mlp, live = self._graph.mlp_source(block.index), widen(live).flatten(0, 1)
-        missing = self._replaced.mlps[block.index].to(live) - live
-        self._keep(self._used(slice(mlp, mlp + 1)), missing[None])
-
-    # Readers: their inputs, put together.
-
-    def _attention_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        graph, i = self._graph, block.index
-        if not bool(self._plan.computed[graph.attention_readers(i)].any()):
-            return []
-        hooks: list[tuple[str, Hook]] = [(block.stream_in, self._keep_stream(block.stream_in))]
-        spans = (graph.q_readers(i), graph.k_readers(i), graph.v_readers(i))
-        for part, span in enumerate(spans):
-            if bool(self._plan.computed[span].any()):
-                hooks.append((block.qkv[part], self._replace_projection(block, part, span)))
-        return hooks
-
-    def _mlp_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        reader = self._graph.mlp_reader(block.index)
-        if not bool(self._plan.computed[reader]):
-            return []
-
-        def on_mlp_in(live: Float[Tensor, "batch pos d_model"]) -> Tensor:
-            n_sources = self._graph.sources_before_mlp(block.index)
-            x = self._inputs(block.mlp_stream, slice(reader, reader + 1), n_sources)[0]
-            x = x.to(live.dtype).view_as(live)
-            return x if block.mlp_norm is None else block.mlp_norm(x)
-
-        return [(block.mlp_stream, self._keep_stream(block.mlp_stream)), (block.mlp_in, on_mlp_in)]
-
-    def _keep_stream(self, name: str) -> Hook:
-        return lambda stream: self._streams.update({name: stream.flatten(0, 1)})
-
-    def _replace_projection(self, block: Block, part: int, span: slice) -> Hook:
-        computed = self._plan.computed[span].nonzero().squeeze(1)
-
-        def hook(live: Float[Tensor, "batch pos head d_head"]) -> Tensor:
-            n_sources = self._graph.sources_before_attention(block.index)
-            x = self._inputs(block.stream_in, span, n_sources)[computed].to(live.dtype)
-            x = x if block.attention_norm is None else block.attention_norm(x)
-            made = block.projected(part, x, computed)
-            made = made.transpose(0, 1).unflatten(0, live.shape[:2])
-            return live.index_copy(2, computed.to(live.device), made)
-
-        return hook
-
-    def _on_final(self, live: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        self._streams[FINAL_STREAM] = live.flatten(0, 1)
-        last = len(self._graph.destinations)
-        x = self._inputs(FINAL_STREAM, slice(last - 1, last), len(self._graph.sources))
-        return x.to(live.dtype).view_as(live)
-
-    def _inputs(
-        self, name: str, readers: slice, n_sources: int
+    def inputs(
+        self, reading: Reading, name: str, stream: Float[Tensor, "token d_model"]
     ) -> Float[Tensor, "reader token d_model"]:
-        """The stream at `name` as some readers see it.
+        """The stream of constants and positions alone, and how far kept writers are from theirs.
 
         Raises:
             ValueError: if a writer that a reader needs was not seen in this run.
         """
-        known = sum(int((which < n_sources).sum()) for which, _ in self._missing)
-        if not self._nothing_kept or known < len(self._used(slice(0, n_sources))):
+        weights = self._weights[reading.number]
+        if self._n_read < reading.number or len(self._missing) < len(weights):
             raise ValueError("a run inside a circuit left out layers; it has to take all of them")
-        live = widen(self._streams[name])
-        starts = self._plan.from_replaced[readers].to(live.device)[:, None, None]
-        x = torch.where(starts, self._nothing_kept[name].to(live), live)
-        for which, missing in self._missing:
-            coefficient = self._plan.coefficient[which, readers]
-            if bool(coefficient.any()):
-                change = coefficient.T.to(missing) @ missing.flatten(1)
-                x = x + change.unflatten(1, missing.shape[1:])
-        return x
+        self._n_read, start = reading.number + 1, self._here(self._streams[name])
+        start = start if self._positions is None else start + self._positions
+        start = start.expand(len(reading.readers), len(stream), -1)
+        return start + self._missing.weighed(weights) if len(weights) else start
+
+    def on_heads(self, block: Block, head_input: Float[Tensor, "token head d_head"]) -> None:
+        heads, replaced = self._heads[block.index], self._constants.heads[block.index]
+        missing = (self._here(replaced) - head_input)[:, heads]
+        self._missing.add(block.head_writes(missing, heads=heads))
+
+    def on_mlp(self, block: Block, write: Float[Tensor, "token d_model"]) -> None:
+        missing = self._here(self._constants.mlps[block.index]) - write
+        self._missing.add(missing[None])
 
 
-def _at_places(
-    constants: Writes, tokens: Int[Tensor, "batch pos"], given: Mapping[str, object]
-) -> Writes:
-    """One row per token, by its number in its own row, counted from the first real one.
+def _to(like: Tensor, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return x.to(like)
+
+
+def _places(
+    n_known: int, tokens: Int[Tensor, "batch pos"], given: Mapping[str, object]
+) -> Int[Tensor, " token"]:
+    """Every token's number in its own row, counted from the first real one.
 
     Tokens whose keys and values are cached come before; padding is known from the mask.
 
@@ -292,9 +235,9 @@ def _at_places(
     real = mask if isinstance(mask, Tensor) else tokens.new_ones(len(tokens), total)
     places = (real.long().cumsum(dim=1) - 1).clamp(min=0)[:, before:]
     longest = int(places.max()) + 1
-    if longest > len(constants):
+    if longest > n_known:
         raise ValueError(
-            f"the text has {longest} tokens, and the positional means know only {len(constants)}; "
+            f"the text has {longest} tokens, and the positional means know only {n_known}; "
             "take them over prompts at least as long, or one mean for all positions"
         )
-    return constants[places.flatten().to(constants.embed.device)]
+    return places.flatten()

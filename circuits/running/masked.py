@@ -2,34 +2,43 @@
 
     x_j = live stream + sum_s removed[s, j] * (replacement_s - live_s)
 
-is each reader's input. The gradient goes to `removed`, to the replacements and through all live
-writers; `intervention.run_circuits` computes the same for many fixed circuits, faster and without
-it. Writers are kept at the positions between the first and the last where anything can differ.
+        = replaced stream + sum_s (removed[s, j] - 1) * (replacement_s - live_s)
+
+is each reader's input: one number, but not in floating point (see `starts`). Sums start from the
+end with fewer terms, and under constants, which are quiet, from the second if anything is removed.
+The gradient goes to `removed`, to the replacements and through all live writers;
+`many.run_circuits` computes the same for many fixed circuits, faster and without it. Writers are
+kept at the positions between the first and the last where anything can differ.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from circuits.running.missing import Missing
+from circuits.running.rewiring import Layout, Reading, rewired, whole_layout
+from circuits.running.starts import replaced_streams
 from patching.ablations import Prepared
-from patching.anatomy.blocks import FINAL_STREAM, Block, widen
+from patching.anatomy.blocks import Block, widen
 from patching.capture import Run, Writes, capture, indices
-from patching.model import Hook, Model
+from patching.graph import Graph
+from patching.model import Model
 from patching.tasks.task import Batch
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What a masked run lies between: the clean run and what replaces its writes at `tokens`."""
+    """What a masked run lies between: the clean run and what replaces its writes at `tokens`.
+
+    `paired` says that those are what writers wrote in another run, and no constants.
+    """
 
     tokens: Bool[Tensor, "batch pos"]
     clean: Run
     replaced: Writes
+    paired: bool
 
 
 def run_ends(model: Model, batch: Batch, ablation: Prepared) -> Ends:
@@ -38,7 +47,7 @@ def run_ends(model: Model, batch: Batch, ablation: Prepared) -> Ends:
     clean = capture(model, batch.clean, batch, at=tokens)
     corrupt = capture(model, batch.corrupt, batch, at=tokens) if ablation.paired else None
     replaced = ablation.replace(batch, clean, corrupt).writes
-    return Ends(tokens, clean, replaced.to(model.device))
+    return Ends(tokens, clean, replaced.to(model.device), ablation.paired)
 
 
 def run_masked(
@@ -58,147 +67,89 @@ def run_masked(
             f"masks of this model have the shape {list(expected)} [source, dest], or one such "
             f"matrix for each of {len(batch)} examples; got {list(removed.shape)}"
         )
-    run = _Pass(model, ends, removed.to(ends.replaced.embed))
-    return model.answer_logits(batch.clean, batch, run.hooks())
+    layout = whole_layout(model.graph, tells=True)
+    mix = _Masks(model, ends, removed.to(ends.replaced.embed), layout)
+    return model.answer_logits(batch.clean, batch, rewired(model, layout, mix))
 
 
-class _Pass:
-    """Hooks of one run, in the order in which they fire, and what writers have written so far."""
+class _Masks:
+    """Live differences, weighed by masks, at the window's positions of every example; a `Mix`.
+
+    Where nothing can differ within the window, differences are 0 and the live stream is seen.
+    """
 
     def __init__(
-        self, model: Model, ends: Ends, removed: Float[Tensor, "*batch source dest"]
+        self,
+        model: Model,
+        ends: Ends,
+        removed: Float[Tensor, "*batch source dest"],
+        layout: Layout,
     ) -> None:
-        self._model, self._graph, self._ends = model, model.graph, ends
-        self._removed = removed
         rows, places = indices(ends.tokens)
         first, last = int(places.min()), int(places.max())
-        self._window = slice(first, last + 1)
-        self._tokens, self._targets = (rows, places), (rows, places - first)
-        self._shape = (len(ends.tokens), last + 1 - first)
-        embed = self._spread(ends.replaced.embed - ends.clean.writes.embed)
-        self._missing: list[Tensor] = [embed[None]]
-        self._z: dict[int, Tensor] = {}
-        self._streams: dict[str, Tensor] = {}
-        self._made: dict[str, Tensor] = {}
+        self._window, self._shape = slice(first, last + 1), (len(ends.tokens), last + 1 - first)
+        self._at = rows * self._shape[1] + places - first
+        self._differs = self._spread(torch.ones_like(places, dtype=torch.bool))[:, None]
+        self._replaced = ends.replaced.map(self._spread)
+        positions = self.chosen(ends.clean.positions)
+        self._streams = replaced_streams(model, self._replaced, positions)
+        least = 0.5 if ends.paired else 0.0
+        replaced = _start_from_replaced(removed, model.graph, least=least)
+        self._set_terms(removed - replaced.to(removed)[..., None, :], replaced, layout)
+        self._missing = Missing(len(model.graph.sources))
+        self._missing.add(self._spread(ends.replaced.embed - ends.clean.writes.embed)[None])
 
-    def hooks(self) -> list[tuple[str, Hook]]:
-        """To be in place during the run."""
-        hooks: list[tuple[str, Hook]] = []
-        for block in self._model.blocks:
-            hooks.append((block.stream_in, partial(self._read_attention, block)))
-            hooks += [(name, partial(self._replace, name)) for name in block.qkv]
-            hooks.append((block.mlp_stream, partial(self._keep_stream, block)))
-            hooks.append((block.mlp_in, partial(self._read_mlp, block)))
-            hooks.append((block.z, partial(self._on_z, block)))
-            if block.post_attention_norm is not None:
-                hooks.append((block.attention_sum, partial(self._on_attention_sum, block)))
-            hooks.append((block.mlp_out, partial(self._on_mlp_out, block)))
-        return [*hooks, (FINAL_STREAM, self._read_logits)]
-
-    # Writers: replacement minus live write, [source batch window d_model].
-
-    def _on_z(self, block: Block, z: Float[Tensor, "batch pos head d_head"]) -> None:
-        if block.post_attention_norm is None:
-            self._on_heads(block, z, None)
-        else:
-            self._z[block.index] = z
-
-    def _on_attention_sum(self, block: Block, total: Float[Tensor, "batch pos d_model"]) -> None:
-        self._on_heads(block, self._z.pop(block.index), total)
-
-    def _on_heads(
+    def _set_terms(
         self,
-        block: Block,
-        z: Float[Tensor, "batch pos head d_head"],
-        total: Float[Tensor, "batch pos d_model"] | None,
+        weights: Float[Tensor, "*batch source dest"],
+        replaced: Bool[Tensor, "*batch dest"],
+        layout: Layout,
     ) -> None:
-        chosen = None if total is None else total[self._tokens]
-        live = block.head_input(z[self._tokens], chosen)
-        missing = self._spread(self._ends.replaced.heads[block.index] - live)
-        writes = block.head_writes(missing.flatten(0, 1))
-        self._missing.append(writes.unflatten(1, self._shape))
+        """Of every reading, the terms of its sums, and where these start from the replaced."""
+        sizes = [len(reading.readers) for reading in layout.readings]
+        n_positions = 1 if replaced.ndim == 1 else self._shape[1]
+        starts = replaced.view(-1, replaced.shape[-1]).T.repeat_interleave(n_positions, dim=1)
+        self._weights = weights.split(sizes, dim=-1)
+        self._starts = (starts[..., None] & self._differs).split(sizes)
 
-    def _on_mlp_out(self, block: Block, out: Float[Tensor, "batch pos d_model"]) -> None:
-        live = widen(out[self._tokens])
-        self._missing.append(self._spread(self._ends.replaced.mlps[block.index] - live)[None])
+    def _spread(self, x: Shaped[Tensor, "token ..."]) -> Shaped[Tensor, "window_token ..."]:
+        """Values at tokens as values of the whole window: 0 where nothing can differ."""
+        empty = x.new_zeros(self._shape[0] * self._shape[1], *x.shape[1:])
+        return empty.index_put((self._at,), x)
 
-    def _spread(self, x: Float[Tensor, "token ..."]) -> Float[Tensor, "batch window ..."]:
-        """Values at tokens as a dense tensor of the window: 0 where nothing can differ."""
-        empty = x.new_zeros(*self._shape, *x.shape[1:])
-        return empty.index_put(self._targets, x)
+    def chosen(self, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "window_token ..."]:
+        return x[:, self._window].flatten(0, 1)
 
-    # Readers: their inputs, put together.
-
-    def _inputs(
-        self, stream: Float[Tensor, "batch pos d_model"], readers: slice, n_sources: int
-    ) -> Float[Tensor, "dest batch window d_model"]:
-        """What some readers see within the window, after the first writers."""
-        total = widen(stream[:, self._window])[None]
-        for sources, missing in self._written(n_sources):
-            removed = self._removed[..., sources, readers]
-            total = total + _weighted(removed, missing)
-        return total.to(stream.dtype)
-
-    def _written(self, n_sources: int) -> Iterator[tuple[slice, Tensor]]:
-        start = 0
-        for part in self._missing:
-            if start < n_sources:
-                yield slice(start, start + len(part)), part
-            start += len(part)
-
-    def _read_attention(self, block: Block, stream: Float[Tensor, "batch pos d_model"]) -> None:
-        graph, i = self._graph, block.index
-        x = self._inputs(stream, graph.attention_readers(i), graph.sources_before_attention(i))
-        x = x if block.attention_norm is None else block.attention_norm(x)
-        x = rearrange(x, "dest batch pos d_model -> dest (batch pos) d_model")
-        readers = (graph.q_readers(i), graph.k_readers(i), graph.v_readers(i))
-        for part, (name, span) in enumerate(zip(block.qkv, readers, strict=True)):
-            n = span.stop - span.start
-            mine, x = x[:n], x[n:]
-            made = block.projected(part, mine, torch.arange(n))
-            self._made[name] = rearrange(
-                made, "head (batch pos) d_head -> batch pos head d_head", batch=self._shape[0]
-            )
-
-    def _replace(
-        self, name: str, live: Float[Tensor, "batch pos head d_head"]
-    ) -> Float[Tensor, "batch pos head d_head"]:
-        return self._within(live, self._made.pop(name))
-
-    def _keep_stream(self, block: Block, stream: Float[Tensor, "batch pos d_model"]) -> None:
-        self._streams[block.mlp_stream] = stream
-
-    def _read_mlp(
-        self, block: Block, live: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_model"]:
-        reader = self._graph.mlp_reader(block.index)
-        n_sources = self._graph.sources_before_mlp(block.index)
-        stream = self._streams.pop(block.mlp_stream)
-        x = self._inputs(stream, slice(reader, reader + 1), n_sources)[0]
-        x = x if block.mlp_norm is None else block.mlp_norm(x)
-        return self._within(live, x)
-
-    def _read_logits(
-        self, stream: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_model"]:
-        last = len(self._graph.destinations) - 1
-        x = self._inputs(stream, slice(last, last + 1), len(self._graph.sources))[0]
-        return self._within(stream, x)
-
-    def _within(
-        self, live: Float[Tensor, "batch pos ..."], made: Float[Tensor, "batch window ..."]
+    def put(
+        self,
+        live: Float[Tensor, "batch pos ..."],
+        made: Float[Tensor, "window_token ..."],
+        heads: Int[Tensor, " some"] | None,
     ) -> Float[Tensor, "batch pos ..."]:
-        """The live values, with those made in place of them within the window."""
+        assert heads is None, "every reader is given its input"
         start, stop = self._window.start, self._window.stop
+        made = made.unflatten(0, self._shape)
         return torch.cat([live[:, :start], made, live[:, stop:]], dim=1)
 
+    def inputs(
+        self, reading: Reading, name: str, stream: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "reader token d_model"]:
+        starts, weights = self._starts[reading.number], self._weights[reading.number]
+        start = torch.where(starts, self._streams[name], widen(stream))
+        return start + self._missing.weighed(weights[..., : reading.n_sources, :])
 
-def _weighted(
-    removed: Float[Tensor, "*batch source dest"],
-    missing: Float[Tensor, "source batch window d_model"],
-) -> Float[Tensor, "dest batch window d_model"]:
-    if removed.ndim == 2:
-        return (removed.T @ missing.flatten(1)).unflatten(1, missing.shape[1:])
-    rows = missing.transpose(0, 1).flatten(2)
-    found = torch.bmm(removed.transpose(1, 2), rows).unflatten(2, missing.shape[2:])
-    return found.transpose(0, 1)
+    def on_heads(self, block: Block, head_input: Float[Tensor, "token head d_head"]) -> None:
+        missing = self._replaced.heads[block.index] - head_input
+        self._missing.add(block.head_writes(missing.where(self._differs[..., None], 0.0)))
+
+    def on_mlp(self, block: Block, write: Float[Tensor, "token d_model"]) -> None:
+        missing = self._replaced.mlps[block.index] - write
+        self._missing.add(missing.where(self._differs, 0.0)[None])
+
+
+def _start_from_replaced(
+    removed: Float[Tensor, "*batch source dest"], graph: Graph, *, least: float
+) -> Bool[Tensor, "*batch dest"]:
+    """From which readers more than a share is removed; entries that are no edges are not read."""
+    exists = graph.exists.to(removed)
+    return (removed.detach() * exists).sum(dim=-2) > least * exists.sum(dim=0)

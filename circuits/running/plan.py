@@ -92,17 +92,18 @@ def make_plans(
 
 
 def plan_everywhere(removed: Float[Tensor, "source dest"], graph: Graph) -> Plan:
-    """A plan that leaves no reader alone from which an edge is removed: all are put together."""
+    """A plan that puts every reader together from which an edge is removed, from what is kept.
+
+    No sum takes anything off the live stream, where a loud writer would leave its rounding behind.
+    """
     kept = torch.where(graph.exists, 1 - removed, torch.zeros_like(removed))
-    removed = graph.exists.to(kept) - kept
-    n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
-    from_replaced = n_kept < n_removed
+    touched = (graph.exists & (kept != 1)).any(dim=0)
     return Plan(
         graph=graph,
-        coefficient=torch.where(from_replaced, -kept, removed),
-        from_replaced=from_replaced,
-        replaced=torch.zeros_like(from_replaced),
-        computed=n_removed > 0,
+        coefficient=torch.where(touched, -kept, torch.zeros_like(kept)),
+        from_replaced=touched,
+        replaced=torch.zeros_like(touched),
+        computed=touched,
         active=torch.ones(len(graph.sources), dtype=torch.bool),
     )
 

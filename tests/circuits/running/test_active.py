@@ -21,8 +21,13 @@ ABLATIONS = {"zero": zero, "mean": mean(TASK), "positional mean": positional_mea
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family):
+    return Model.load(families.module(family, torch.float64))
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +36,9 @@ def gpt2():
 
 
 def circuits_of(graph: Graph) -> list[Circuit]:
-    """None, some and all edges; in the sparse one, the embedding reaches every reader.
-
-    A norm that reads only removed writers sees zeros up to rounding, and blows the rounding up.
-    """
-    from_embed = Circuit.from_edges(
-        graph, [e for e in Circuit.full(graph).edges if e[0] == "embed"]
-    )
-    sparse, half, most = (
-        random_circuit(graph, graph.n_edges * part // 10, seed=part) for part in (1, 5, 9)
-    )
-    return [Circuit.empty(graph), sparse | from_embed, half, most, Circuit.full(graph)]
+    """None, some and all edges."""
+    some = [random_circuit(graph, graph.n_edges * part // 10, seed=part) for part in (1, 5, 9)]
+    return [Circuit.empty(graph), *some, Circuit.full(graph)]
 
 
 def text(n: int = 7, batch: int = 2) -> Tensor:
@@ -66,14 +63,18 @@ def seen_by_evaluate(model: Model, circuit: Circuit, ablation: Ablation) -> Tens
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_inside_any_circuit_the_answer_logits_are_those_that_evaluate_measures(model, name):
-    """Sums of some forty terms of order ten, in another order: 1e-11 is far above float64."""
+def test_inside_any_circuit_the_answer_logits_are_those_that_evaluate_measures(model, family, name):
+    """Sums of some forty terms of order ten, from other ends: 1e-11 is far above float64.
+
+    Some families norm in float32, whatever their weights are: rounded there, sums may differ.
+    """
+    tolerance = 1e-11 if family in families.TRUE_FLOAT64 else 3e-6
     (batch,) = TASK.batches(16)
     for circuit in circuits_of(model.graph):
         expected = seen_by_evaluate(model, circuit, ABLATIONS[name])
         with active(circuit, model, ABLATIONS[name]):
             inside = at_answers(model.bridge(batch.clean), batch)
-        torch.testing.assert_close(inside, expected, atol=1e-11, rtol=1e-11)
+        torch.testing.assert_close(inside, expected, atol=tolerance, rtol=1e-11)
 
 
 def test_inside_the_full_circuit_the_model_is_itself_to_the_bit(model):

@@ -29,17 +29,9 @@ FAMILIES = [
 ]
 
 
-def loud(family: str, dtype: torch.dtype) -> Model:
-    """A tiny model whose embedding is as loud as large models' streams are."""
-    module = families.module(family, torch.float64)
-    with torch.no_grad():
-        module.get_input_embeddings().weight.mul_(1000)
-    return Model.load(module.to(dtype))
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def models(request) -> tuple[Model, Model]:
-    return loud(request.param, torch.float64), loud(request.param, torch.float32)
+    return families.loud(request.param, torch.float64), families.loud(request.param, torch.float32)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -56,7 +48,7 @@ def test_float32_equals_float64_however_little_is_kept(models, name):
 
 
 def test_without_any_edge_the_logits_see_constants_alone_to_the_bit():
-    model = loud("llama", torch.float32)
+    model = families.loud("llama", torch.float32)
     (batch,) = TASK.batches(len(TASK))
     empty = Circuit.empty(model.graph)
     found = evaluate(model, TASK, [empty], logit_diff, ablation=zero)
