@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.ablations import Constants, zero
+from patching.anatomy.identity import COMPUTES
 from patching.capture import Writes
 from patching.files.tensors import read_tensors, require_names, write_tensors
 from patching.history import History
@@ -39,10 +40,11 @@ class Optimal:
         Raises:
             ValueError: if that is another one.
         """
-        if model.weights != self.weights:
+        differ = model.identity.differences({**self.provenance, "weights": self.weights}, COMPUTES)
+        if differ:
             raise ValueError(
                 f"these constants were learned in {self.provenance.get('model')} with other "
-                f"weights than {model.name}'s; learn them anew"
+                f"{' and '.join(differ)} than {model.name}'s; learn them anew"
             )
         return self.constants
 

@@ -13,15 +13,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, graph_of, widen
 from patching.anatomy.devices import AtLayer, Hook, at_home, library_hook, rows_at
+from patching.anatomy.identity import COMPUTES, Identity, hash_config, hash_tokenizer
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
 from patching.anatomy.proof import prove
+from patching.anatomy.readable import reads_both_ways, refuse_unreadable
 from patching.anatomy.refusing import refusing
 from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
-from patching.anatomy.weights import hash_tensors, quick_digests
+from patching.anatomy.standing import Standing
 from patching.graph import Graph
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
@@ -34,7 +36,7 @@ class Model:
 
     Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer
     than a `with` lasts. Sent to another process, it goes as what it was loaded from, and is loaded
-    there, once. `digests` are of the parameters as they were loaded.
+    there, once. `standing` is how it stood when it was loaded.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Model:
     tokenizer: Tokenizer | None = field(repr=False)
     revision: str | None
     opened: Opened = field(repr=False)
-    digests: tuple[int, ...] = field(repr=False)
+    standing: Standing = field(repr=False)
 
     @staticmethod
     def load(
@@ -105,7 +107,7 @@ class Model:
     @property
     def two_way(self) -> bool:
         """Whether positions see what follows them, as in compiled programs."""
-        return self.bridge.cfg.attention_dir == "bidirectional"
+        return reads_both_ways(self.bridge)
 
     @cached_property
     def blocks_return_tuples(self) -> bool:
@@ -115,13 +117,32 @@ class Model:
     @property
     def weights(self) -> str:
         """A short hash of the weights as they are now: another one if somebody has changed them."""
-        if quick_digests(self.bridge.parameters()) == self.digests:
-            return self._weights_as_loaded
-        return hash_tensors(self.bridge.named_parameters())
+        if self.opened.weights is None or not self.standing.keeps_tensors():
+            return self.standing.weights()
+        return self.opened.weights
+
+    @property
+    def identity(self) -> Identity:
+        """What it is now, in parts, as far as can be told without running it."""
+        return self._identity(self.standing.seems_kept())
+
+    def confirmed(self) -> Identity:
+        """What it is now, held against its answer to a probe, by a run: for what is reused."""
+        return self._identity(self.standing.is_kept())
+
+    def _identity(self, same: bool) -> Identity:
+        as_stored = same and self.opened.reference is not None
+        return Identity(
+            config=hash_config(self.bridge),
+            weights=self.weights if same else self.standing.weights(),
+            tokenizer=self._tokenizer_hash,
+            dtype=str(self.dtype).removeprefix("torch."),
+            inside=None if as_stored else self.standing.inside(),
+        )
 
     @cached_property
-    def _weights_as_loaded(self) -> str:
-        return self.opened.weights()
+    def _tokenizer_hash(self) -> str | None:
+        return hash_tokenizer(self.tokenizer)
 
     @cached_property
     def _stretches(self) -> tuple[Stretch, ...]:
@@ -134,30 +155,7 @@ class Model:
             ValueError: if a token id is outside the vocabulary, a prompt is too long or is read
                 otherwise beside longer ones, or the task is for models that read other ways.
         """
-        vocab, longest = int(self.bridge.cfg.d_vocab), int(self.bridge.cfg.n_ctx)
-        if task.max_id >= vocab:
-            raise ValueError(
-                f"task {task.name!r} holds token id {task.max_id}, and {self.name} has only "
-                f"{vocab} tokens: was it made for another tokenizer?"
-            )
-        if task.max_length > longest:
-            raise ValueError(
-                f"task {task.name!r} has a prompt of {task.max_length} tokens; {self.name} reads "
-                f"at most {longest}"
-            )
-        lengths = [len(prompt.clean) for prompt in task.prompts]
-        refuse_lengths(self._stretches, self.name, f"task {task.name!r}", lengths)
-        if self.two_way != task.two_way:
-            ways = ("only to the left", "both ways")
-            raise ValueError(
-                f"{self.name} reads {ways[self.two_way]}, and task {task.name!r} is for models "
-                f"that read {ways[task.two_way]}; set its two_way to {self.two_way}"
-            )
-        if self.two_way and len({len(prompt.clean) for prompt in task.prompts}) > 1:
-            raise ValueError(
-                f"{self.name} reads both ways and would read padding as well; give prompts of one "
-                "length (task.of_length())"
-            )
+        refuse_unreadable(self.name, self.bridge, self._stretches, task)
 
     @torch.no_grad()
     def run(
@@ -245,31 +243,37 @@ class Model:
         """Travel to other processes as what it was loaded from, not as its weights.
 
         Raises:
-            ValueError: if it was made of a module or bridge in memory.
+            ValueError: if it was made of a module or bridge in memory, or changed there since.
         """
         if self.opened.reference is None:
             raise ValueError(
                 f"{self.name} was made of a model in memory, which cannot go to another process; "
                 "keep it in a folder (module.save_pretrained) and load it from there"
             )
-        return _load_again, (self.opened.reference, self.weights, self.tokenizer)
+        if not self.standing.is_kept():
+            raise ValueError(
+                f"{self.name} was changed in memory since it was loaded, and another process would "
+                "load it as it was; keep it in a folder (module.save_pretrained), load that"
+            )
+        return _load_again, (self.opened.reference, self._identity(True), self.tokenizer)
 
 
 def _at_tokens(chosen: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
     return rows_at(x, chosen)[:, None]
 
 
-def _load_again(reference: Reference, weights: str, tokenizer: Tokenizer | None) -> Model:
+def _load_again(reference: Reference, identity: Identity, tokenizer: Tokenizer | None) -> Model:
     """The model that was sent here, loaded only once in this process.
 
     Raises:
-        ValueError: if its weights are not those of the model that was sent.
+        ValueError: if it is not the model that was sent.
     """
     model = _load(reference)
-    if model.weights != weights:
+    differ = model.identity.differences(identity.facts, COMPUTES)
+    if differ:
         raise ValueError(
-            f"{reference.source} holds other weights here ({model.weights}) than where it was sent "
-            f"from ({weights}); give all machines the same folder or revision"
+            f"{reference.source} holds other {' and '.join(differ)} here than where it was sent "
+            "from; give all machines the same folder or revision"
         )
     return replace(model, tokenizer=tokenizer)
 
@@ -293,5 +297,5 @@ def _from(opened: Opened) -> Model:
         tokenizer=opened.tokenizer,
         revision=opened.revision,
         opened=opened,
-        digests=quick_digests(opened.bridge.parameters()),
+        standing=Standing.of(opened.bridge, opened.names, opened.probe.tokens),
     )

@@ -23,7 +23,7 @@ from patching.descent import LOSS, Parameter, Schedule, Step, descend
 from patching.history import History
 from patching.metrics import WITHOUT_GRADIENT, Metric, kl, measure
 from patching.model import Hook, Model
-from patching.provenance import describe
+from patching.provenance import confirmed, describe
 from patching.tasks.task import Batch, Task
 
 SCHEDULE = Schedule(steps=150, rate=0.05)
@@ -50,6 +50,7 @@ def optimal(
     facts = describe(
         model, task, metric, "optimal-ablation", schedule.options, facts={"replaced": "one writer"}
     )
+    facts = confirmed(model, facts)
     job = _Job(model, metric, prompts, space)
     n_writers, size = len(model.graph.sources), min(schedule.batch_size, len(task))
     at_once = max(1, ROWS // size)

@@ -11,7 +11,7 @@ from patching.model import Model
 from patching.tasks.task import Task
 from patching.work.fingerprint import told_apart
 
-_DECIDES_NOTHING = ("source", "origin")  # paths, which differ from machine to machine
+_DECIDES_NOTHING = ("source", "origin", "tokenizer")  # paths differ from machine to machine
 _PACKAGES = ("circuit-workbench", "torch", "transformer-lens", "transformers")
 
 
@@ -26,15 +26,16 @@ def describe(
 ) -> dict[str, object]:
     """Everything a reader needs to make the result again; `facts` are the method's own.
 
-    `task` names the prompts, `tokens` is the hash of their ids; `weights` that of the weights.
-    `source` is what the model was loaded by, `origin` how the prompts were made; None and nothing
-    for what was made in memory.
+    `task` names the prompts, `tokens` is the hash of their ids. What the model is says its
+    `identity`: `config`, `weights`, `tokenizer`, `dtype` and, if it was made or changed in memory,
+    `inside`. `source` is what the model was loaded by, `origin` how the prompts were made; None
+    and nothing for what was made in memory.
     """
     return {
         "model": model.name,
         "source": model.source,
         "revision": model.revision,
-        "weights": model.weights,
+        **model.identity.facts,
         "task": task.name,
         "origin": dict(task.origin),
         "tokens": task.hash,
@@ -43,7 +44,6 @@ def describe(
         "method": method,
         "options": dict(options),
         **facts,
-        "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         **({} if model.device_map is None else {"device_map": model.device_map}),
         **({"hooks": hooks} if (hooks := _hooks_in_place(model)) else {}),
@@ -51,17 +51,29 @@ def describe(
     }
 
 
+def confirmed(model: Model, described: Mapping[str, object]) -> dict[str, object]:
+    """Provenance whose identity was held against the model's answer to a probe.
+
+    For what is kept to be reused: runs, states, logs. Where hooks are in place, they are said to
+    be, and nothing is reused.
+    """
+    identity = {} if "hooks" in described else model.confirmed().facts
+    return {**described, **identity}
+
+
 def run_settings(
-    described: Mapping[str, object], task: Task, *, batch_size: int, functions: object
+    model: Model, described: Mapping[str, object], task: Task, *, batch_size: int, functions: object
 ) -> dict[str, object]:
     """All that decides a result to the last bit, for `patching.work`.
 
-    That is its provenance and how its sums are rounded. `functions` are those that a user may have
-    written; provenance has no more than their names. Devices of one kind count as the same.
+    That is its provenance, `confirmed`, and how its sums are rounded. `functions` are those that a
+    user may have written; provenance has no more than their names. Devices of one kind count as
+    the same.
 
     Raises:
         ValueError: if a function cannot be told from others, or hooks are in place, which cannot.
     """
+    described = confirmed(model, described)
     return {
         **{name: fact for name, fact in described.items() if name not in _DECIDES_NOTHING},
         "device": torch.device(str(described["device"])).type,
@@ -74,9 +86,13 @@ def run_settings(
 
 
 def _hooks_in_place(model: Model) -> list[str]:
-    """Where somebody outside changes or reads activations: results are of the model so changed."""
+    """Where somebody outside changes or reads activations: results are of the model so changed.
+
+    Hooks of the model library at its hook points, and PyTorch's own on modules.
+    """
     points = model.bridge.hook_dict.values()  # one point may have several names there
-    return sorted({str(point.name) for point in points if point.fwd_hooks or point.bwd_hooks})
+    hooked = {str(point.name) for point in points if point.fwd_hooks or point.bwd_hooks}
+    return sorted({*hooked, *model.standing.new_hooks()})
 
 
 def _version(package: str) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 from circuits.scores import Scores, rank
 from circuits.scoring.single_edges import exact
 from patching.ablations import Ablation, Prepared, resample
+from patching.anatomy.identity import COMPUTES
 from patching.intervals import LEVEL, Estimate
 from patching.metrics import Metric
 from patching.model import Model
@@ -278,7 +279,13 @@ def _check(model: Model, metric: Metric, scores: Scores, ablation: Prepared) -> 
             f"these scores are of another graph ({scores.graph.describe()}) than "
             f"{model.name} ({model.graph.describe()})"
         )
-    asked = {"weights": model.weights, "metric": metric.__name__, "ablation": ablation.name}
+    differ = model.identity.differences(scores.provenance, COMPUTES)
+    if differ:
+        raise ValueError(
+            f"these scores were made with another {' and another '.join(differ)} than {model.name} "
+            "has; the two must be the same"
+        )
+    asked = {"metric": metric.__name__, "ablation": ablation.name}
     for field, ours in asked.items():
         theirs = scores.provenance.get(field, ours)
         if theirs != ours:

@@ -15,6 +15,7 @@ from patching.history import History
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.optimal import refuse_flat
+from patching.provenance import confirmed
 from patching.tasks.task import Batch, Task
 
 
@@ -72,6 +73,7 @@ class Setting:
         """Provenance of what is learned here; `start` are the scores it starts from."""
         name = self.ablation.name
         said = describe(self.model, self.task, self.metric, method, options, ablation=name)
+        said = confirmed(self.model, said)
         return said if start is None else {**said, "started_from": dict(start.provenance)}
 
     def score_edges(

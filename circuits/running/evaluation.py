@@ -181,7 +181,9 @@ class _Job:
             self.model, self.task, self.metrics[0], "evaluate", options, ablation=self.ablation.name
         )
         functions = *self.metrics, self.ablation
-        return run_settings(described, self.task, batch_size=self.batch_size, functions=functions)
+        return run_settings(
+            self.model, described, self.task, batch_size=self.batch_size, functions=functions
+        )
 
 
 def _one_after_the_other(first: Parts, second: Parts) -> Parts:

@@ -52,7 +52,9 @@ def information_flow(
         "positions": "mean over real tokens",
         "direction": "shares of what a reader sees, never negative",
     }
-    settings = run_settings(described, task, batch_size=batch_size, functions=()) if run else {}
+    settings = (
+        run_settings(model, described, task, batch_size=batch_size, functions=()) if run else {}
+    )
 
     def finish(found: TaskScores) -> Scores:
         return Scores(found.mean, model.graph, found.provenance(described))

@@ -90,7 +90,7 @@ class Job:
     ) -> dict[str, object]:
         """What decides this job's scores to the last bit, for a run."""
         functions = self.metric, self.recipe.path, self.recipe.rule, self.prepared
-        return run_settings(described, task, batch_size=batch_size, functions=functions)
+        return run_settings(self.model, described, task, batch_size=batch_size, functions=functions)
 
     def gather(self, batch: Batch) -> Gathered:
         """Gradients at the plain runs, then at the steps between them."""

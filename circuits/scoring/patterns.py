@@ -89,7 +89,7 @@ class _ScoreBatch:
             self.model, task, self.metric, "qk-fix", {}, ablation=self.prepared.name
         )
         functions = self.metric, self.rule, self.prepared
-        return run_settings(described, task, batch_size=batch_size, functions=functions)
+        return run_settings(self.model, described, task, batch_size=batch_size, functions=functions)
 
     def __call__(self, batch: Batch) -> BatchScores:
         clean = _run_clean(self.model, batch, self.metric, self.rule, self.prepared)

@@ -84,7 +84,9 @@ def exact(
     described = describe(model, task, metric, "exact", options, ablation=prepared.name)
     functions = metric, prepared
     settings = (
-        run_settings(described, task, batch_size=batch_size, functions=functions) if run else {}
+        run_settings(model, described, task, batch_size=batch_size, functions=functions)
+        if run
+        else {}
     )
     described["scored_edges"] = "all" if edges is None else _names(model.graph, chosen)
 

@@ -31,6 +31,7 @@ from patching.graph import Graph
 from patching.metrics import Metric, kl
 from patching.model import Model
 from patching.progress import track
+from patching.provenance import confirmed
 from patching.tasks.task import Task
 
 
@@ -221,7 +222,8 @@ def _facts(
 ) -> dict[str, object]:
     within = "latest writer first" if walk.seed is None else f"shuffled by seed {walk.seed}"
     options = {"change": walk.change, "order": f"reverse topological, {within}"}
-    return describe(model, task, metric, "acdc", options, ablation=ablation.name)
+    said = describe(model, task, metric, "acdc", options, ablation=ablation.name)
+    return confirmed(model, said)
 
 
 def _to_circuit(

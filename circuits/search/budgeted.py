@@ -28,6 +28,7 @@ from patching.graph import Graph
 from patching.intervals import of_mean
 from patching.metrics import Metric
 from patching.model import Model
+from patching.provenance import confirmed
 from patching.tasks.task import Task
 
 SLACK = 2
@@ -108,6 +109,7 @@ def budgeted_search(
     prepared = ablation(model)
     options = {"size": size, "budget": budget.circuits, "starts": [s.provenance for s in starts]}
     facts = describe(model, task, metric, "budgeted", options, ablation=prepared.name)
+    facts = confirmed(model, facts)
     known = Log.open(budget.log, facts, (metric, prepared))
     judge = Judge(model, task, metric, prepared, batch_size=batch_size, log=known)
     search = _Search(judge, model.graph, size, budget.circuits, paired=prepared.paired)

@@ -18,7 +18,9 @@ from torch import Tensor
 from patching.files.parsing import parse_json
 from patching.work.fingerprint import told_apart
 
-_IDENTITY = ("weights", "tokens", "metric", "ablation", "dtype")
+_IDENTITY = ("config", "weights", "dtype", "inside", "tokens", "metric", "ablation")
+"""What a log's searches share; `inside` is said of models made or changed in memory."""
+
 _NO_LOG = "is no log of a search; name another file"
 
 
@@ -41,7 +43,7 @@ class Log:
         if path is None:
             return Log(None, {})
         path = Path(path)
-        ours = {name: facts[name] for name in _IDENTITY}
+        ours = {name: facts[name] for name in _IDENTITY if name in facts}
         ours["functions"] = told_apart(facts, functions)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +90,14 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _compare(path: Path, line: str, ours: Mapping[str, object]) -> None:
     theirs = _object(path, line)
-    if set(theirs) != set(ours):
+    if "functions" not in theirs:
         raise ValueError(f"{path} {_NO_LOG}")
-    different = [name for name in ours if theirs[name] != ours[name]]
+    if "config" not in theirs:
+        raise ValueError(
+            f"{path} is the log of an older version, which told models apart by less; name another "
+            "file, or delete it"
+        )
+    different = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
     if different:
         raise ValueError(
             f"{path} is the log of another search: it differs in {', '.join(different)}; "

@@ -138,14 +138,21 @@ def require_room(path: Path) -> None:
 
 
 def warn_of_other_weights(path: str, said: Mapping[str, object], model: "Model") -> None:
-    """Say that what a file holds, by its provenance, was found in other weights than the model's.
+    """Say that what a file holds, by its provenance, was found in another model than this.
 
     That is allowed, for models that were trained on; it is also what a mistyped name looks like.
     """
-    if said.get("weights") not in (None, model.weights):
+    from patching.anatomy.identity import COMPUTES
+
+    told = {name: value for name, value in said.items() if value is not None}
+    differ = model.identity.differences(told, COMPUTES)
+    if differ:
+        theirs = ", ".join(f"{name} {told.get(name, 'as stored')}" for name in differ)
+        now = {"inside": "as stored", **model.identity.facts}
+        ours = ", ".join(f"{name} {now[name]}" for name in differ)
         warnings.warn(
-            f"{path} is of {said.get('model', 'a model')} with the weights {said['weights']}; here "
-            f"it is used on {model.name}, whose weights are {model.weights}",
+            f"{path} is of {said.get('model', 'a model')} ({theirs}); here it is used on "
+            f"{model.name} ({ours})",
             stacklevel=1,
         )
 

@@ -1,6 +1,5 @@
 """From a name, a folder, a module or a bridge to a booted model. Touches the model library only."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -12,12 +11,15 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.hub import cached_file
 
+from patching.anatomy.checkpoint import folder_facts, weight_files
 from patching.anatomy.claims import Probe, draw_probe, run_plain
 from patching.anatomy.refusing import first_line, refusing
 from patching.anatomy.spread import Spread, check_spread
-from patching.anatomy.weights import hash_folder, hash_tensors
-from patching.models import embedded, embedded_names
+from patching.anatomy.standing import Names
+from patching.anatomy.weights import hash_files
+from patching.models import embedded, embedded_names, trained_folder
 from patching.tasks.tokens import Tokenizer
 
 Source = str | Path | PreTrainedModel | TransformerBridge
@@ -29,16 +31,18 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 class Opened:
     """A booted model and what is known of its origin.
 
-    `weights` hashes when called; `probe` is for `prove`. `reference` says how to open the same
-    model in another process; None where it was made of something in memory.
+    `names` are the checkpoint's for its tensors; `probe` is for `prove`. `weights` is the hash of
+    the files it was read from, and `reference` says how to open the same model in another process;
+    both are None where it was made of something in memory.
     """
 
     name: str
     revision: str | None
     bridge: TransformerBridge
     tokenizer: Tokenizer | None
-    weights: Callable[[], str]
+    names: Names
     probe: Probe
+    weights: str | None = None
     reference: "Reference | None" = None
 
 
@@ -88,14 +92,22 @@ def _open(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened
         )
     if isinstance(source, PreTrainedModel):
         return _boot(source, type(source).__name__, tokenizer, wishes)
+    return _open_named(source, tokenizer, wishes)
+
+
+def _open_named(source: str | Path, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     name = str(source)
     if Path(source).is_dir():
-        opened = _open_folder(Path(source), tokenizer, wishes)
+        opened = _open_folder(Path(source), Path(source).resolve().name, tokenizer, wishes)
         return replace(opened, reference=Reference(str(Path(source).resolve()), wishes))
+    if name in embedded_names() and wishes.spread is not None:
+        raise ValueError(f"{name} is embedded and fits anywhere: give a device, no device map")
+    folder = trained_folder(name)
+    if folder is not None:
+        opened = _open_folder(folder, name, tokenizer, wishes)
+        return replace(opened, reference=Reference(name, wishes))
     known = embedded(name, dtype=wishes.dtype or torch.float32)
     if known is not None:
-        if wishes.spread is not None:
-            raise ValueError(f"{name} is embedded and fits anywhere: give a device, no device map")
         opened = _boot(known[0], name, tokenizer or cast(Tokenizer, known[1]), wishes)
         return replace(opened, reference=Reference(name, wishes))
     opened = _open_hub(name, tokenizer, wishes)
@@ -103,14 +115,17 @@ def _open(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened
     return replace(opened, reference=Reference(name, there))
 
 
-def _open_folder(folder: Path, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+def _open_folder(folder: Path, name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a model folder: it holds no config.json")
+    before = folder_facts(folder)
     module = _from_pretrained(str(folder), wishes)
+    weights = _hash_stored(folder, module)
+    if folder_facts(folder) != before:
+        raise ValueError(f"{folder} was written to while it was loaded; load it again")
     if tokenizer is None and any((folder / name).is_file() for name in _TOKENIZER_FILES):
         tokenizer = _tokenizer(str(folder), wishes)
-    opened = _boot(module, folder.resolve().name, tokenizer, wishes)
-    return replace(opened, weights=lambda: hash_folder(folder))
+    return replace(_boot(module, name, tokenizer, wishes), weights=weights)
 
 
 def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
@@ -118,8 +133,15 @@ def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     if tokenizer is None:
         tokenizer = _tokenizer(name, wishes)
     commit = getattr(module.config, "_commit_hash", None) or wishes.revision
-    opened = _boot(module, name, tokenizer, wishes)
-    return replace(opened, revision=commit)
+    kept = cached_file(name, "config.json", revision=commit)
+    assert kept is not None, "the model has just been loaded from there"
+    weights = _hash_stored(Path(kept).parent, module)
+    return replace(_boot(module, name, tokenizer, wishes), revision=commit, weights=weights)
+
+
+def _hash_stored(folder: Path, module: PreTrainedModel) -> str:
+    names = Names.of(module)
+    return hash_files(weight_files(folder), tied=names.tied, prefix=names.prefix)
 
 
 def _tokenizer(name: str, wishes: Wishes) -> Tokenizer:
@@ -167,7 +189,8 @@ def _boot(
     check_spread(name, module)
     nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
     module.eval()
-    before = [(key, value) for key, value in module.state_dict().items()]
+    names = Names.of(module)
+    devices = {str(parameter.device) for parameter in module.parameters()}
     force_eager_attention(module)
     with refusing(name, f"a {type(module).__name__} does not run on a few tokens"):
         probe = run_plain(module, _probe_of(module))
@@ -175,8 +198,8 @@ def _boot(
         bridge = build_bridge_from_module(
             module, type(module).__name__, hf_config=module.config, tokenizer=None, model_name=name
         )
-    bridge.cfg.n_devices = len({str(value.device) for _, value in before})
-    return Opened(name, None, _rest(bridge), tokenizer, lambda: hash_tensors(before), probe)
+    bridge.cfg.n_devices = len(devices)
+    return Opened(name, None, _rest(bridge), tokenizer, names, probe)
 
 
 def _probe_of(module: PreTrainedModel) -> Probe:
@@ -188,9 +211,9 @@ def _probe_of(module: PreTrainedModel) -> Probe:
 def _opened(
     bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Tokenizer | None
 ) -> Opened:
-    parameters = list(bridge.named_parameters())
     probe = draw_probe(int(bridge.cfg.d_vocab), int(bridge.cfg.n_ctx))
-    return Opened(name, revision, _rest(bridge), tokenizer, lambda: hash_tensors(parameters), probe)
+    names = Names.of(cast(nn.Module, bridge.original_model))
+    return Opened(name, revision, _rest(bridge), tokenizer, names, probe)
 
 
 def _rest(bridge: TransformerBridge) -> TransformerBridge:

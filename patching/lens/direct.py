@@ -101,7 +101,7 @@ def direct_logit_attribution(
         totals.append(aim[rows].difference(vocabulary.logits(final, softcap=False)))
     facts = {
         "model": model.name,
-        "weights": model.weights,
+        **model.identity.facts,
         "prompts": read.name,
         "tokens": read.hash,
         "method": "direct logit attribution, scale frozen, before any softcap",

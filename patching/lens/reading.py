@@ -249,7 +249,7 @@ class Lens:
         axes = {"node": self.nodes, "position": labels}
         facts = {
             "model": self.model.name,
-            "weights": self.model.weights,
+            **self.model.identity.facts,
             "prompts": self.prompts.name,
             "tokens": self.prompts.hash,
             "method": "tuned lens" if self.tuned else "logit lens",

@@ -197,8 +197,7 @@ def _facts(model: Model, prompts: Prompts, plan: Plan) -> dict[str, object]:
     return {
         "model": model.name,
         "revision": model.revision,
-        "weights": model.weights,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        **model.identity.facts,
         "prompts": prompts.name,
         "tokens": prompts.hash,
         "n_prompts": len(prompts),

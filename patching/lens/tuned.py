@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
+from patching.anatomy.identity import COMPUTES
 from patching.files.tensors import read_tensors, write_tensors
 from patching.model import Model
 
@@ -44,12 +45,13 @@ class TunedLens:
         Raises:
             ValueError: naming both.
         """
-        trained_for, weights = (self.provenance.get(key) for key in ("model", "weights"))
-        if weights != model.weights:
+        said = {"weights": None, **self.provenance}
+        differ = model.identity.differences(said, COMPUTES)
+        if differ:
             raise ValueError(
-                f"this tuned lens was trained for {trained_for} (weights {weights}), and "
-                f"{model.name} has weights {model.weights}; train one for it with "
-                "`train_tuned_lens`"
+                f"this tuned lens was trained for {said.get('model')} (weights {said['weights']}), "
+                f"and {model.name} (weights {model.weights}) is another in its "
+                f"{' and '.join(differ)}; train one for it with `train_tuned_lens`"
             )
 
     def save(self, path: str | Path) -> None:

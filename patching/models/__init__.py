@@ -31,6 +31,7 @@ __all__ = [
     "known",
     "llama_folder",
     "toy_folder",
+    "trained_folder",
 ]
 
 _TRAINED = {
@@ -69,6 +70,11 @@ def embedded(
 def embedded_names() -> tuple[str, ...]:
     """The names that `embedded` knows."""
     return (*_TRAINED, *library.names())
+
+
+def trained_folder(name: str) -> Path | None:
+    """Where a trained model lies, by its name; None for any other."""
+    return _TRAINED.get(name)
 
 
 def toy_folder() -> Path:

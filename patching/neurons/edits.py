@@ -86,4 +86,4 @@ class _Work:
         edits = [[*edit.neurons.names, edit.beta, edit.alpha] for edit in self.edits]
         task, facts = self.task.with_context, {"conflicts": self.task.hash, "edits": edits}
         described = describe(self.model, task, accuracy, "rates under edits", {}, facts=facts)
-        return run_settings(described, task, batch_size=self.batch_size, functions=())
+        return run_settings(self.model, described, task, batch_size=self.batch_size, functions=())

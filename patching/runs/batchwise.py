@@ -92,7 +92,7 @@ def in_batches(
     settings = {}
     if keeping.run is not None:
         described, functions = keeping.described, keeping.functions
-        settings = run_settings(described, task, batch_size=size, functions=functions)
+        settings = run_settings(model, described, task, batch_size=size, functions=functions)
     work = _Work(model, task, measure, size, join)
     return do(keeping.run, work, n, what=keeping.what, settings=settings)
 

@@ -18,11 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from patching.files.parsing import read_json
 from patching.files.tensors import read_tensor_file, require_checksum, write_tensor_file
 from patching.files.whole import inside, write_text
 from patching.work.chunk import Done, Parts
 
-VERSION = 1
+VERSION = 2
+"""Of what decides a run's identity: chunks of an earlier version told models apart by less."""
+
 MOST_BYTES = 2**32
 
 ABANDONED = 3600.0
@@ -131,14 +134,15 @@ def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n:
     are beside the chunks in `settings.json`, for people.
 
     Raises:
-        ValueError: if `what` is no plain name, the folder is a link or a file, or settings do not
-            fit into JSON.
+        ValueError: if `what` is no plain name, the folder is a link or a file, settings do not
+            fit into JSON, or the folder holds chunks of an older version.
     """
     settings = {"format": VERSION, "what": what, "chunks": n, **settings}
     identity = run_id(settings)
     place = inside(Path(folder).resolve(), f"{what}-{identity[:32]}")
     if place.exists() and not place.is_dir():
         raise ValueError(f"{place} is a file; a run keeps its chunks in a folder")
+    _refuse_older(Path(folder).resolve(), what)
     place.mkdir(parents=True, exist_ok=True)
     store = Store(place, identity, n)
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
@@ -147,6 +151,26 @@ def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n:
     if not is_there or for_people.read_bytes() != text.encode():
         write_text(for_people, text)
     return store
+
+
+def _refuse_older(folder: Path, what: str) -> None:
+    """Refuse a folder with chunks of the same computation by an earlier version.
+
+    Raises:
+        ValueError: naming them.
+    """
+    for said in sorted(folder.glob(f"{what}-*/settings.json")):
+        try:
+            settings = read_json(said)
+        except (OSError, ValueError):  # another worker may be removing it; it is for people
+            continue
+        version = settings.get("format") if isinstance(settings, dict) else None
+        if isinstance(version, int) and version < VERSION:
+            raise ValueError(
+                f"{said.parent} holds chunks of an older version, which told models apart by their "
+                "weights alone; they are not mixed with new ones. Give another folder, or delete "
+                "that one"
+            )
 
 
 def _check_file(path: Path) -> None:

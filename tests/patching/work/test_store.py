@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from patching.work import Done, Run, run_id
-from patching.work.store import open_store
+from patching.work.store import VERSION, open_store
 
 
 @pytest.fixture
@@ -174,7 +174,17 @@ def test_settings_beside_the_chunks_are_put_right(done):
     settings.write_text("{}")
     assert working.add_up(Run(folder)) == total
     assert settings.read_text() == said
-    assert json.loads(said) == {"format": 1, "what": "adding", "chunks": 12, **working.SETTINGS}
+    facts = {"format": VERSION, "what": "adding", "chunks": 12}
+    assert json.loads(said) == {**facts, **working.SETTINGS}
+
+
+def test_chunks_of_an_older_version_are_refused_and_not_mixed(done):
+    folder, chunks, _ = done
+    settings = chunks[0].parent / "settings.json"
+    settings.write_text(json.dumps({"format": 1, "what": "adding"}))
+    with pytest.raises(ValueError, match="holds chunks of an older version, .* another folder"):
+        working.add_up(Run(folder))
+    assert all(chunk.is_file() for chunk in chunks)
 
 
 def test_the_log_has_a_line_for_every_chunk(done):

@@ -1,0 +1,246 @@
+"""Whether a model is still what it was when it was loaded.
+
+Three looks, from cheap to thorough. Version counters and storages of all tensors, with a few
+numbers of each, see what is done to weights and buffers in the open, and whole tensors that were
+written to behind the counters' backs (`.data`). The structure sees attributes, hooks, submodules
+and replaced functions. The answer, a bitwise hash of what the model says to a small fixed probe,
+sees all that reaches its logits, and sums of the embedding's bits its other rows; it takes a run,
+and is asked for where results are to be reused.
+
+The answer's bits hang on the device, its libraries and the number of threads, so it is compared
+only within one process, with that of the moment of loading, under as many threads.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from patching.anatomy.identity import attributes_of, name_of, short_hash
+from patching.anatomy.weights import hash_tensors
+
+_SAMPLED = 32
+_ROWS = 4096
+_WRAPPED = "._original_component"
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A tensor of a model: its name in the checkpoint, where it hangs, and its state then."""
+
+    name: str
+    owner: nn.Module
+    key: str
+    state: tuple[object, ...]
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The one that hangs there now."""
+        found = self.owner._parameters.get(self.key)
+        return self.owner._buffers.get(self.key) if found is None else found
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a checkpoint calls its tensors: by their `id`; and what it may store beside others.
+
+    `tied` says of tied tensors whose they are; `prefix` is what names may have or lack.
+    """
+
+    by_id: Mapping[int, str]
+    tied: Mapping[str, str]
+    prefix: str
+
+    @staticmethod
+    def of(module: nn.Module) -> "Names":
+        """The names in a Hugging Face module, which the model library may have wrapped."""
+        stored = module.state_dict(keep_vars=True)
+        by_id = {id(stored[name]): name.replace(_WRAPPED, "") for name in reversed(stored)}
+        base = getattr(module, "base_model_prefix", "")
+        tied = getattr(module, "all_tied_weights_keys", None) or {}
+        return Names(by_id, dict(tied), f"{base}." if base else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How a model stood when it was loaded.
+
+    `stored` are the tensors that its checkpoint has, `derived` all others, `hooks` PyTorch's own.
+    """
+
+    bridge: TransformerBridge
+    names: Names
+    stored: tuple[_Held, ...]
+    derived: tuple[_Held, ...]
+    samples: bytes
+    structure: str
+    hooks: Mapping[str, list[str]]
+    tokens: Int[Tensor, "batch pos"]
+    answer: str
+    n_threads: int
+    _known: dict[object, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(bridge: TransformerBridge, names: Names, tokens: Tensor) -> "Standing":
+        """How it stands now."""
+        held = list(_held(bridge, names.by_id))
+        stored = tuple(one for named, one in held if named)
+        derived = tuple(one for named, one in held if not named)
+        return Standing(
+            bridge,
+            names,
+            stored,
+            derived,
+            _samples((*stored, *derived)),
+            _structure(bridge),
+            _hooks(bridge),
+            tokens[:1],
+            _answer(bridge, tokens[:1]),
+            torch.get_num_threads(),
+        )
+
+    def seems_kept(self) -> bool:
+        """Whether the model is as it was, as far as can be told without running it."""
+        return self.keeps_tensors() and _structure(self.bridge) == self.structure
+
+    def is_kept(self) -> bool:
+        """Whether it is as it was and answers the probe as it did, to the last bit: by a run."""
+        return self.seems_kept() and self._answer_now() == self.answer
+
+    def keeps_tensors(self) -> bool:
+        """Whether weights and buffers are as they were, as far as counters and samples tell."""
+        held = (*self.stored, *self.derived)
+        same = all(one.state == _state(one.tensor) for one in held)
+        return same and _samples(held) == self.samples
+
+    def new_hooks(self) -> list[str]:
+        """The modules whose hooks of PyTorch's own are not those of then."""
+        now = _hooks(self.bridge)
+        names = [name for name in {*now, *self.hooks} if now.get(name) != self.hooks.get(name)]
+        return sorted({name.replace(_WRAPPED, "") for name in names})
+
+    def weights(self) -> str:
+        """The hash of the tensors that the checkpoint has, as they are now."""
+        return self._hash(self.stored, self.names.prefix)
+
+    def inside(self) -> str:
+        """A hash of all that configuration and weights do not say. Takes a run."""
+        parts = [_structure(self.bridge), self._hash(self.derived, ""), self._answer_now()]
+        return short_hash(json.dumps(parts))
+
+    def _hash(self, held: tuple[_Held, ...], prefix: str) -> str:
+        """Of some tensors, again only if they are not as they were the last time."""
+        key = (tuple(_state(one.tensor) for one in held), _samples(held))
+        if key not in self._known:
+            tensors = ((one.name, one.tensor) for one in held if one.tensor is not None)
+            self._known[key] = hash_tensors(tensors, prefix=prefix)
+        return self._known[key]
+
+    def _answer_now(self) -> str:
+        """The answer under as many threads as then: how sums are split may decide a bit."""
+        n_threads = torch.get_num_threads()
+        if n_threads == self.n_threads:
+            return _answer(self.bridge, self.tokens)
+        torch.set_num_threads(self.n_threads)
+        try:
+            return _answer(self.bridge, self.tokens)
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+def _held(bridge: TransformerBridge, names: Mapping[int, str]) -> Iterator[tuple[bool, _Held]]:
+    """Every tensor of a model once, and whether its checkpoint has it."""
+    seen: set[int] = set()
+    for path, module in _modules(bridge):
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                name = names.get(id(tensor), f"{path}.{key}")
+                yield id(tensor) in names, _Held(name, module, key, _state(tensor))
+
+
+def _state(tensor: Tensor | None) -> tuple[object, ...]:
+    """What another state of a tensor cannot share: no number is looked at."""
+    if tensor is None:
+        return ()
+    version = None if tensor.is_inference() else tensor._version
+    return (tensor.data_ptr(), version, tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _samples(held: tuple[_Held, ...]) -> bytes:
+    """A hash of a few numbers of each tensor, evenly spaced, the first and the last among them."""
+    digest = hashlib.sha256()
+    for one in held:
+        if one.tensor is not None and one.tensor.numel():
+            tensor = one.tensor.detach()
+            at = torch.linspace(0, tensor.numel() - 1, _SAMPLED, dtype=torch.float64).long()
+            where = torch.unravel_index(at.to(tensor.device), tensor.shape)
+            digest.update(_bytes(tensor[where]))
+    return digest.digest()
+
+
+def _structure(bridge: TransformerBridge) -> str:
+    """A hash of names, kinds, plain attributes, functions and hooks of all modules.
+
+    Left out are hook points, whose hooks provenance names, and what begins with an underscore,
+    where models keep what they computed last.
+    """
+    modules = {
+        path: [name_of(module), attributes_of(vars(module))]
+        for path, module in _modules(bridge)
+        if module is not bridge
+    }
+    return short_hash(json.dumps([_hooks(bridge), attributes_of(vars(bridge.cfg)), modules]))
+
+
+def _hooks(bridge: TransformerBridge) -> dict[str, list[str]]:
+    """The functions that PyTorch calls before and after modules, by module."""
+    found = {}
+    for path, module in _modules(bridge):
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        hooks = (*hooks, *module._backward_pre_hooks.values(), *module._backward_hooks.values())
+        if hooks:
+            found[path] = [name_of(hook) for hook in hooks]
+    return found
+
+
+def _modules(bridge: TransformerBridge) -> Iterator[tuple[str, nn.Module]]:
+    """All modules but hook points: the bridge's, then what else the original has."""
+    seen: set[nn.Module] = set()
+    trees = [bridge.named_modules(seen)]
+    if isinstance(bridge.original_model, nn.Module):
+        trees.append(bridge.original_model.named_modules(seen, "original"))
+    for path, module in chain(*trees):
+        if not isinstance(module, HookPoint):
+            yield path, module
+
+
+@torch.no_grad()
+def _answer(bridge: TransformerBridge, tokens: Tensor) -> str:
+    home = next(bridge.parameters()).device
+    logits = bridge(tokens.to(home))
+    digest = hashlib.sha256(_bytes(logits))
+    digest.update(_bytes(_column_sums(bridge.embed.weight.detach())))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _column_sums(matrix: Tensor) -> Int[Tensor, " column"]:
+    """Sums of a matrix's bits, taken as integers, over its rows, some rows at a time."""
+    kind = next(
+        kind
+        for kind in (torch.int64, torch.int32, torch.int16, torch.uint8)
+        if matrix.shape[1] * matrix.element_size() % kind.itemsize == 0
+    )
+    parts = [rows.contiguous().view(kind).sum(dim=0) for rows in matrix.split(_ROWS)]
+    return torch.stack(parts).sum(dim=0)
