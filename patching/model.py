@@ -18,7 +18,7 @@ from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
 from patching.anatomy.proof import prove
-from patching.anatomy.readable import reads_both_ways, refuse_unreadable
+from patching.anatomy.readable import reads_both_ways, refuse_overflow, refuse_unreadable
 from patching.anatomy.refusing import refusing
 from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
@@ -220,11 +220,8 @@ class Model:
         finally:
             for block in self.blocks:
                 block.forget_pattern()
-        if mask is not None and not bool(logits.isfinite().all()):
-            raise ValueError(
-                f"{self.name} gives NaN under left padding in {self.dtype} (Hugging Face's mask "
-                "overflows there); pad on the right, or load the model in float32"
-            )
+        if mask is not None:
+            refuse_overflow(self.name, logits)
         return widen(logits[:, 0])
 
     @contextmanager

@@ -1,5 +1,7 @@
 """Whether a model can read a task: its tokens, its lengths, its direction."""
 
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.rotation import Stretch, refuse_lengths
@@ -44,4 +46,17 @@ def refuse_unreadable(
         raise ValueError(
             f"{name} reads both ways and would read padding as well; give prompts of one "
             "length (task.of_length())"
+        )
+
+
+def refuse_overflow(name: str, logits: Float[Tensor, "batch pos vocab"]) -> None:
+    """Refuse what a model says where left padding has made it NaN.
+
+    Raises:
+        ValueError: saying what would be right.
+    """
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"{name} gives NaN under left padding in {logits.dtype} (Hugging Face's mask "
+            "overflows there); pad on the right, or load the model in float32"
         )
