@@ -23,7 +23,7 @@ from patching.anatomy.refusing import refusing
 from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
-from patching.anatomy.standing import Standing
+from patching.anatomy.standing import Standing, refuse_to_send
 from patching.graph import Graph
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
@@ -77,7 +77,7 @@ class Model:
         """
         spread = Spread.over(device_map, n_devices, device)
         wishes = Wishes(dtype, device, revision, trust_remote_code, spread)
-        return _from(open_source(source, tokenizer, wishes))
+        return _from(source, tokenizer, wishes)
 
     @property
     def source(self) -> str | None:
@@ -242,16 +242,7 @@ class Model:
         Raises:
             ValueError: if it was made of a module or bridge in memory, or changed there since.
         """
-        if self.opened.reference is None:
-            raise ValueError(
-                f"{self.name} was made of a model in memory, which cannot go to another process; "
-                "keep it in a folder (module.save_pretrained) and load it from there"
-            )
-        if not self.standing.is_kept():
-            raise ValueError(
-                f"{self.name} was changed in memory since it was loaded, and another process would "
-                "load it as it was; keep it in a folder (module.save_pretrained), load that"
-            )
+        refuse_to_send(self.name, self.standing, in_memory=self.opened.reference is None)
         return _load_again, (self.opened.reference, self._identity(True), self.tokenizer)
 
 
@@ -277,22 +268,27 @@ def _load_again(reference: Reference, identity: Identity, tokenizer: Tokenizer |
 
 @lru_cache(maxsize=2)
 def _load(reference: Reference) -> Model:
-    return _from(open_source(reference.source, None, reference.wishes))
+    return _from(reference.source, None, reference.wishes)
 
 
-def _from(opened: Opened) -> Model:
+def _from(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Model:
+    with torch.random.fork_rng(devices=()), torch.inference_mode(False):
+        return _proven(open_source(source, tokenizer, wishes))
+
+
+def _proven(opened: Opened) -> Model:
     name, bridge = opened.name, opened.bridge
     with refusing(name, "its layers are not built as this workbench understands", own=True):
         blocks = find_blocks(bridge)
         graph = graph_of(name, blocks)
         prove(name, bridge, blocks, opened.probe)
     return Model(
-        name=opened.name,
-        bridge=opened.bridge,
+        name=name,
+        bridge=bridge,
         graph=graph,
         blocks=blocks,
         tokenizer=opened.tokenizer,
         revision=opened.revision,
         opened=opened,
-        standing=Standing.of(opened.bridge, opened.names, opened.probe.tokens),
+        standing=Standing.of(bridge, opened.names, opened.probe.tokens),
     )

@@ -13,8 +13,9 @@ from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from patching.anatomy.checkpoint import folder_facts, weight_files
+from patching.anatomy.checkpoint import folder_facts, refuse_hostile, refuse_huge, weight_files
 from patching.anatomy.claims import Probe, draw_probe, run_plain
+from patching.anatomy.complete import refuse_empty, refuse_incomplete
 from patching.anatomy.refusing import first_line, refusing
 from patching.anatomy.spread import Spread, check_spread
 from patching.anatomy.standing import Names
@@ -119,6 +120,7 @@ def _open_folder(folder: Path, name: str, tokenizer: Tokenizer | None, wishes: W
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a model folder: it holds no config.json")
     before = folder_facts(folder)
+    refuse_hostile(folder)
     module = _from_pretrained(str(folder), wishes)
     weights = _hash_stored(folder, module)
     if folder_facts(folder) != before:
@@ -145,6 +147,7 @@ def _hash_stored(folder: Path, module: PreTrainedModel) -> str:
 
 
 def _tokenizer(name: str, wishes: Wishes) -> Tokenizer:
+    refuse_huge(Path(name), _TOKENIZER_FILES)
     try:
         return AutoTokenizer.from_pretrained(
             name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code
@@ -158,12 +161,14 @@ def _tokenizer(name: str, wishes: Wishes) -> Tokenizer:
 def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
     spread = {} if wishes.spread is None else wishes.spread.options()
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        module, report = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=wishes.dtype or torch.float32,
             revision=wishes.revision,
             trust_remote_code=wishes.trust_remote_code,
             attn_implementation="eager",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             **spread,
         )
     except Exception as error:  # many kinds, by library and format: said in one line
@@ -174,6 +179,8 @@ def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
             f"no model {name!r}: it is no folder, not embedded ({', '.join(embedded_names())}), "
             f"and the hub did not give it: {reason}"
         ) from error
+    refuse_incomplete(name, report)
+    return module
 
 
 def _boot(
@@ -187,6 +194,7 @@ def _boot(
     if getattr(module.config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is refused: it is an encoder with a decoder, not one stack")
     check_spread(name, module)
+    refuse_empty(name, module)
     nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
     module.eval()
     names = Names.of(module)

@@ -155,6 +155,24 @@ class Standing:
             torch.set_num_threads(n_threads)
 
 
+def refuse_to_send(name: str, standing: Standing, *, in_memory: bool) -> None:
+    """Refuse to let a model go to another process, which would load another.
+
+    Raises:
+        ValueError: if it was made of something in memory, or changed there since it was loaded.
+    """
+    kept = "keep it in a folder (module.save_pretrained) and load it from there"
+    if in_memory:
+        raise ValueError(
+            f"{name} was made of a model in memory, which cannot go to another process; {kept}"
+        )
+    if not standing.is_kept():
+        raise ValueError(
+            f"{name} was changed in memory since it was loaded, and another process would load it "
+            f"as it was; {kept}"
+        )
+
+
 def _held(bridge: TransformerBridge, names: Mapping[int, str]) -> Iterator[tuple[bool, _Held]]:
     """Every tensor of a model once, and whether its checkpoint has it."""
     seen: set[int] = set()
