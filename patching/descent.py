@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.files.tensors import read_tensors, write_tensors
+from patching.files.tensors import in_words, read_tensors, require_like, write_tensors
 from patching.history import History
 from patching.progress import Progress
 from patching.work.fingerprint import told_apart
@@ -23,6 +23,7 @@ from patching.work.fingerprint import told_apart
 STATE = "state.safetensors"
 _FORMAT = "training state 1"
 LOSS = "loss"
+_CURVE = "curve "
 _DECAY, _DECAY_SQUARE, _EPS = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, arXiv:1412.6980
 _GAIN = 1e-3  # what share of the loss must still be gained for a training to go on
 
@@ -219,7 +220,7 @@ def _open_state(
     nothing = {name: torch.zeros_like(value) for name, value in start.items()}
     state = _State(start, nothing, dict(nothing), {})
     if schedule.folder is not None and (Path(schedule.folder) / STATE).exists():
-        _load(state, Path(schedule.folder) / STATE, identity)
+        _load(state, Path(schedule.folder) / STATE, schedule, identity)
     return state
 
 
@@ -228,11 +229,11 @@ def _save(state: _State, schedule: Schedule, identity: Mapping[str, object]) -> 
         return
     tensors = {f"{kind} {name}": some[name] for kind, some in _kinds(state) for name in some}
     for name, curve in state.curves.items():
-        tensors[f"curve {name}"] = torch.tensor(curve, dtype=torch.float64)
+        tensors[f"{_CURVE}{name}"] = torch.tensor(curve, dtype=torch.float64)
     write_tensors(Path(schedule.folder) / STATE, tensors, _FORMAT, {"of": identity})
 
 
-def _load(state: _State, path: Path, identity: Mapping[str, object]) -> None:
+def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, object]) -> None:
     """Fill a state with what was saved of it.
 
     Raises:
@@ -244,11 +245,33 @@ def _load(state: _State, path: Path, identity: Mapping[str, object]) -> None:
             f"{path} is the state of another training{_difference(facts.get('of'), identity)}; "
             "give the same options, or an empty folder"
         )
+    curves = {name: saved.pop(name) for name in [*saved] if name.startswith(_CURVE)}
+    wanted = {f"{kind} {name}": x for kind, some in _kinds(state) for name, x in some.items()}
+    require_like(path, saved, wanted)
+    if any((saved[name] < 0).any() for name in saved if name.startswith("squares")):
+        raise ValueError(f"{path} holds squares below 0; delete it to begin anew")
+    _check_curves(path, curves, schedule.steps)
     for kind, some in _kinds(state):
         for name, value in some.items():
-            some[name] = saved.pop(f"{kind} {name}").to(value)
-    for name, tensor in saved.items():
-        state.curves[name.removeprefix("curve ")] = tensor.tolist()
+            some[name] = saved[f"{kind} {name}"].to(value)
+    for name, curve in curves.items():
+        state.curves[name.removeprefix(_CURVE)] = curve.tolist()
+
+
+def _check_curves(path: Path, curves: Mapping[str, Tensor], steps: int) -> None:
+    """Refuse curves that are none, or of more steps than there are.
+
+    Raises:
+        ValueError: naming the curve.
+    """
+    loss = curves.get(_CURVE + LOSS, torch.empty(0, dtype=torch.float64))
+    for name, curve in curves.items():
+        right = curve.dtype == torch.float64 and curve.ndim == 1
+        if not right or len(curve) > min(steps, len(loss)) or not loss.isfinite().all():
+            raise ValueError(
+                f"the {name!r} of {path} is {in_words(curve)}, and no curve of at most {steps} "
+                "steps beside that of the loss; delete it to begin anew"
+            )
 
 
 def _kinds(state: _State) -> list[tuple[str, dict[str, Tensor]]]:

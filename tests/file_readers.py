@@ -169,7 +169,14 @@ def _tables() -> list[Reader]:
     ]
 
 
-_RUN = {"weights": "w", "tokens": "t", "metric": "kl", "ablation": "zero", "dtype": "float32"}
+_RUN = {
+    "config": "c",
+    "weights": "w",
+    "tokens": "t",
+    "metric": "kl",
+    "ablation": "zero",
+    "dtype": "float32",
+}
 
 
 def _search_log(folder: Path) -> Path:

@@ -6,11 +6,12 @@ Written as JSON (nbformat 4.5) without the package nbformat, and without outputs
 import json
 
 from circuits.drawing.canvas import Width
+from patching.files.visible import in_markdown
 
 _INTRODUCTION = """# {title}
 
 This notebook makes every figure, table and text of this folder again from the files of the search
-in `{run}`. No model is loaded."""
+in {run}. No model is loaded."""
 
 _CELLS = (
     (
@@ -52,9 +53,13 @@ run.circuit""",
 
 
 def notebook(title: str, run: str, *, width: Width, top: int) -> str:
-    """The notebook as text; `run` is the folder of the search as seen from the bundle's."""
-    values = {"title": title, "run": run, "width": width, "top": top}
-    cells: list[dict[str, object]] = [_cell("about", "markdown", _INTRODUCTION.format(**values))]
+    """The notebook as text; `run` is the folder of the search as seen from the bundle's.
+
+    Nothing of a result becomes code in it: paths and widths stand there as values.
+    """
+    values = {"run": run, "width": width, "top": top}
+    about = _INTRODUCTION.format(title=in_markdown(title), run=in_markdown(run))
+    cells: list[dict[str, object]] = [_cell("about", "markdown", about)]
     cells += [_cell(name, "code", text.format(**values)) for name, text in _CELLS]
     content = {
         "cells": cells,

@@ -18,6 +18,7 @@ from circuits.paper.references import (
 from circuits.paper.run import Run
 from circuits.reporting.report import percent, plain, readable, title
 from circuits.scoring import METHODS
+from patching.files.visible import in_markdown
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def methods_markdown(run: Run) -> str:
         papers = [REFERENCES[number] for number in numbers]
         return "; ".join(f"{p.short}, {p.source.replace('--', '–')}" for p in papers)
 
-    return _written(pieces(run), str, lambda numbers: f"({cite(numbers)})") + "\n"
+    return _written(pieces(run), in_markdown, lambda numbers: f"({cite(numbers)})") + "\n"
 
 
 def methods_latex(run: Run) -> str:

@@ -16,10 +16,16 @@ About a thousand roundings of the type: other libraries or devices add up in ano
 tens of layers, forward and back. The same machine and versions give the same bits.
 """
 
-MUST_BE_SAME = {"weights": "weights", "tokens": "prompts", "conflicts": "conflicts"}
+MUST_BE_SAME = {
+    "weights": "weights",
+    "config": "config",
+    "inside": "model in memory",
+    "tokens": "prompts",
+    "conflicts": "conflicts",
+}
 """Hashes in a provenance, and what they are of."""
 
-_TOLD = ("model", "revision", "config", "tokenizer", "task", "metric", "dtype", "device")
+_TOLD = ("model", "revision", "tokenizer", "task", "metric", "dtype", "device")
 """What else a provenance says of its inputs, beside versions and the files that options name."""
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.reporting.report import plain, table
+from circuits.reporting.report import settings_table, table
+from patching.files.visible import in_markdown
 from patching.intervals import Estimate
 from patching.neurons.evaluation import BOTH, DECODED, EDITED, ORIGINAL, SideEffect, Trial, label
 from patching.neurons.measures import FOLLOWS, MEASURES, PREFERS, STUBBORN
@@ -74,7 +75,8 @@ def render(
     h, beta = len(trial.neurons), label(trial.beta)
     n_questions = int(questions(held_out).max()) + 1
     parts = [
-        f"# {held_out.name} in {settings.get('model')}: {count(h)} at beta {beta}",
+        f"# {in_markdown(held_out.name)} in {in_markdown(str(settings.get('model')))}: "
+        f"{count(h)} at beta {beta}",
         f"**{verdict(trial)}**",
         f"h = {h} and beta = {beta} were chosen on {len(dev)} development conflicts. All numbers "
         f"below but the sweep's are of {len(held_out)} held-out conflicts about {n_questions} "
@@ -97,7 +99,7 @@ def render(
         "The figure shows all candidates, the table those that were reweighted, best first.",
         _neurons(trial, tokens),
         "## Settings",
-        table(("setting", "value"), [(k, plain(v)) for k, v in settings.items()]),
+        settings_table(settings),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -195,14 +197,14 @@ def _effect_rows(effects: tuple[SideEffect, ...]) -> Iterator[tuple[str, str, st
         difference = estimate(effect.after - effect.before)
         if effect.quantity == "accuracy":
             before, after = (f"{v.mean():.1%}" for v in (effect.before, effect.after))
-            yield effect.name, "accuracy", before, after, _signed(difference)
+            yield in_markdown(effect.name), "accuracy", before, after, _signed(difference)
             continue
         weights = effect.weights / effect.weights.sum()
         before, after = (
             f"{float((v * weights).sum().exp()):.2f}" for v in (effect.before, effect.after)
         )
         number = f"{difference.value:+.3f} nats [{difference.low:+.3f}, {difference.high:+.3f}]"
-        yield effect.name, "perplexity", before, after, number
+        yield in_markdown(effect.name), "perplexity", before, after, number
 
 
 def _neurons(trial: Trial, tokens: Mapping[str, str]) -> str:
@@ -212,7 +214,7 @@ def _neurons(trial: Trial, tokens: Mapping[str, str]) -> str:
             str(i),
             f"`{name_of(place)}`",
             f"{scores[place]:.4g}" if place in scores else "",
-            tokens.get(name_of(place), ""),
+            in_markdown(tokens.get(name_of(place), "")),
         )
         for i, place in enumerate(trial.neurons, 1)
     ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Ranking
+from patching.files.visible import in_markdown, visible
 
 MIN_SHARE_RIGHT = 0.6
 MIN_GAP = 0.1
@@ -165,23 +166,23 @@ def plain(value: object) -> str:
 
 def render(findings: Findings, *, figure: str, top: int = 20) -> str:
     """The report as Markdown; `figure` is the file name of the drawing beside it."""
-    task, model = findings.settings.get("task"), findings.settings.get("model")
+    task, model = (in_markdown(str(findings.settings.get(key))) for key in ("task", "model"))
     parts = [
         f"# {task} in {model}: a circuit of {findings.circuit.size:,} edges",
         _verdict(findings.verdict),
         "## How good it is",
-        f"Measured on {findings.prompts}.{_examples(findings)}",
+        f"Measured on {in_markdown(findings.prompts)}.{_examples(findings)}",
         _runs(findings),
-        explain_faithfulness(str(findings.settings.get("ablation", "resample"))),
+        explain_faithfulness(in_markdown(str(findings.settings.get("ablation", "resample")))),
         f"![The circuit]({figure})",
         SIGN,
         "## Faithfulness by size",
-        f"Circuits of the same scores and selector at other sizes, on {findings.prompts}.",
+        f"Circuits of the same scores and selector at other sizes, on {in_markdown(findings.prompts)}.",
         _sizes(findings),
         f"## Strongest edges (by {findings.ranking} score)",
         _edges(findings, top),
         "## Settings",
-        table(("setting", "value"), [(k, plain(v)) for k, v in findings.settings.items()]),
+        settings_table(findings.settings),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -192,6 +193,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numeric = [i > 0 and all(_is_number(row[i]) for row in cells) for i in range(len(head))]
     rule = ["---:" if right else "---" for right in numeric]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), rule, *cells])
+
+
+def settings_table(settings: Mapping[str, object]) -> str:
+    """Settings as a Markdown table, as text: names in them are other people's."""
+    rows = [(in_markdown(key), in_markdown(plain(value))) for key, value in settings.items()]
+    return table(("setting", "value"), rows)
 
 
 def strongest(circuit: Circuit, k: int, ranking: Ranking) -> list[tuple[str, str, float | None]]:
@@ -212,7 +219,7 @@ def _examples(findings: Findings) -> str:
     """Some prompts as code, so that nothing in them is Markdown."""
     if not findings.examples:
         return ""
-    lines = "\n".join(f"    {example}" for example in findings.examples)
+    lines = "\n".join(f"    {visible(' '.join(one.splitlines()))}" for one in findings.examples)
     return f" The first of them, with their answers:\n\n{lines}"
 
 

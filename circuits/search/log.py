@@ -11,11 +11,13 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from patching.files.parsing import parse_json
+from patching.files.whole import append_lines, whole_lines, write_text
 from patching.work.fingerprint import told_apart
 
 _IDENTITY = ("config", "weights", "dtype", "inside", "tokens", "metric", "ablation")
@@ -45,13 +47,15 @@ class Log:
         path = Path(path)
         ours = {name: facts[name] for name in _IDENTITY if name in facts}
         ours["functions"] = told_apart(facts, functions)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(ours) + "\n", encoding="utf-8")
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            write_text(path, json.dumps(ours) + "\n")
             return Log(path, {})
-        first, *rows = _whole_lines(path)
-        _compare(path, first, ours)
-        return Log(path, dict(_entry(path, row) for row in rows))
+        lines = whole_lines(path)
+        if not lines:
+            raise ValueError(f"{path} {_NO_LOG}")
+        _compare(path, lines[0], ours)
+        n = facts.get("n_examples")
+        return Log(path, dict(_entry(path, row, n) for row in lines[1:]))
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -64,28 +68,7 @@ class Log:
         new = dict(zip(keys, values, strict=True))
         self._known |= new
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(_line(key, row) for key, row in new.items()))
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a log; a last one that was cut off is cut off in the file, too.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    try:
-        lines = content[:end].decode().splitlines()
-    except UnicodeDecodeError:
-        lines = []
-    if not lines:
-        raise ValueError(f"{path} {_NO_LOG}")
-    if end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return lines
+            append_lines(self._path, "".join(_line(key, row) for key, row in new.items()))
 
 
 def _compare(path: Path, line: str, ours: Mapping[str, object]) -> None:
@@ -110,13 +93,27 @@ def _line(key: str, values: Float[Tensor, " example"]) -> str:
     return json.dumps({"circuit": key, "values": content, "check": _check(key, content)}) + "\n"
 
 
-def _entry(path: Path, line: str) -> tuple[str, Float[Tensor, " example"]]:
+def _entry(path: Path, line: str, n: object) -> tuple[str, Float[Tensor, " example"]]:
+    """A line's circuit, and what it came to on `n` examples (None: nobody knows how many).
+
+    Raises:
+        ValueError: if it was altered, or holds something else.
+    """
     row = _object(path, line)
-    key, content = str(row.get("circuit")), str(row.get("values"))
+    key, content = row.get("circuit"), row.get("values")
+    if not isinstance(key, str) or not isinstance(content, str):
+        raise ValueError(f"{path} {_NO_LOG}")
     if row.get("check") != _check(key, content):
-        raise ValueError(f"{path} was altered, at the circuit {key[:12]}; delete it")
-    values = bytearray(base64.b64decode(content))
-    return key, torch.frombuffer(values, dtype=torch.float64)
+        raise ValueError(f"{path} was altered, at the circuit {key[:12]!r}; delete it")
+    try:
+        values = np.frombuffer(base64.b64decode(content, validate=True), dtype="<f8")
+    except ValueError:
+        values = np.empty(0)
+    if not len(values) or np.isnan(values).any() or n not in (None, len(values)):
+        raise ValueError(
+            f"{path} holds no value for each example at the circuit {key[:12]!r}; delete it"
+        )
+    return key, torch.from_numpy(values.copy())
 
 
 def _object(path: Path, line: str) -> dict[str, object]:

@@ -10,12 +10,13 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from patching.files.whole import read_text
+from patching.files.whole import read_text, require_file
 
 _SHOWN = 100
+_DEEPEST = 100
 _DEEPEST_LITERAL = 50
 
 
@@ -37,7 +38,7 @@ def parse_json(text: str) -> object:
 
     Raises:
         ValueError: if it is no JSON, holds NaN, infinity or half a character, has a key twice, or
-            is nested beyond the parser's reach.
+            is nested more than 100 deep.
     """
     try:
         content = json.loads(
@@ -51,6 +52,8 @@ def parse_json(text: str) -> object:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(str(error)) from None
+    if not _is_flat(content):
+        raise ValueError(f"it is nested too deeply: {_DEEPEST} levels are the most")
     return content
 
 
@@ -85,6 +88,7 @@ def read_parquet(path: str | Path) -> list[object]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ValueError(f"{path}: reading parquet needs pyarrow (pip install pyarrow)") from None
+    require_file(Path(path))
     try:
         return parquet.read_table(path).to_pylist()
     except (ArrowException, OSError, UnicodeDecodeError) as error:
@@ -151,6 +155,23 @@ def number(value: object) -> float:
     if not math.isfinite(found):
         raise ValueError(f"a finite number would be right, got {shown(value)}")
     return found
+
+
+def _is_flat(content: object) -> bool:
+    """Whether nothing is nested more deeply than whoever walks through it can follow."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        inner = [part for one in level for part in _parts(one)]
+        level = [part for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return True
+    return False
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _refuse(constant: str) -> float:

@@ -76,7 +76,10 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     if metadata.get("format") != kind:
         raise ValueError(f"{path} is no {kind.rsplit(' ', 1)[0]} of a kind that this program reads")
     require_checksum(path, tensors, metadata)
-    facts = parse_json(metadata.get("facts", "null"))
+    try:
+        facts = parse_json(metadata.get("facts", "null"))
+    except ValueError as error:
+        raise ValueError(f"{path}: its facts are no JSON: {error}") from None
     if not isinstance(facts, dict):
         raise ValueError(f"{path}: its facts are {shown(facts)}; a JSON object would be right")
     return tensors, facts
@@ -105,6 +108,31 @@ def require_names(path: str | Path, tensors: Mapping[str, Tensor], names: Sequen
         raise ValueError(
             f"{path} holds the tensor {shown(unknown[0])}; only {', '.join(names)} belong there"
         )
+
+
+def require_like(
+    path: str | Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    """Refuse files that hold other tensors than wanted, or of another type or shape, or NaN.
+
+    Raises:
+        ValueError: naming one.
+    """
+    require_names(path, tensors, [*wanted])
+    for name, like in wanted.items():
+        if name not in tensors:
+            raise ValueError(f"{path} lacks the tensor {name!r}; delete it to begin anew")
+        found, needed = in_words(tensors[name]), in_words(like)
+        if found != needed or not tensors[name].isfinite().all():
+            raise ValueError(
+                f"the tensor {name!r} of {path} is {found}, or not finite; finite {needed} would "
+                "be right: delete it to begin anew"
+            )
+
+
+def in_words(tensor: Tensor) -> str:
+    """A tensor's type and shape, for a message."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -8,7 +8,9 @@ import re
 import unicodedata
 
 _KEPT = "\n\t\u200c\u200d"  # lines, columns, and what joins letters in Persian or parts of an emoji
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#!|~$&])")
+_SPACE = re.compile(r"\s")
+_MARKUP = re.compile(r"[\\`*$<&]|(?<=\])[(\[:]")
+_ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 
 def visible(text: str) -> str:
@@ -23,16 +25,13 @@ def visible(text: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    r"""Text as Markdown that shows it, in one line: no markup, no HTML, no link, no formula.
+    r"""Text as Markdown that shows it, in one line: no HTML, link, code, emphasis or formula.
 
-    >>> print(in_markdown("<b>ioi_2</b>"))
-    &lt;b&gt;ioi\_2&lt;/b&gt;
+    >>> print(in_markdown("<b>ioi</b> [x](y)"))
+    &lt;b>ioi&lt;/b> [x]\(y)
     """
-    line = visible(" ".join(text.split()))
-    return _MARKUP.sub(lambda found: _MARKS.get(found[0], f"\\{found[0]}"), line)
-
-
-_MARKS = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    line = visible(_SPACE.sub(" ", text))
+    return _MARKUP.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), line)
 
 
 def _is_visible(sign: str) -> bool:

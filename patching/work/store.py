@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patching.files.parsing import read_json
+from patching.files.parsing import number, parse_json, read_json, require_keys, shown
 from patching.files.tensors import read_tensor_file, require_checksum, write_tensor_file
-from patching.files.whole import inside, write_text
+from patching.files.whole import append_lines, inside, write_text
 from patching.work.chunk import Done, Parts
 
 VERSION = 2
@@ -76,7 +76,11 @@ class Store:
         self.log({"chunk": number, **facts, "peak_bytes": dict(done.peak_bytes)})
 
     def read(self, number: int) -> Done | None:
-        """A chunk that is there and whole; a damaged one is reported, removed, and None."""
+        """A chunk that is there and whole; a damaged one is reported, removed, and None.
+
+        Raises:
+            ValueError: if a folder is in its place.
+        """
         path = self.path(number)
         try:
             done = self._read(path, number)
@@ -86,6 +90,8 @@ class Store:
             reason = " ".join(str(error).split()).removeprefix(f"{path} ")
             warnings.warn(f"{path} is damaged and will be done again: {reason}", stacklevel=2)
             self.log({"chunk": number, "damaged": reason})
+            if path.is_dir() and not path.is_symlink():
+                raise ValueError(f"{path} is a folder; move it away") from None
             path.unlink(missing_ok=True)
             return None
         return done
@@ -95,14 +101,13 @@ class Store:
         return self.folder / f"chunk-{number:05d}.safetensors"
 
     def log(self, facts: Mapping[str, object]) -> None:
-        """Append a line, in one write, so that lines of several workers never mix."""
+        """Append a line, in one piece, so that lines of several workers never mix.
+
+        Raises:
+            ValueError: if the log is a link, a folder, a device or a pipe.
+        """
         line = json.dumps({"time": round(time.time(), 3), **facts}) + "\n"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        handle = os.open(self.folder / "log.jsonl", flags, 0o666)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+        append_lines(self.folder / "log.jsonl", line)
 
     def tidy(self) -> None:
         """Remove what killed writers left behind; for when nothing is missing any more."""
@@ -117,8 +122,8 @@ class Store:
         if (said.get("run"), said.get("chunk")) != (self.id, str(number)):
             raise ValueError("it is another chunk, or of another run, whose file was put here")
         self._check_kind(parts)
-        facts = json.loads(said["facts"])
-        return Done(parts, facts["worker"], facts["seconds"], memory=facts["memory"])
+        worker, seconds, memory = _facts(said.get("facts", ""))
+        return Done(parts, worker, seconds, memory=memory)
 
     def _check_kind(self, parts: Parts) -> None:
         kind = {name: (part.dtype, part.ndim) for name, part in parts.items()}
@@ -148,7 +153,7 @@ def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n:
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     for_people = place / "settings.json"
     is_there = for_people.is_file() and not for_people.is_symlink()
-    if not is_there or for_people.read_bytes() != text.encode():
+    if not is_there or not _holds(for_people, text.encode()):
         write_text(for_people, text)
     return store
 
@@ -173,12 +178,29 @@ def _refuse_older(folder: Path, what: str) -> None:
             )
 
 
+def _facts(text: str) -> tuple[str, float, dict[str, int]]:
+    """Who did a chunk, in how many seconds, and what its budget counted.
+
+    Raises:
+        ValueError: if the text says something else.
+    """
+    facts = require_keys(parse_json(text), ("worker", "seconds", "memory"))
+    memory = facts["memory"]
+    if not isinstance(memory, dict) or not all(type(n) is int for n in memory.values()):
+        raise ValueError(f"its memory is {shown(memory)}; counts by name would be right")
+    return str(facts["worker"]), number(facts["seconds"]), memory
+
+
 def _check_file(path: Path) -> None:
     if path.is_symlink():
         raise ValueError("it is a link")
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes, more than any chunk")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _is_finite(part: Tensor) -> bool:

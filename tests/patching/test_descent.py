@@ -1,12 +1,14 @@
 """Descent finds minima that are known, and a stopped training ends as an unbroken one."""
 
 import math
+import os
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from patching.descent import STATE, Parameter, Schedule, descend
+from patching.files.tensors import read_tensors, write_tensors
 from patching.history import History, plot_history
 
 TARGET = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -120,6 +122,40 @@ def test_a_state_with_a_flipped_bit_is_refused(tmp_path):
     (tmp_path / STATE).write_bytes(content)
     with pytest.raises(ValueError, match="altered after it was written"):
         run(Schedule(steps=5, folder=tmp_path))
+
+
+TAMPERED = {
+    "a tensor is missing": lambda t: t.pop("means x"),
+    "one has another shape": lambda t: t.update({"values x": t["values x"][:2].clone()}),
+    "one has more axes": lambda t: t.update({"values x": t["values x"].reshape(1, 3)}),
+    "one has another type": lambda t: t.update({"values x": t["values x"].float()}),
+    "one is none": lambda t: t.update({"squares x": t["squares x"] * math.nan}),
+    "squares are below 0": lambda t: t.update({"squares x": -1 - t["squares x"]}),
+    "there is one more": lambda t: t.update({"values y": t["values x"].clone()}),
+    "a curve is a square": lambda t: t.update({"curve loss": t["curve loss"].reshape(2, 2)}),
+    "a curve is a number": lambda t: t.update({"curve loss": torch.tensor(3.0).double()}),
+    "a curve has another type": lambda t: t.update({"curve rows": torch.zeros(4)}),
+    "the loss is missing": lambda t: t.pop("curve loss"),
+    "a curve is too long": lambda t: t.update({"curve loss": torch.zeros(999).double()}),
+    "the loss is none": lambda t: t.update({"curve loss": t["curve loss"] / 0}),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED)
+def test_a_state_of_valid_checksum_and_other_tensors_is_refused(tmp_path, change):
+    plan = Schedule(steps=4, save_every=1, folder=tmp_path)
+    run(plan)
+    tensors, facts = read_tensors(tmp_path / STATE, "training state 1")
+    TAMPERED[change](tensors)
+    write_tensors(tmp_path / STATE, tensors, "training state 1", facts)
+    with pytest.raises(ValueError, match="state.safetensors"):
+        run(plan)
+
+
+def test_a_pipe_in_the_place_of_a_state_is_refused(tmp_path):
+    os.mkfifo(tmp_path / STATE)
+    with pytest.raises(ValueError, match="state.safetensors is a device or a pipe"):
+        run(Schedule(steps=1, folder=tmp_path))
 
 
 def test_a_loss_that_is_not_finite_is_refused():
