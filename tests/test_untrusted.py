@@ -24,9 +24,12 @@ from circuits import Circuit, Roles, picture_roles, save
 from circuits.explorer import explore
 from circuits.export import load, tikz, to_neuronpedia, write_submission
 from circuits.export.latex import escaped
+from circuits.paper.notebook import notebook
+from circuits.reporting.report import settings_table
 from patching import Model
 from patching.files.parsing import parse_json, parse_literal, read_table
 from patching.files.tensors import read_npz, read_pt, read_tensor_file
+from patching.files.visible import in_markdown, visible
 from patching.files.whole import MOST_BYTES, inside, read_bytes, read_text, write_text
 from patching.graph import Graph
 from patching.views import attention_view, lens_view
@@ -347,3 +350,55 @@ def test_tables_and_dot_hold_names_of_nodes_only(tmp_path):
             assert text not in content
     rows = [*csv.reader(io.StringIO((tmp_path / "c.csv").read_text()))]
     assert rows[1:] == [["embed", "m0", ""], ["m0", "a1.h0.q", ""], ["a1.h0", "logits", ""]]
+
+
+# Text from anywhere in Markdown and on terminals.
+
+MARKUP = (
+    *NASTY,
+    "[a](javascript:alert(1))",
+    "![x](http://evil/pixel.png)",
+    "[x][y]\n\n[y]: javascript:alert(1)",
+    "a\n\n# not a title\n\n```\ncode\n```\n<b>",
+    "<http://evil>",
+    "a | b \\| c `d` **e** $\\href{javascript:alert(1)}{f}$",
+    "&lt;script&gt;",
+)
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markdown_shows_text_as_text(text):
+    """By a parser that lets HTML through, in titles, cells and notebooks."""
+    import mistune
+
+    to_html = mistune.create_markdown(escape=False, plugins=["table"])
+    about = json.loads(notebook(text, text, width="column", top=3))["cells"][0]
+    title, *more = "".join(about["source"]).splitlines()
+    assert title == f"# {in_markdown(text)}"
+    assert len(more) == 3
+    for source in ("\n".join([title, *more]), settings_table({text: text, "x": [text]})):
+        seen = Seen(str(to_html(source)))
+        allowed = {"h1", "p", "table", "thead", "tbody", "tr", "th", "td"}
+        assert {*seen.tags} <= allowed, (source, seen.tags)
+        assert seen.tags.count("h1") <= 1
+        assert seen.tags.count("tr") in (0, 3)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_code_in_notebooks_holds_paths_as_values(text):
+    for cell in json.loads(notebook("t", text, width="column", top=3))["cells"][1:]:
+        code = "".join(cell["source"]).replace("%matplotlib inline", "")
+        constants = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
+        assert (cell["id"] == "setup") == (text in constants)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_terminal_shows_text_as_text(text):
+    shown = visible(text)
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", shown
+    )
+    assert (
+        visible("naïve 中 \n\t می\u200cخواهم 👩\u200d🔬")
+        == "naïve 中 \n\t می\u200cخواهم 👩\u200d🔬"
+    )

@@ -167,17 +167,18 @@ def plain(value: object) -> str:
 def render(findings: Findings, *, figure: str, top: int = 20) -> str:
     """The report as Markdown; `figure` is the file name of the drawing beside it."""
     task, model = (in_markdown(str(findings.settings.get(key))) for key in ("task", "model"))
+    prompts = in_markdown(findings.prompts)
     parts = [
         f"# {task} in {model}: a circuit of {findings.circuit.size:,} edges",
         _verdict(findings.verdict),
         "## How good it is",
-        f"Measured on {in_markdown(findings.prompts)}.{_examples(findings)}",
+        f"Measured on {prompts}.{_examples(findings)}",
         _runs(findings),
         explain_faithfulness(in_markdown(str(findings.settings.get("ablation", "resample")))),
         f"![The circuit]({figure})",
         SIGN,
         "## Faithfulness by size",
-        f"Circuits of the same scores and selector at other sizes, on {in_markdown(findings.prompts)}.",
+        f"Circuits of the same scores and selector at other sizes, on {prompts}.",
         _sizes(findings),
         f"## Strongest edges (by {findings.ranking} score)",
         _edges(findings, top),

@@ -25,7 +25,7 @@ def visible(text: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    r"""Text as Markdown that shows it, in one line: no HTML, link, code, emphasis or formula.
+    r"""Text as Markdown that shows it, in one line: no HTML, link, code or formula.
 
     >>> print(in_markdown("<b>ioi</b> [x](y)"))
     &lt;b>ioi&lt;/b> [x]\(y)

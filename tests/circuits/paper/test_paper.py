@@ -240,6 +240,12 @@ class TestParagraph:
         assert keys == set(re.findall(r"@misc\{(\w+),", entries)) != set()
         assert "%" not in text.replace(r"\%", "")
 
+    def test_names_in_it_are_no_markup(self, run):
+        nasty = "<img src=x onerror=y> [a](javascript:b)\n\n# c"
+        said = {**run.circuit.provenance, "task": nasty, "model": nasty, "ablation": nasty}
+        text = methods_markdown(replace(run, circuit=replace(run.circuit, provenance=said)))
+        assert "<img" not in text and "](" not in text and text.count("\n") == 1
+
     def test_other_settings_are_said(self, run):
         said = {
             "task": "greater-than",
@@ -367,7 +373,10 @@ class TestShell:
                 ["--width", "5", "--out", "x.csv"],
                 "error: looks are for pictures (.svg, .pdf, .png, .tex, .tikz); x.csv is none",
             ),
-            (["--width", "5", "--out", "x.docx"], "error: cannot write a circuit to 'x.docx': "),
+            (
+                ["--width", "5", "--out", "x.docx"],
+                "error: cannot write 'x.docx': a file that ends in .json",
+            ),
         ],
     )
     def test_looks_that_do_not_fit_are_refused(self, looks, message, home, capsys):
