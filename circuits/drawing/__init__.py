@@ -1,1 +1,5 @@
 """Circuits drawn: coordinates, pictures and figures. Knows no model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

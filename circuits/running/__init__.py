@@ -1,1 +1,5 @@
 """Circuits run: which edges are ablated, on which prompts, many circuits side by side."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

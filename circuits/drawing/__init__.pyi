@@ -1,0 +1,13 @@
+from .canvas import Picture as Picture
+from .layout import Layout as Layout
+from .layout import lay_out as lay_out
+from .pictures import picture as picture
+from .pictures import picture_difference as picture_difference
+from .plots import draw as draw
+from .plots import draw_difference as draw_difference
+from .plots import draw_roles as draw_roles
+from .plots import render as render
+from .role_pictures import picture_roles as picture_roles
+from .roles import Roles as Roles
+from .roles import by_role as by_role
+from .roles import load_roles as load_roles

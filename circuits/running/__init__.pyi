@@ -1,0 +1,10 @@
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import evaluate_all as evaluate_all
+from .inside import active as active
+from .many import run_circuits as run_circuits
+from .masked import Ends as Ends
+from .masked import run_ends as run_ends
+from .masked import run_masked as run_masked
+from .trial import Trial as Trial
+from .trial import prepare as prepare
