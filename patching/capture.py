@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
 from patching.anatomy.devices import AtLayer, Hook, rows_at
@@ -81,8 +82,13 @@ class Run:
 
 
 def indices(chosen: Bool[Tensor, "batch pos"]) -> tuple[Tensor, ...]:
-    """Row and position of each chosen token: found once, where a mask is searched at each use."""
-    return chosen.nonzero(as_tuple=True)
+    """Row and position of each chosen token, found once for each mask: a device waits for that."""
+    if chosen not in _INDICES:
+        _INDICES[chosen] = chosen.nonzero(as_tuple=True)
+    return _INDICES[chosen]
+
+
+_INDICES = WeakTensorKeyDictionary()
 
 
 class Recorder:

@@ -114,18 +114,25 @@ def takes_many(device: torch.device) -> bool:
 
 
 def in_tiles(
-    total: int, bytes_each: int, device: torch.device, work: Callable[[slice], None]
+    total: int,
+    bytes_each: int,
+    device: torch.device,
+    work: Callable[[slice], None],
+    *,
+    share: float | None = None,
 ) -> None:
     """Do `work` on consecutive spans of `total` items, as many at once as the budget allows.
 
-    A span for which memory runs out is done again in halves; `work` must add its result up only
+    Where no budget is set, that is its default, or a `share` of what is free. A span for which
+    memory runs out is done again in halves; `work` must add its result up only
     once it has all of it.
 
     Raises:
         RuntimeError: if memory runs out even for one item, or something else breaks.
     """
     ledger = current()
-    size = max(1, min(total, ledger.bytes_on(device) // max(1, bytes_each)))
+    asked = ledger if share is None or ledger.limit is not None else Ledger(share)
+    size = max(1, min(total, asked.bytes_on(device) // max(1, bytes_each)))
     start = 0
     while start < total:
         span = slice(start, min(start + size, total))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_least, at_most
 from circuits.judging.verification import verify
-from circuits.running.many import run_circuits
+from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
@@ -101,9 +101,8 @@ def _slopes(
     values = torch.zeros(len(removed), dtype=torch.float64)
     prepared = resample(model)
     for batch in task.batches(len(task), model.device):
-        for chunk, some in run_circuits(model, batch, run_pair(model, batch, prepared), removed):
-            for i, logits in zip(chunk, some, strict=True):
-                values[i] += metric(logits, batch).detach().double().sum().cpu()
+        pair = run_pair(model, batch, prepared)
+        values += measure_circuits(model, batch, pair, removed, (metric,))[0].sum(dim=1)
     return (values[1::2] - values[0::2]) / (2 * step * len(task))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.provenance import describe
-from circuits.running.many import run_circuits
+from circuits.running.many import measure_circuits, run_circuits
 from circuits.running.pair import Pair, run_pair
 from patching.ablations import Ablation, Prepared, resample
 from patching.finite import require_finite
@@ -229,9 +229,8 @@ def _measure(
         inside = torch.stack([circuit.mask for circuit in circuits[start : start + AT_ONCE]])
         replaced = inside if runs.direction == "denoising" else model.graph.exists & ~inside
         removed = replaced.to(runs.corrupt.dtype)
-        for chunk, some in run_circuits(model, runs.live, runs.pair, removed):
-            for i, logits in zip(chunk, some, strict=True):
-                values[:, start + i] = _by_all(metrics, logits, batch)
+        found = measure_circuits(model, runs.live, runs.pair, removed, metrics, seen=batch)
+        values[:, start : start + AT_ONCE] = found
     ends = {"clean": clean, "corrupt": runs.corrupt}
     return {"values": values} | {
         name: _by_all(metrics, logits, batch) for name, logits in ends.items()

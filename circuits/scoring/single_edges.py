@@ -5,7 +5,7 @@ edge's layer on; edges into one reader run together, since they share all that c
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.provenance import describe
-from circuits.running.many import run_circuits
-from circuits.running.pair import Pair, run_pair
+from circuits.running.many import measure_circuits
+from circuits.running.pair import run_pair
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
 from patching.ablations import Ablation, Prepared, resample
@@ -116,22 +116,22 @@ class _ScoreBatch:
         batch = replace(batch, clean_logits=pair.clean.logits)
         clean = measure(self.metric, pair.clean.logits, batch).double().sum().cpu()
         total = torch.zeros(self.chosen.shape, dtype=torch.float64)
-        for dest in range(self.chosen.shape[1])[self.readers]:
-            sources = self.chosen[:, dest].nonzero().flatten()
-            for few in sources.split(AT_ONCE):
-                total[few, dest] = clean - self._kept(batch, pair, few, dest)
+        for edges in _by_layer(self.model.graph, self.chosen, self.readers):
+            removed = _one_hot(self.model, edges)
+            kept = measure_circuits(self.model, batch, pair, removed, (self.metric,))[0]
+            total[edges[:, 0], edges[:, 1]] = clean - kept.sum(dim=1)
         return BatchScores(total, None)
 
-    def _kept(
-        self, batch: Batch, pair: Pair, sources: Int[Tensor, " edge"], dest: int
-    ) -> Float[Tensor, " edge"]:
-        """The metric's sum over the batch without each of some edges into one reader."""
-        kept = torch.empty(len(sources), dtype=torch.float64)
-        removed = _one_hot(self.model, sources, dest)
-        for chunk, some in run_circuits(self.model, batch, pair, removed):
-            for i, logits in zip(chunk, some, strict=True):
-                kept[i] = measure(self.metric, logits, batch).double().sum().cpu()
-        return kept
+
+def _by_layer(
+    graph: Graph, chosen: Bool[Tensor, "source dest"], readers: slice
+) -> Iterator[Int[Tensor, "edge source_and_dest"]]:
+    """The chosen edges into some readers, by the layer in which their passes begin."""
+    edges = chosen.T.nonzero().flip(1)
+    edges = edges[(edges[:, 1] >= readers.start) & (edges[:, 1] < readers.stop)]
+    layers = torch.tensor([node.layer for node in graph.destinations])[edges[:, 1]]
+    for layer in layers.unique():
+        yield from edges[layers == layer].split(AT_ONCE)
 
 
 def _few_readers(chosen: Bool[Tensor, "source dest"]) -> list[slice]:
@@ -146,11 +146,11 @@ def _few_readers(chosen: Bool[Tensor, "source dest"]) -> list[slice]:
 
 
 def _one_hot(
-    model: Model, sources: Int[Tensor, " edge"], dest: int
+    model: Model, edges: Int[Tensor, "edge source_and_dest"]
 ) -> Float[Tensor, "edge source dest"]:
     """One circuit per edge, from which that edge alone is removed."""
-    removed = torch.zeros(len(sources), *model.graph.exists.shape)
-    removed[torch.arange(len(sources)), sources, dest] = 1
+    removed = torch.zeros(len(edges), *model.graph.exists.shape)
+    removed[torch.arange(len(edges)), edges[:, 0], edges[:, 1]] = 1
     return removed
 
 

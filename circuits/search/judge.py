@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.running.many import run_circuits
+from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
 from circuits.running.plan import Plan, make_plans
 from circuits.search.log import Log
 from patching.ablations import Prepared
-from patching.metrics import Metric, measure
+from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
 
@@ -131,9 +131,7 @@ class Judge:
         start = 0
         for batch, pair in self._runs:
             span = slice(start, start + len(batch))
-            for chunk, some in run_circuits(self._model, batch, pair, removed):
-                for i, logits in zip(chunk, some, strict=True):
-                    found[i, span] = measure(self._metric, logits, batch).double().cpu()
+            found[:, span] = measure_circuits(self._model, batch, pair, removed, (self._metric,))[0]
             start = span.stop
         if found.isnan().any():
             raise ValueError(
