@@ -21,7 +21,7 @@ from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block, widen
 from patching.anatomy.devices import AtLayer, Hook, rows_at
 from patching.anatomy.norms import Norm
 from patching.capture import indices
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure_sloped
 from patching.model import Model
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch
@@ -93,7 +93,7 @@ class GradientSum:
             logits = self._model.answer_logits(
                 start.prompts, batch, [*live.hooks(), *start.hooks, *rule.hooks]
             )
-            values = measure(metric, logits, batch)
+            values = measure_sloped(metric, logits, batch)
             names = list(live.tensors)
             found = torch.autograd.grad(
                 values.sum(),

@@ -86,6 +86,44 @@ def measure(
     return values
 
 
+def measure_sloped(
+    metric: Metric, logits: Float[Tensor, "batch vocab"], batch: Batch
+) -> Float[Tensor, " batch"]:
+    """`measure`, where the values are to be differentiated.
+
+    Raises:
+        ValueError: if a metric of one's own cuts its values off from the logits, or as `measure`.
+    """
+    values = measure(metric, logits, batch)
+    if logits.requires_grad and not values.requires_grad:
+        raise ValueError(
+            f"the metric {metric.__name__} has no gradient: its values are cut off from the logits "
+            "(by argmax, a comparison, .item() or .detach()); take logit_diff or prob_diff, or "
+            "make it of steps that can be differentiated"
+        )
+    return values
+
+
+def require_slope(metric: Metric, purpose: str, *, at_clean: bool, elsewhere: str = "") -> None:
+    """Refuse a metric of ours that has no slope where it is needed, before any run.
+
+    `at_clean`: a gradient is taken at the clean run itself. `elsewhere`: how to take it in another
+    place. One's own metrics are told by their values: `measure_sloped`.
+
+    Raises:
+        ValueError: if it has none there, naming `purpose` ("to score edges by").
+    """
+    if metric in WITHOUT_GRADIENT:
+        raise ValueError(
+            f"{metric.__name__} has no gradient {purpose}; take logit_diff or prob_diff"
+        )
+    if at_clean and metric in FLAT_AT_THE_CLEAN_RUN:
+        raise ValueError(
+            f"{metric.__name__} has no slope at the clean run {purpose}; take logit_diff or "
+            f"prob_diff{elsewhere}"
+        )
+
+
 METRICS: dict[str, Metric] = {
     "logit-diff": logit_diff,
     "prob-diff": prob_diff,

@@ -21,7 +21,7 @@ from patching.capture import Run, Writes, capture, indices
 from patching.constants import Optimal, by_name, from_names
 from patching.descent import LOSS, Parameter, Schedule, Step, descend
 from patching.history import History
-from patching.metrics import WITHOUT_GRADIENT, Metric, kl, measure
+from patching.metrics import Metric, kl, measure, measure_sloped, require_slope
 from patching.model import Hook, Model
 from patching.provenance import confirmed, describe
 from patching.tasks.task import Batch, Task
@@ -44,7 +44,7 @@ def optimal(
         ValueError: if the metric has no gradient, the model cannot read the task, or the folder of
             the schedule holds another training.
     """
-    refuse_flat(metric)
+    require_slope(metric, "to learn by", at_clean=False)
     space = open_space(model, task)
     (prompts,) = task.batches(len(task), model.device)
     facts = describe(
@@ -106,18 +106,6 @@ def open_space(model: Model, task: Task) -> Space:
     return Space(means.writes.to(model.device), seen.to(model.device).map(_spread))
 
 
-def refuse_flat(metric: Metric) -> None:
-    """Refuse a metric that nothing can be learned by.
-
-    Raises:
-        ValueError: if the metric has no gradient.
-    """
-    if metric in WITHOUT_GRADIENT:
-        raise ValueError(
-            f"{metric.__name__} has no gradient to learn by; take kl, logit_diff or prob_diff"
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class _Job:
     model: Model
@@ -160,7 +148,7 @@ class _Job:
         tokens = batch.clean.repeat(len(group), 1)
         logits = self.model.answer_logits(tokens, batch, hooks).unflatten(0, (len(group), -1))
         whole = measure(self.metric, clean.logits, batch)
-        values = [measure(self.metric, some, batch) for some in logits]
+        values = [measure_sloped(self.metric, some, batch) for some in logits]
         return (whole - torch.stack(values)).abs().mean(dim=1)
 
     @torch.no_grad()

@@ -12,9 +12,8 @@ from circuits.running.masked import run_ends, run_masked
 from circuits.scores import Scores
 from patching.ablations import Ablation, Prepared
 from patching.history import History
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure, measure_sloped, require_slope
 from patching.model import Model
-from patching.optimal import refuse_flat
 from patching.provenance import confirmed
 from patching.tasks.task import Batch, Task
 
@@ -41,7 +40,7 @@ class Setting:
         ends = run_ends(self.model, batch, self.ablation)
         batch = replace(batch, clean_logits=ends.clean.logits)
         clean = measure(self.metric, ends.clean.logits, batch)
-        found = measure(self.metric, run_masked(self.model, batch, ends, removed), batch)
+        found = measure_sloped(self.metric, run_masked(self.model, batch, ends, removed), batch)
         return (clean - found).abs().mean()
 
     @torch.no_grad()
@@ -95,7 +94,7 @@ def prepare(model: Model, task: Task, metric: Metric, ablation: Ablation) -> Set
         ValueError: if the metric has no gradient, the model cannot read the task, or pairs that
             should differ do not.
     """
-    refuse_flat(metric)
+    require_slope(metric, "to learn by", at_clean=False)
     model.check(task)
     prepared = ablation(model)
     if prepared.paired:

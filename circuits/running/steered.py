@@ -25,7 +25,7 @@ from circuits.running.pair import Pair
 from circuits.running.rewiring import Layout, Reading, rewired, whole_layout
 from patching.anatomy.blocks import Block
 from patching.capture import expand_writes, indices
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure_sloped
 from patching.model import Model
 from patching.tasks.task import Batch
 
@@ -58,7 +58,7 @@ class Steered:
         hooks = rewired(self.model, self.layout, _Shifts(self.tokens, self.difference, c))
         logits = self.model.answer_logits(tokens, self.batch, hooks)
         rows = logits.unflatten(0, (n, -1))
-        return torch.stack([measure(self.metric, some, self.batch).sum() for some in rows])
+        return torch.stack([measure_sloped(self.metric, some, self.batch).sum() for some in rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from patching.ablations import Ablation, Prepared, Replacement, resample
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Run, Writes, capture
 from patching.gradients import GradientSum, ReaderGradients, Start
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
+from patching.metrics import Metric, measure, require_slope
 from patching.model import Model
 from patching.paths import Ends, Path, Step, at_clean
 from patching.provenance import run_settings
@@ -170,16 +170,8 @@ class _Sums:
 
 
 def _check(metric: Metric, path: Path, prepared: Prepared) -> None:
-    if metric in WITHOUT_GRADIENT:
-        raise ValueError(
-            f"{metric.__name__} has no gradient, so edges cannot be scored by it; "
-            "take logit_diff, prob_diff or kl"
-        )
-    if path.clean and metric in FLAT_AT_THE_CLEAN_RUN:
-        raise ValueError(
-            f"{metric.__name__} has no slope at the clean run, where the path {path.name!r} takes "
-            "gradients; integrate over inputs (eap_ig), or take another metric"
-        )
+    elsewhere = ", or integrate over inputs (eap_ig)"
+    require_slope(metric, "to score edges by", at_clean=path.clean != 0, elsewhere=elsewhere)
     if path.corrupt and not prepared.paired:
         raise ValueError(
             f"the path {path.name!r} runs the corrupt prompts, which the ablation "

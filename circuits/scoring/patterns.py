@@ -24,7 +24,7 @@ from patching.anatomy.blocks import EMBEDDING, Block, widen
 from patching.anatomy.stack import skipping
 from patching.attribution.patterns import points_of, require_patterns
 from patching.capture import Recorder, Writes, capture, indices
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
 from patching.paths import at_clean
 from patching.provenance import run_settings
@@ -120,7 +120,7 @@ def _run_clean(
         # a pattern is kept as a rule leaves it, where it meets the values
         hooks = [*ruled.hooks, *_keeping(model, kept), *recorder.hooks]
         logits = model.answer_logits(batch.clean, batch, hooks)
-        values = measure(metric, logits, batch)
+        values = measure_sloped(metric, logits, batch)
         patterns = [kept[_pattern(block)] for block in model.blocks]
         slopes = torch.autograd.grad(
             values.sum(), patterns, allow_unused=True, materialize_grads=True

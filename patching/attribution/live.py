@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING
 from patching.gradients import Start
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
 from patching.rules import Rule
 from patching.tasks.task import Batch
@@ -78,7 +78,7 @@ def differentiate(
     with torch.enable_grad():
         hooks = [*live.around(model, ruled.hooks), *start.hooks]
         logits = model.answer_logits(start.prompts, batch, hooks)
-        values = measure(metric, logits, batch)
+        values = measure_sloped(metric, logits, batch)
         found = torch.autograd.grad(
             values.sum(),
             list(live.tensors.values()),

@@ -16,7 +16,7 @@ from patching.anatomy.places import Place
 from patching.attribution.live import Differentiated, Live, differentiate
 from patching.capture import Recorder, Run, indices
 from patching.gradients import Start
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
+from patching.metrics import Metric, measure, require_slope
 from patching.model import Hook, Model
 from patching.paths import Ends, Path, Step
 from patching.provenance import describe
@@ -61,17 +61,12 @@ class Job:
             ValueError: if the metric has no gradient where the path takes one, the path changes
                 activations on its way, the model cannot read the task, or pairs do not differ.
         """
-        name = self.metric.__name__
-        if self.metric in WITHOUT_GRADIENT:
-            raise ValueError(
-                f"{name} has no gradient, so activations cannot be scored by it; "
-                "take logit_diff, prob_diff or kl"
-            )
-        if self.path.clean and self.metric in FLAT_AT_THE_CLEAN_RUN:
-            raise ValueError(
-                f"{name} has no slope at the clean run, where gradients are taken; take "
-                "direction='denoising', or the path along_inputs()"
-            )
+        require_slope(
+            self.metric,
+            "to score activations by",
+            at_clean=self.path.clean != 0,
+            elsewhere=", or direction='denoising', or the path along_inputs()",
+        )
         if self.path.between is not None and not self.path.completes:
             raise ValueError(
                 f"the path {self.path.name!r} replaces what writers write, and what lies before "

@@ -21,7 +21,7 @@ from patching.attribution.live import Live, differentiate
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
 from patching.gradients import Start
 from patching.graph import Graph
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric
+from patching.metrics import Metric, require_slope
 from patching.model import Model
 from patching.rules import Rule, plain
 from patching.rules.sites import neurons
@@ -209,16 +209,7 @@ def _neuron_hooks(model: Model) -> list[str]:
 
 
 def _check(model: Model, task: Task, metric: Metric, *, needs_pairs: bool) -> None:
-    if metric in WITHOUT_GRADIENT:
-        raise ValueError(
-            f"{metric.__name__} has no gradient, so nodes cannot be scored by it; "
-            "take logit_diff or prob_diff"
-        )
-    if metric in FLAT_AT_THE_CLEAN_RUN:
-        raise ValueError(
-            f"{metric.__name__} has no slope at the clean run, where nodes are scored; "
-            "take logit_diff or prob_diff"
-        )
+    require_slope(metric, "to score nodes by", at_clean=True)
     model.check(task)
     if needs_pairs:
         task.require_contrast()

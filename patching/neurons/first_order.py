@@ -7,7 +7,7 @@ from torch import Tensor
 from patching.anatomy.blocks import widen
 from patching.attribution.live import Live, differentiate
 from patching.gradients import Start
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric
+from patching.metrics import Metric, require_slope
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.runs import record
@@ -48,7 +48,7 @@ def gradient_activation(
         neurons, gradient = neurons_and_gradients(model, with_context, metric, plain)
         return neurons * gradient, None
 
-    _check_metric(metric)
+    require_slope(metric, "to score neurons by", at_clean=True)
     plan = Plan("gradient-activation", f"effect on {metric.__name__}", metric, {"rule": "plain"})
     return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
@@ -76,7 +76,7 @@ def relp_neurons(
         neurons, relevance = neurons_and_gradients(model, with_context, metric, rule)
         return (neurons - record(model, without_context).stacked) * relevance, None
 
-    _check_metric(metric)
+    require_slope(metric, "to score neurons by", at_clean=True)
     plan = Plan("relp", f"effect on {metric.__name__}", metric, {"rule": rule.name}, (rule,))
     return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
@@ -99,11 +99,3 @@ def neurons_and_gradients(
         return torch.stack([widen(part) for part in chosen], dim=1)
 
     return at_answer(live.tensors), at_answer(found.gradients)
-
-
-def _check_metric(metric: Metric) -> None:
-    if metric in (*WITHOUT_GRADIENT, *FLAT_AT_THE_CLEAN_RUN):
-        raise ValueError(
-            f"{metric.__name__} has no slope at the run with context, so neurons cannot be scored "
-            "by it; take answer_probability, prob_diff or logit_diff"
-        )

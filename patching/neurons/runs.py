@@ -14,7 +14,7 @@ from torch import Tensor
 from patching.anatomy.blocks import widen
 from patching.anatomy.stack import skipping
 from patching.memory import current, in_tiles
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Hook, Model
 from patching.neurons.scores import require_neurons
 from patching.quadrature import Rule as Points
@@ -125,7 +125,7 @@ class Segment:
         with torch.enable_grad():
             neurons = (start + alphas[:, None] * (end - start)).requires_grad_()
             logits = run_from(self.base, self.layer, examples, neurons)
-            values = measure(metric, logits, self.base.batch.at(examples))
+            values = measure_sloped(metric, logits, self.base.batch.at(examples))
             (gradient,) = torch.autograd.grad(values.sum(), neurons)
         return gradient
 

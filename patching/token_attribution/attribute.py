@@ -14,7 +14,7 @@ from patching.ablations import Ablation, Prepared
 from patching.anatomy.blocks import EMBEDDING
 from patching.capture import capture
 from patching.grid import Grid
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, measure
+from patching.metrics import Metric, measure, require_slope
 from patching.model import Model
 from patching.progress import track
 from patching.tasks.task import Batch, Task
@@ -155,16 +155,10 @@ def _mean_product(one: list[np.ndarray | None], other: list[np.ndarray | None]) 
 
 
 def _check(model: Model, task: Task, metric: Metric, method: Method, prepared: Prepared) -> None:
-    if method.differentiates and metric in WITHOUT_GRADIENT:
-        raise ValueError(
-            f"{metric.__name__} has no gradient, which {method.name} needs; take logit_diff or "
-            "prob_diff, or `occlusion()`"
-        )
-    if method.at_clean and metric in FLAT_AT_THE_CLEAN_RUN:
-        raise ValueError(
-            f"{metric.__name__} is flat at the clean run, where {method.name} takes its gradient; "
-            "take a path (`integrated_gradients`, `idgi`), or `occlusion()`"
-        )
+    if method.differentiates:
+        elsewhere = ", a path (`integrated_gradients`, `idgi`) or `occlusion()`"
+        purpose = f"to score tokens by in {method.name}"
+        require_slope(metric, purpose, at_clean=method.at_clean, elsewhere=elsewhere)
     model.check(task)
     if prepared.paired and method.uses_baseline:
         task.require_contrast()

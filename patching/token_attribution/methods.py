@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patching.ablations import Ablation, resample, zero
 from patching.anatomy.blocks import EMBEDDING, widen
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint
 from patching.rules import Rule, plain
@@ -204,7 +204,7 @@ def _differentiate(
     batch, ruled = setting.batch.at(rows), rule.start(setting.model)
     with torch.enable_grad():
         logits = setting.model.answer_logits(batch.clean, batch, [root, *ruled.hooks])
-        values = measure(setting.metric, logits, batch)
+        values = measure_sloped(setting.metric, logits, batch)
         (gradient,) = torch.autograd.grad(values.sum(), [start])
     ruled.check()
     return values.detach().double(), gradient.double()

@@ -216,9 +216,13 @@ def test_the_drawing_shows_every_token_with_its_number(toy):
 
 def test_what_cannot_be_attributed_is_refused(gpt2):
     same = Task("same", (Prompt((5, 6), (5, 6), (7,), (8,)),))
-    with pytest.raises(ValueError, match="accuracy has no gradient, which input-x-gradient needs"):
+    with pytest.raises(
+        ValueError, match="accuracy has no gradient to score tokens by in input-x-gradient"
+    ):
         attribute_tokens(gpt2, families.ragged_task(), accuracy)
-    with pytest.raises(ValueError, match="kl is flat at the clean run, where gradient-norm takes"):
+    with pytest.raises(
+        ValueError, match="kl has no slope at the clean run to score tokens by in gradient-norm"
+    ):
         attribute_tokens(gpt2, families.ragged_task(), kl, method=gradient_norm)
     with pytest.raises(ValueError, match="a corrupt prompt equal to the clean one in row 0"):
         attribute_tokens(gpt2, same, logit_diff)

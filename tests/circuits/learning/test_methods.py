@@ -150,7 +150,7 @@ def test_a_start_from_scores_keeps_their_order_before_anything_is_learned(model,
 
 @pytest.mark.parametrize("learn", LEARNERS)
 def test_what_nothing_can_be_learned_from_is_refused(model, truth, learn):
-    with pytest.raises(ValueError, match="accuracy has no gradient to learn by; take kl"):
+    with pytest.raises(ValueError, match="accuracy has no gradient to learn by; take logit_diff"):
         learn(model, truth.task, accuracy, size=3, schedule=FEW)
     with pytest.raises(ValueError, match="cannot keep 0 .*; this graph has .*, 1 is the least"):
         learn(model, truth.task, size=0, schedule=FEW)

@@ -152,6 +152,6 @@ def test_bad_wishes_are_refused():
     with pytest.raises(ValueError, match="no neuron 256 in layer 0 of toy"):
         exact_ablation(model, task, neurons=Neurons([(0, 256)]))
     for method in (gradient_activation, relp_neurons):
-        with pytest.raises(ValueError, match="accuracy has no slope at the run with context"):
+        with pytest.raises(ValueError, match="accuracy has no gradient to score neurons by"):
             method(model, task, metric=accuracy)
         assert method(model, task, metric=logit_diff).grid.quantity == "effect on logit_diff"
