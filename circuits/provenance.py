@@ -21,6 +21,6 @@ def describe(
     facts = {
         "ablation": ablation,
         "positions": "summed over all tokens up to the answer",
-        "direction": "clean - corrupt: positive helps the metric in the clean run",
+        "sign": "clean - corrupt: positive helps the metric in the clean run",
     }
     return provenance.describe(model, task, metric, method, options, facts=facts)

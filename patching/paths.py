@@ -6,6 +6,7 @@ path between the two needs both before it starts. Every path works with every ba
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,9 @@ from patching.capture import Run, Writes
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint, name_of
 from patching.tasks.task import Batch
+
+Direction = Literal["denoising", "noising"]
+"""Whether the corrupt prompt runs and is given what is clean, or the reverse."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from circuits.judging.chance import (
 from circuits.judging.points import Conditions, Curve
 from circuits.nodes import top_nodes
 from circuits.provenance import describe
-from circuits.running.evaluation import Direction, Evaluation
+from circuits.running.evaluation import Evaluation
 from circuits.running.trial import Trial, prepare, require_gap, run_all
 from circuits.scores import Ranking, Scores
 from circuits.select import prune, top_n
@@ -31,6 +31,7 @@ from patching.graph import Graph
 from patching.intervals import check_draws, interval, ratio_of_means
 from patching.metrics import Metric, accuracy, kl
 from patching.model import Model
+from patching.paths import Direction
 from patching.tasks.task import Task
 from patching.work import Run
 

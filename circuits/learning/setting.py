@@ -83,7 +83,7 @@ class Setting:
         matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
         matrix[graph.exists] = kept.detach().double().cpu()
         meaning = "the probability that an edge is kept: without sign"
-        ended = {"direction": meaning, "steps_taken": history.steps, "loss": history.last("loss")}
+        ended = {"sign": meaning, "steps_taken": history.steps, "loss": history.last("loss")}
         return Scores(matrix, graph, {**facts, **ended, "stopped": history.stopped})
 
 

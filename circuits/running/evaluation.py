@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +18,11 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.finite import require_finite
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.paths import Direction
 from patching.provenance import run_settings
 from patching.runs.fitting import fitted
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run, do
-
-Direction = Literal["noising", "denoising"]
 
 AT_ONCE = 64
 """Circuits planned together; passes take as many of them as memory allows."""

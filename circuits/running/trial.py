@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from circuits.circuit import Circuit
-from circuits.running.evaluation import Direction, Evaluation, evaluate_all
+from circuits.running.evaluation import Evaluation, evaluate_all
 from patching.ablations import Ablation, Prepared, resample
 from patching.metrics import Metric
 from patching.model import Model
+from patching.paths import Direction
 from patching.tasks.task import Task
 from patching.work import Run
 

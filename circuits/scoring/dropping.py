@@ -116,5 +116,5 @@ def _over_dropped_layers(
     with whole():
         passes = [by_rule(without_layer(rule, layer)) for layer in range(n)]
     total = torch.stack([scores.matrix.abs() for scores in passes]).sum(dim=0) / (n - 1)
-    changes = {"method": method, "options": dict(options), "direction": "absolute values: no sign"}
+    changes = {"method": method, "options": dict(options), "sign": "absolute values: no sign"}
     return Scores(total, model.graph, {**passes[0].provenance, **changes})

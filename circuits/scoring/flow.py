@@ -50,7 +50,7 @@ def information_flow(
     described = describe(model, task, logit_diff, "information-flow", {}, ablation=nothing) | {
         "metric": nothing,
         "positions": "mean over real tokens",
-        "direction": "shares of what a reader sees, never negative",
+        "sign": "shares of what a reader sees, never negative",
     }
     settings = (
         run_settings(model, described, task, batch_size=batch_size, functions=()) if run else {}

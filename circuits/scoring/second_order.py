@@ -133,9 +133,10 @@ def curvature(
     job = prepare(model, task, metric, Recipe(_CLEAN, ablation=ablation))
     score_batch = _ScoreBatch(job, probes, None if edges is None else _indices(model.graph, edges))
     described = job.describe(task, "eap-hvp")
-    direction = "joint" if not probes else f"{probes} random signs"
-    own = None if edges is None else [f"{source}->{dest}" for source, dest in edges]
-    options = {"path": "clean", "rule": "plain", "direction": direction if own is None else own}
+    along: str | list[str] = f"{probes} random signs" if probes else "joint"
+    if edges is not None:
+        along = [f"{source}->{dest}" for source, dest in edges]
+    options = {"path": "clean", "rule": "plain", "along": along}
     described = {**described, "options": options}
     settings = job.settings(described, task, batch_size=batch_size) if run else {}
 

@@ -256,7 +256,7 @@ def _to_sweep(
     n_not_nested = sum(len(larger - smaller) for smaller, larger in pairs)
     provenance = {
         **facts,
-        "direction": "the largest threshold that an edge survives: no sign",
+        "sign": "the largest threshold that an edge survives: no sign",
         "thresholds": list(thresholds),
         "runs": asdict(cost),
         "n_not_nested": n_not_nested,

@@ -212,6 +212,8 @@ def test_provenance_says_what_was_done(gpt2):
     assert said["metric"] == "prob_diff"
     assert said["n_examples"] == len(families.task())
     assert said["weights"] == gpt2.weights
+    assert said["sign"] == "clean - corrupt: positive helps the metric in the clean run"
+    assert "direction" not in said  # that says noising or denoising
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
