@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.model import Model
+from patching.modes import with_gradients
 from patching.tasks.task import Batch
 
 
@@ -17,12 +18,8 @@ def logits_from(
 ) -> Float[Tensor, "batch pos vocab"]:
     """Logits at all positions of the clean prompts, run from another embedding."""
     mask = batch.is_token.long() if batch.left_padded else None
-    try:
-        with model.hooked([(EMBEDDING, lambda _: embedding)]):
-            return widen(model.bridge(batch.clean, attention_mask=mask).to(model.device))
-    finally:
-        for block in model.blocks:
-            block.forget_pattern()
+    with model.hooked([(EMBEDDING, lambda _: embedding)]):
+        return widen(model.bridge(batch.clean, attention_mask=mask).to(model.device))
 
 
 def approach(
@@ -37,7 +34,7 @@ def approach(
     The distance is over all positions and words, padding left out. Each example moves by its own
     `length` in the direction of its own gradient; one that has arrived stays.
     """
-    with torch.enable_grad():
+    with with_gradients():
         here = embedding.detach().requires_grad_()
         apart = (logits_from(model, batch, here) - target)[batch.is_token]
         (gradient,) = torch.autograd.grad(apart.square().sum(), here)

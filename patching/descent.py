@@ -17,6 +17,7 @@ from torch import Tensor
 
 from patching.files.tensors import in_words, read_tensors, require_like, write_tensors
 from patching.history import History
+from patching.modes import as_typed, with_gradients
 from patching.progress import Progress
 from patching.work.fingerprint import told_apart
 
@@ -109,6 +110,7 @@ class _State:
         return len(self.curves.get(LOSS, []))
 
 
+@as_typed()
 def descend(
     parameters: Mapping[str, Parameter],
     objective: Objective,
@@ -178,7 +180,7 @@ def _take(
     state: _State, parameters: Mapping[str, Parameter], objective: Objective, step: Step
 ) -> None:
     live = {name: value.detach().requires_grad_() for name, value in state.values.items()}
-    with torch.enable_grad():
+    with with_gradients():
         loss, watched = objective(live, step)
     found = float(loss.detach())
     if not math.isfinite(found):

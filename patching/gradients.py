@@ -23,6 +23,7 @@ from patching.anatomy.norms import Norm
 from patching.capture import indices
 from patching.metrics import Metric, measure_sloped
 from patching.model import Model
+from patching.modes import with_gradients
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch
 
@@ -89,7 +90,7 @@ class GradientSum:
         """Run the prompts and add their gradients, under the backward rule."""
         live = _Live(self._model, self._tokens, start.embedding)
         rule = self._rule.start(self._model)
-        with torch.enable_grad():
+        with with_gradients():
             logits = self._model.answer_logits(
                 start.prompts, batch, [*live.hooks(), *start.hooks, *rule.hooks]
             )

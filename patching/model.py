@@ -1,5 +1,6 @@
 """Model: a language model with its graph and its blocks, proven to fit each other."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, graph_of, widen
 from patching.anatomy.devices import AtLayer, Hook, at_home, library_hook, rows_at
 from patching.anatomy.identity import COMPUTES, Identity, hash_config, hash_tokenizer
+from patching.anatomy.insides import forgetting
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
@@ -24,7 +26,9 @@ from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
 from patching.anatomy.standing import Standing, refuse_to_send
+from patching.anatomy.turns import turn
 from patching.graph import Graph
+from patching.modes import as_typed
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
@@ -35,8 +39,8 @@ class Model:
     """A transformer language model, its computational graph and its named places.
 
     Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer
-    than a `with` lasts. Sent to another process, it goes as what it was loaded from, and is loaded
-    there, once. `standing` is how it stood when it was loaded.
+    than a `with` lasts. Sent to another process, it goes as what it was loaded from. `standing` is
+    how it stood when it was loaded.
     """
 
     name: str
@@ -188,12 +192,8 @@ class Model:
         mask = None if is_token is None else is_token.long()
         rows = [tokens.shape[1]] if is_token is None else is_token.sum(dim=1).tolist()
         refuse_lengths(self._stretches, self.name, "the batch", rows)
-        try:
-            with self.hooked(keeper.hooks):
-                logits = self.bridge(tokens, attention_mask=mask).to(self.device)
-        finally:
-            for block in self.blocks:
-                block.forget_pattern()
+        with self.hooked(keeper.hooks):
+            logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         return Activations(tokens, logits, places, {name: keeper.values[name] for name in places})
 
     def answer_logits(
@@ -214,12 +214,8 @@ class Model:
 
         at_answer = AtLayer(partial(_at_tokens, (rows, answer_pos)))
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
-        try:
-            with self.hooked([*hooks, (UNEMBED_IN, at_answer)]):
-                logits = self.bridge(tokens, attention_mask=mask).to(self.device)
-        finally:
-            for block in self.blocks:
-                block.forget_pattern()
+        with self.hooked([*hooks, (UNEMBED_IN, at_answer)]):
+            logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         if mask is not None:
             refuse_overflow(self.name, logits)
         return widen(logits[:, 0])
@@ -229,12 +225,20 @@ class Model:
         """Runs inside pass the hooks, by the names of the model library's hook points.
 
         A hook takes the activation and returns a new one or None; whatever layer it is at, it sees
-        it on the home device (`device`), unless it is `AtLayer`.
+        it on the home device (`device`), unless it is `AtLayer`. Autocast is off inside, and other
+        threads that run this model wait.
         """
         home = self.device
         fwd_hooks = [(name, library_hook(at_home(hook, home))) for name, hook in hooks]
-        with self.bridge.hooks(fwd_hooks=fwd_hooks):
+        hooked = self.bridge.hooks(fwd_hooks=fwd_hooks)
+        with turn(self.bridge), as_typed(), forgetting(self.blocks), hooked:
             yield
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Model":
+        """A model of its own, which shares no tensor with this one, proven anew."""
+        bridge = cast(TransformerBridge, copy.deepcopy(self.bridge, memo))
+        opened = replace(self.opened, bridge=bridge, names=self.standing.names_in(memo))
+        return _proven(opened if self.standing.is_kept() else opened.in_memory())
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Travel to other processes as what it was loaded from, not as its weights.

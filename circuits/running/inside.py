@@ -23,6 +23,7 @@ from circuits.running.rewiring import Reading, lay_out, rewired
 from circuits.running.starts import replaced_streams
 from patching.ablations import Ablation, Constants
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
+from patching.anatomy.turns import turn
 from patching.model import Hook, Model
 
 _BUSY: WeakSet[nn.Module] = WeakSet()
@@ -74,9 +75,10 @@ def active(circuit: Circuit, model: Model, ablation: Ablation) -> AbstractContex
 def _inside(circuit: Circuit, model: Model, constants: Constants) -> Iterator[None]:
     run = _Run(circuit, model, constants)
     original = cast(nn.Module, model.bridge.original_model)
-    if original in _BUSY:
-        raise ValueError(f"{model.name} is inside a circuit already; leave that one first")
     with ExitStack() as stack:
+        stack.enter_context(turn(model.bridge))
+        if original in _BUSY:
+            raise ValueError(f"{model.name} is inside a circuit already; leave that one first")
         _BUSY.add(original)
         stack.callback(_BUSY.discard, original)
         begin = original.register_forward_pre_hook(run.begin, with_kwargs=True)

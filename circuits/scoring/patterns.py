@@ -26,6 +26,7 @@ from patching.attribution.patterns import points_of, require_patterns
 from patching.capture import Recorder, Writes, capture, indices
 from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
+from patching.modes import with_gradients
 from patching.paths import at_clean
 from patching.provenance import run_settings
 from patching.rules import Rule, plain
@@ -116,7 +117,7 @@ def _run_clean(
     tokens = prepared.tokens(batch)
     recorder, ruled = Recorder(model, tokens), rule.start(model)
     kept: dict[str, Tensor] = {}
-    with torch.enable_grad():
+    with with_gradients():
         # a pattern is kept as a rule leaves it, where it meets the values
         hooks = [*ruled.hooks, *_keeping(model, kept), *recorder.hooks]
         logits = model.answer_logits(batch.clean, batch, hooks)

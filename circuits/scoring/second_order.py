@@ -52,6 +52,7 @@ from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
+from patching.modes import with_gradients
 from patching.paths import Path
 from patching.tasks.task import Batch, Task
 from patching.work import Run
@@ -234,7 +235,7 @@ class _ScoreBatch:
         c = like.new_zeros(1, *graph.exists.shape, requires_grad=True)
         directions = [] if self.edges is not None else list(_directions(graph, self.probes))
         second = torch.zeros(graph.exists.shape, dtype=torch.float64)
-        with torch.enable_grad():
+        with with_gradients():
             value = steered(c).sum()
             (slope,) = torch.autograd.grad(value, c, create_graph=bool(directions))
             for direction in directions:
@@ -266,7 +267,7 @@ def _own(steered: Steered, edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "sourc
         some_readers = replace(steered, layout=lay_out(graph, readers, told))
         number = steered.difference.new_zeros(len(some), requires_grad=True)
         where = torch.arange(len(some)), source, dest
-        with torch.enable_grad():
+        with with_gradients():
             c = number.new_zeros(len(some), *shape).index_put(where, number)
             value = some_readers(c).sum()
             (slope,) = torch.autograd.grad(value, number, create_graph=True)

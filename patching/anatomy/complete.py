@@ -52,7 +52,7 @@ def refuse_incomplete(name: str, report: Mapping[str, Collection[object]]) -> No
 
 
 def refuse_empty(name: str, module: nn.Module) -> None:
-    """Refuse a module some of whose weights have no values.
+    """Refuse a module some of whose weights have no values, or no gradients.
 
     Raises:
         ValueError: naming the first.
@@ -62,6 +62,11 @@ def refuse_empty(name: str, module: nn.Module) -> None:
             raise ValueError(
                 f"{name} is refused: its {key} has no values (it was never initialised, or is on "
                 "the meta device); load the weights first"
+            )
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name} is refused: it was made in torch.inference_mode, where no gradient can "
+                "pass its weights; make it outside"
             )
 
 

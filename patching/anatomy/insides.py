@@ -3,6 +3,8 @@
 Not every family shows them; hook names of what all families show are spelled in `blocks`.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
@@ -68,3 +70,13 @@ def shown_pattern(block: Block) -> str:
     Every family shows it, but where `softmax` is None only after the fact: to be read, not edited.
     """
     return f"blocks.{block.index}.attn.hook_pattern"
+
+
+@contextmanager
+def forgetting(blocks: Sequence[Block]) -> Iterator[None]:
+    """On leaving, attentions forget the last pattern, which some keep together with its graph."""
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.forget_pattern()

@@ -46,6 +46,11 @@ class Opened:
     weights: str | None = None
     reference: "Reference | None" = None
 
+    def in_memory(self) -> "Opened":
+        """The same as something that was made in memory, as it is now."""
+        probe = Probe(self.probe.tokens)
+        return replace(self, weights=None, reference=None, probe=probe)
+
 
 @dataclass(frozen=True)
 class Wishes:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
+from patching.anatomy.turns import turn
+
 
 @contextmanager
 def skipping(bridge: TransformerBridge, n_blocks: int, *, as_tuple: bool) -> Iterator[None]:
@@ -16,29 +18,30 @@ def skipping(bridge: TransformerBridge, n_blocks: int, *, as_tuple: bool) -> Ite
     The stream that the next block is to start from must be given by a hook on its input. Hooks of
     skipped blocks do not fire. `as_tuple` is `returns_tuples(bridge)`.
     """
-    blocks = _stack(bridge)
-    skipped = list(blocks[:n_blocks])
-    try:
-        for i, block in enumerate(skipped):
-            blocks[i] = _Skip(block, as_tuple)
-        yield
-    finally:
-        for i, block in enumerate(skipped):
-            blocks[i] = block
+    with turn(bridge):
+        blocks = _stack(bridge)
+        skipped = list(blocks[:n_blocks])
+        try:
+            for i, block in enumerate(skipped):
+                blocks[i] = _Skip(block, as_tuple)
+            yield
+        finally:
+            for i, block in enumerate(skipped):
+                blocks[i] = block
 
 
 def returns_tuples(bridge: TransformerBridge) -> bool:
     """Whether the family's blocks return a tuple, found out by one small run."""
-    blocks = _stack(bridge)
-    first = blocks[0]
     seen: list[bool] = []
     device = next(bridge.parameters()).device
-    try:
-        blocks[0] = _Watch(first, seen)
-        with torch.no_grad():
+    with turn(bridge), torch.no_grad():
+        blocks = _stack(bridge)
+        first = blocks[0]
+        try:
+            blocks[0] = _Watch(first, seen)
             bridge(torch.zeros(1, 2, dtype=torch.long, device=device))
-    finally:
-        blocks[0] = first
+        finally:
+            blocks[0] = first
     return seen[0]
 
 

@@ -14,7 +14,7 @@ only within one process, with that of the moment of loading, under as many threa
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -24,7 +24,9 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.identity import attributes_of, name_of, short_hash
+from patching.anatomy.turns import turn
 from patching.anatomy.weights import hash_tensors
+from patching.modes import as_typed
 
 _SAMPLED = 32
 _ROWS = 4096
@@ -125,6 +127,12 @@ class Standing:
         now = _hooks(self.bridge)
         names = [name for name in {*now, *self.hooks} if now.get(name) != self.hooks.get(name)]
         return sorted({name.replace(_WRAPPED, "") for name in names})
+
+    def names_in(self, memo: Mapping[int, object]) -> Names:
+        """The names of stored tensors in a deep copy of the bridge, which `memo` is of."""
+        held = [(one.name, one.tensor) for one in self.stored if one.tensor is not None]
+        by_id = {id(memo[id(tensor)]): name for name, tensor in held}
+        return replace(self.names, by_id=by_id)
 
     def weights(self) -> str:
         """The hash of the tensors that the checkpoint has, as they are now."""
@@ -243,7 +251,8 @@ def _modules(bridge: TransformerBridge) -> Iterator[tuple[str, nn.Module]]:
 @torch.no_grad()
 def _answer(bridge: TransformerBridge, tokens: Tensor) -> str:
     home = next(bridge.parameters()).device
-    logits = bridge(tokens.to(home))
+    with turn(bridge), as_typed(), torch.inference_mode(False):
+        logits = bridge(tokens.to(home))
     digest = hashlib.sha256(_bytes(logits))
     digest.update(_bytes(_column_sums(bridge.embed.weight.detach())))
     return digest.hexdigest()[:16]

@@ -12,6 +12,7 @@ from patching.anatomy.blocks import EMBEDDING
 from patching.gradients import Start
 from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
+from patching.modes import with_gradients
 from patching.rules import Rule
 from patching.tasks.task import Batch
 
@@ -75,7 +76,7 @@ def differentiate(
     Hooks of `start` come last at their hook points.
     """
     ruled = rule.start(model)
-    with torch.enable_grad():
+    with with_gradients():
         hooks = [*live.around(model, ruled.hooks), *start.hooks]
         logits = model.answer_logits(start.prompts, batch, hooks)
         values = measure_sloped(metric, logits, batch)

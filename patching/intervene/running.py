@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from patching.anatomy.places import Place, find, units
+from patching.anatomy.turns import turn
 from patching.intervene.changes import Intervention, positions_of
 from patching.model import Hook, Model
 
@@ -48,12 +49,13 @@ def intervening(model: Model, *interventions: Intervention) -> Iterator[None]:
     _ = model.blocks_return_tuples  # found out by a run of its own, which must not be changed
     watch = _Watch(tuple(_Ready(model, find(model, i.place), i) for i in interventions))
     seen = cast(nn.Module, model.bridge.original_model)
-    handle = seen.register_forward_pre_hook(watch.before, with_kwargs=True)
-    try:
-        with model.hooked(watch.hooks()):
-            yield
-    finally:
-        handle.remove()
+    with turn(model.bridge):
+        handle = seen.register_forward_pre_hook(watch.before, with_kwargs=True)
+        try:
+            with model.hooked(watch.hooks()):
+                yield
+        finally:
+            handle.remove()
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,9 @@ def run_at(
     def shorten(normed: Tensor) -> Tensor:
         return normed[rows.to(normed.device), at[:, -1:].to(normed.device)]
 
-    try:
-        plain = [(name, keep(name)) for name in hooks] + [(UNEMBED_IN, shorten)]
-        with model.hooked(plain):
-            logits = model.bridge(tokens).to(model.device)
-    finally:
-        for block in model.blocks:
-            block.forget_pattern()
+    plain = [(name, keep(name)) for name in hooks] + [(UNEMBED_IN, shorten)]
+    with model.hooked(plain):
+        logits = model.bridge(tokens).to(model.device)
     return seen, logits[:, 0]
 
 

@@ -21,6 +21,7 @@ from patching.lens.prompts import Prompts, Source, read_prompts
 from patching.lens.tuned import TunedLens, zero_lens
 from patching.lens.vocabulary import Vocabulary, find_vocabulary
 from patching.model import Model
+from patching.modes import with_gradients
 from patching.progress import track
 
 _FORMAT = "tuned lens training 1"
@@ -156,7 +157,7 @@ class _Trainer:
         rate: float,
         count: int,
     ) -> None:
-        with torch.enable_grad():
+        with with_gradients():
             parts = {
                 name: value[layer].detach().requires_grad_() for name, value in self._values.items()
             }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from patching.anatomy.norms import Norm, find_norm, widen
 from patching.model import Model
+from patching.modes import with_gradients
 
 _RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}  # as for the proof of a loaded model
 _RELATIVE_HALF = 5e-2
@@ -151,7 +152,7 @@ def prove_vocabulary(
 
 
 def _slope(finish: Callable[[Tensor], Tensor]) -> float:
-    with torch.enable_grad():
+    with with_gradients():
         at = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
         (slope,) = torch.autograd.grad(finish(at).sum(), at)
     return float(slope)

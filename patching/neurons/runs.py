@@ -16,6 +16,7 @@ from patching.anatomy.stack import skipping
 from patching.memory import current, in_tiles
 from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Hook, Model
+from patching.modes import with_gradients
 from patching.neurons.scores import require_neurons
 from patching.quadrature import Rule as Points
 from patching.tasks.task import Batch
@@ -122,7 +123,7 @@ class Segment:
         self, metric: Metric, examples: Int[Tensor, " row"], alphas: Float[Tensor, " row"]
     ) -> Float[Tensor, "row d_mlp"]:
         start, end = self.start[examples], self.end[examples]
-        with torch.enable_grad():
+        with with_gradients():
             neurons = (start + alphas[:, None] * (end - start)).requires_grad_()
             logits = run_from(self.base, self.layer, examples, neurons)
             values = measure_sloped(metric, logits, self.base.batch.at(examples))

@@ -117,10 +117,6 @@ def applied(model: Model, rule: Rule) -> Iterator[Applied]:
         ValueError: if the model cannot be ruled so, or a part fired at fewer sites than it has.
     """
     started = rule.start(model)
-    try:
-        with model.hooked(started.hooks):
-            yield started
-        started.check()
-    finally:
-        for block in model.blocks:
-            block.forget_pattern()
+    with model.hooked(started.hooks):
+        yield started
+    started.check()

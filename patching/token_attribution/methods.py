@@ -16,6 +16,7 @@ from patching.ablations import Ablation, resample, zero
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Hook, Model
+from patching.modes import with_gradients
 from patching.quadrature import Quadrature, midpoint
 from patching.rules import Rule, plain
 from patching.rules.recipes import attn_lrp
@@ -202,7 +203,7 @@ def _differentiate(
     start = embedding.detach().requires_grad_()
     root: tuple[str, Hook] = (EMBEDDING, lambda _: start)
     batch, ruled = setting.batch.at(rows), rule.start(setting.model)
-    with torch.enable_grad():
+    with with_gradients():
         logits = setting.model.answer_logits(batch.clean, batch, [root, *ruled.hooks])
         values = measure_sloped(setting.metric, logits, batch)
         (gradient,) = torch.autograd.grad(values.sum(), [start])

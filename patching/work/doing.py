@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from patching.memory import budget, current
+from patching.modes import as_typed
 from patching.progress import Progress, track
 from patching.work.chunk import Done, Parts, Work, carry_out
 from patching.work.engines import leads
@@ -45,14 +46,15 @@ def do(
 class _Limited:
     """Work under the memory budget of whoever asked for it, wherever it is done.
 
-    The budget decides how products are tiled, and so how numbers are rounded.
+    The budget decides how products are tiled, and so how numbers are rounded. So would autocast,
+    which is off.
     """
 
     work: Work
     limit: int | float | None
 
     def __call__(self, number: int) -> Parts:
-        with budget(self.limit):
+        with budget(self.limit), as_typed():
             return self.work(number)
 
 
