@@ -20,6 +20,7 @@ from patching.anatomy.places import KINDS, of_kind, units
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.provenance import describe
 from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.runs.pairs import Pair, run_pair
@@ -31,7 +32,7 @@ from patching.work import Parts, Run
 OVERS = (("layer", "pos"), ("layer", "head"), ("head", "pos"), ("layer",))
 
 
-@torch.no_grad()
+@without_gradients
 def activation_patching(
     model: Model,
     task: Task,
@@ -89,7 +90,7 @@ def activation_patching(
     return sweep.run(task, arrange, batch_size, run)
 
 
-@torch.no_grad()
+@without_gradients
 def span_patching(
     model: Model,
     task: Task,
@@ -118,7 +119,7 @@ def span_patching(
     return sweep.run(task, lambda values: (values[..., 0], axes), batch_size, run)
 
 
-@torch.no_grad()
+@without_gradients
 def neuron_patching(
     model: Model,
     task: Task,
@@ -227,7 +228,7 @@ class _Sweep:
 
         return all_rows(self.model, task, self, keeping, finish)
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, batch: Batch) -> Parts:
         model = self.model
         places = of_kind(model, self.what)

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
 from patching.anatomy.devices import AtLayer, Hook, rows_at
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Batch
 
 
@@ -134,7 +135,7 @@ class Recorder:
         self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
 
 
-@torch.no_grad()
+@without_gradients
 def capture(
     model: Model,
     tokens: Int[Tensor, "batch pos"],

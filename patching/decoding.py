@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import encode_prompt
 
@@ -38,7 +39,7 @@ def contrast(
     return (1 + alpha) * with_context - alpha * without_context
 
 
-@torch.no_grad()
+@without_gradients
 def next_logits(
     model: Model, prompts: Sequence[Sequence[int]], *, batch_size: int = 64
 ) -> Float[Tensor, "prompt vocab"]:

@@ -19,6 +19,7 @@ from patching.anatomy.blocks import widen
 from patching.grid import Grid
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.tasks.task import Batch, Task
 from patching.token_attribution import Method, attribute_tokens, integrated_gradients
 
@@ -169,7 +170,7 @@ def _pushing(push: Float[Tensor, " d_model"]) -> Hook:
     return hook
 
 
-@torch.no_grad()
+@without_gradients
 def _hidden(
     model: Model, batch: Batch, tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch layer d_model"]:

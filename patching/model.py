@@ -28,7 +28,7 @@ from patching.anatomy.stack import returns_tuples
 from patching.anatomy.standing import Standing, refuse_to_send
 from patching.anatomy.turns import turn
 from patching.graph import Graph
-from patching.modes import as_typed
+from patching.modes import as_typed, without_gradients
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
@@ -161,7 +161,7 @@ class Model:
         """
         refuse_unreadable(self.name, self.bridge, self._stretches, task)
 
-    @torch.no_grad()
+    @without_gradients
     def run(
         self,
         prompts: Int[Tensor, "batch pos"] | Sequence[int] | str,

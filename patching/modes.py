@@ -6,10 +6,15 @@ model in the type it is to compute in (`dtype`). Gradients cannot be taken in in
 does not note what they would need.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _KINDS = ("cpu", "cuda")
 
@@ -38,3 +43,14 @@ def with_gradients() -> Iterator[None]:
         )
     with as_typed(), torch.enable_grad():
         yield
+
+
+def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """The function without gradients, and with products in the types of their factors."""
+
+    @wraps(function)
+    def plainly(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.no_grad(), as_typed():
+            return function(*args, **kwargs)
+
+    return plainly

@@ -23,6 +23,7 @@ from patching.descent import LOSS, Parameter, Schedule, Step, descend
 from patching.history import History
 from patching.metrics import Metric, kl, measure, measure_sloped, require_slope
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.provenance import confirmed, describe
 from patching.tasks.task import Batch, Task
 
@@ -151,7 +152,7 @@ class _Job:
         values = [measure_sloped(self.metric, some, batch) for some in logits]
         return (whole - torch.stack(values)).abs().mean(dim=1)
 
-    @torch.no_grad()
+    @without_gradients
     def losses(
         self, group: Sequence[int], constants: Writes, size: int
     ) -> Float[Tensor, " writer"]:

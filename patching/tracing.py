@@ -25,6 +25,7 @@ from patching.grid import Grid
 from patching.intervene import embedding_sigma
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.provenance import describe
 from patching.runs.batchwise import Keeping, Rows, all_rows
 from patching.runs.pairs import Pair, at_hook
@@ -50,7 +51,7 @@ class Noise:
     seed: int = 0
 
 
-@torch.no_grad()
+@without_gradients
 def causal_tracing(
     model: Model,
     task: Task,

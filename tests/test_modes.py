@@ -15,13 +15,12 @@ from circuits.running.evaluation import evaluate
 from circuits.scoring import eap, eap_hvp, eap_ig, exact, qk_fix
 from circuits.select import top_n
 from patching.activation import activation_patching
-from patching.attribution import attribution_patching
+from patching.attribution import attribute_neurons, attribution_patching
 from patching.descent import Schedule
 from patching.intervene import intervening, zero
 from patching.lens import logit_lens
 from patching.metrics import logit_diff
 from patching.model import Model
-from patching.neurons import gradient_activation
 from patching.token_attribution import attribute_tokens
 
 TASK = families.task()
@@ -34,7 +33,7 @@ def model() -> Model:
 
 
 def evaluated(model: Model) -> Tensor:
-    circuit = top_n(eap(model, TASK, logit_diff), 20, ranking="magnitude")
+    circuit = top_n(eap(model, TASK, logit_diff), 20, ranking="absolute")
     return evaluate(model, TASK, [circuit], logit_diff).values
 
 
@@ -57,7 +56,7 @@ ENTRIES: dict[str, Callable[[Model], Tensor]] = {
     "activation patching": lambda m: activation_patching(m, TASK, logit_diff).values,
     "attribution patching": lambda m: attribution_patching(m, TASK, logit_diff)["z"].values,
     "logit lens": read,
-    "neurons": lambda model: gradient_activation(model, TASK).values,
+    "neurons": lambda model: attribute_neurons(model, TASK, logit_diff),
     "tokens": lambda model: attribute_tokens(model, TASK, logit_diff).values,
     "learning": learned,
     "run": lambda model: model.run(PROMPT, cache=["m0"])["m0"],
@@ -92,14 +91,13 @@ def test_no_grad_around_changes_no_bit(model, entry):
         assert torch.equal(ENTRIES[entry](model), plain)
 
 
-def test_a_model_loaded_in_inference_mode_is_as_any_other(model):
-    with torch.inference_mode():
-        loaded = Model.load(families.module("gpt2", torch.float32))
-    # the module itself was made inside, of tensors that no gradient can pass
-    assert torch.equal(loaded.run(PROMPT).logits, model.run(PROMPT).logits)
+def test_loading_in_inference_mode_is_loading_and_making_a_module_there_is_refused():
     with torch.inference_mode():
         embedded = Model.load("truth/copy")
+        module = families.module("gpt2", torch.float32)
     assert not next(embedded.bridge.parameters()).is_inference()
+    with pytest.raises(ValueError, match="it was made in torch.inference_mode"):
+        Model.load(module)
 
 
 # Threads.

@@ -19,6 +19,7 @@ import transformers as hf
 from torch import Tensor
 
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks import Prompt, Task
 
 A, B, STOP = 0, 1, 2
@@ -53,7 +54,7 @@ def linear_model() -> Model:
     return Model.load(module)
 
 
-@torch.no_grad()
+@without_gradients
 def _wire(module: hf.GPT2LMHeadModel) -> None:
     for parameter in module.parameters():
         parameter.zero_()

@@ -6,6 +6,7 @@ import torch
 import transformers as hf
 
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.random_tokens import random_tokens
 from patching.tasks.task import Task
 
@@ -62,7 +63,7 @@ def _configs() -> tuple[hf.PretrainedConfig, ...]:
     return gpt2, llama, hf.AutoConfig.for_model("gemma2", **grouped, **windowed)
 
 
-@torch.no_grad()
+@without_gradients
 def _random(config: hf.PretrainedConfig) -> hf.PreTrainedModel:
     """Weights large enough that nothing is nearly linear; the same at every call."""
     generator = torch.Generator().manual_seed(0)

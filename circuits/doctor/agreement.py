@@ -14,6 +14,7 @@ from patching.ablations import resample
 from patching.attribution import attribute
 from patching.metrics import Metric
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Task
 
 STEPS = {torch.float64: 1e-3, torch.float32: 1e-2}
@@ -115,7 +116,7 @@ def _some_edges(scores: Scores) -> list[tuple[int, int]]:
     return [(source, dest) for source, dest in chosen]
 
 
-@torch.no_grad()
+@without_gradients
 def _size(model: Model, task: Task, scores: Float[Tensor, "*shape"]) -> float:
     """What errors are relative to: the largest score, or a hundredth of the largest logit.
 

@@ -18,6 +18,7 @@ from patching.metrics import (
     measure,
 )
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Task
 
 BATCH = 32
@@ -48,7 +49,7 @@ class Behaviour:
         return usable(self.telling, self.clean, self.corrupt)
 
 
-@torch.no_grad()
+@without_gradients
 def observe(model: Model, task: Task, metric: Metric, rows: Sequence[int]) -> Behaviour:
     """Run clean and corrupt prompts once and measure every row.
 

@@ -1,10 +1,9 @@
 """What the workbench reaches inside this family: backward rules, patterns, neurons."""
 
-import torch
-
 from circuits.doctor.finding import Finding
 from patching.anatomy.places import KINDS, of_kind
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.rules import RULES
 from patching.rules.rule import Rule, applied
 
@@ -53,7 +52,7 @@ def places_shown(model: Model) -> Finding:
     )
 
 
-@torch.no_grad()
+@without_gradients
 def _trouble(model: Model, rule: Rule) -> str:
     """Why a rule cannot act, or where it does not; empty if all is well."""
     try:

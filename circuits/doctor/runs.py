@@ -14,6 +14,7 @@ from patching.anatomy.blocks import find_blocks
 from patching.memory import free_bytes
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import PaddingSide, Task
 
 _NOISE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -117,7 +118,7 @@ def _ragged(task: Task) -> Task:
     return replace(task, prompts=tuple(prompts))
 
 
-@torch.no_grad()
+@without_gradients
 def _logits(model: Model, task: Task, side: PaddingSide, size: int) -> Float[Tensor, "row vocab"]:
     batches = replace(task, padding=side).batches(size, model.device)
     return torch.cat([model.answer_logits(batch.clean, batch) for batch in batches])
@@ -127,7 +128,7 @@ def _error(found: Float[Tensor, "row vocab"], expected: Float[Tensor, "row vocab
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@torch.no_grad()
+@without_gradients
 def _values(model: Model, task: Task, metric: Metric, *, clean: bool) -> Float[Tensor, " row"]:
     values: Sequence[Tensor] = [
         measure(metric, model.answer_logits(b.clean if clean else b.corrupt, b), b).double().cpu()

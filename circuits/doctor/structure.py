@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from transformer_lens.hook_points import HookPoint
 
 from circuits.doctor.finding import Finding, at_most
 from patching.anatomy.claims import Claim, tolerance_in
 from patching.anatomy.proof import PLAIN_OUTPUT, make_claims
 from patching.model import Model
+from patching.modes import without_gradients
 
 
-@torch.no_grad()
+@without_gradients
 def finite(model: Model) -> Finding:
     """No weight and no logit is NaN or infinite."""
     bad = [name for name, p in model.bridge.named_parameters() if not bool(p.isfinite().all())]
@@ -34,7 +34,7 @@ def finite(model: Model) -> Finding:
     )
 
 
-@torch.no_grad()
+@without_gradients
 def nothing_left(model: Model) -> Finding:
     """No hook of an earlier run is in place, which would be in every run that follows."""
     left = {name: point for name, point in model.bridge.hook_dict.items() if _added(point)}
@@ -59,7 +59,7 @@ def nothing_left(model: Model) -> Finding:
     )
 
 
-@torch.no_grad()
+@without_gradients
 def rebuilt(model: Model) -> list[Finding]:
     """What `Model.load` proves, measured anew: the writers rebuild the stream, in every layer.
 

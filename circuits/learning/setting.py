@@ -14,6 +14,7 @@ from patching.ablations import Ablation, Prepared
 from patching.history import History
 from patching.metrics import Metric, measure, measure_sloped, require_slope
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.provenance import confirmed
 from patching.tasks.task import Batch, Task
 
@@ -43,7 +44,7 @@ class Setting:
         found = measure_sloped(self.metric, run_masked(self.model, batch, ends, removed), batch)
         return (clean - found).abs().mean()
 
-    @torch.no_grad()
+    @without_gradients
     def mean_distance(self, removed: Float[Tensor, "source dest"], batch_size: int) -> float:
         """The distance over all examples."""
         n = len(self.task)

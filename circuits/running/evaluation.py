@@ -18,6 +18,7 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.finite import require_finite
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.paths import Direction
 from patching.provenance import run_settings
 from patching.runs.fitting import fitted
@@ -90,7 +91,7 @@ def evaluate(
     return found
 
 
-@torch.no_grad()
+@without_gradients
 def evaluate_all(
     model: Model,
     task: Task,
@@ -150,7 +151,7 @@ class _Job:
     def n_chunks(self) -> int:
         return self.task.n_batches(self.batch_size) * self.n_blocks
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, number: int) -> Parts:
         row, block = divmod(number, self.n_blocks)
         batch = self.task.batch(row, self.batch_size, self.model.device)

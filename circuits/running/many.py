@@ -22,6 +22,7 @@ from circuits.running.plan import Plan, make_plans
 from patching.memory import current, in_tiles, takes_many
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Batch
 
 CHUNK_BYTES = 5 * 2**25
@@ -60,7 +61,7 @@ def run_circuits(
             yield chunk, run_pass(model, batch, pair, [plans[i] for i in chunk])
 
 
-@torch.no_grad()
+@without_gradients
 def measure_circuits(
     model: Model,
     batch: Batch,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from patching.ablations import Prepared
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import Recorder, Run, Writes, indices
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Batch
 
 
@@ -35,7 +35,7 @@ class Pair:
     nothing_kept: dict[str, Float[Tensor, "token ..."]]
 
 
-@torch.no_grad()
+@without_gradients
 def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
     """Run the clean prompts, and the corrupt ones where the ablation uses them."""
     tokens = ablation.tokens(batch)

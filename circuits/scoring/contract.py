@@ -18,9 +18,10 @@ from patching.capture import Writes, expand_writes
 from patching.gradients import AttentionGradients, ReaderGradients
 from patching.memory import in_tiles
 from patching.model import Model
+from patching.modes import without_gradients
 
 
-@torch.no_grad()
+@without_gradients
 def edge_scores(
     model: Model, difference: Writes, gradients: ReaderGradients
 ) -> Float[Tensor, "source dest"]:

@@ -17,6 +17,7 @@ from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.capture import Recorder, Writes, expand_writes, indices
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.provenance import run_settings
 from patching.tasks.task import Batch, Task
 from patching.work import Run
@@ -94,7 +95,7 @@ def _streams(model: Model) -> list[_Seen]:
     return [*seen, _Seen(FINAL_STREAM, len(graph.sources), [everyone[-1]])]
 
 
-@torch.no_grad()
+@without_gradients
 def _score(model: Model, batch: Batch) -> Float[Tensor, "source dest"]:
     """Scores of one batch, summed over its examples."""
     streams = _streams(model)

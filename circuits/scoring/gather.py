@@ -18,6 +18,7 @@ from patching.capture import Recorder, Run, Writes, capture
 from patching.gradients import GradientSum, ReaderGradients, Start
 from patching.metrics import Metric, measure, require_slope
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.paths import Ends, Path, Step, at_clean
 from patching.provenance import run_settings
 from patching.rules import Rule, plain
@@ -122,7 +123,7 @@ class Job:
         gap = measure(self.metric, ends.clean.logits, batch) - measure(self.metric, end, batch)
         return scored.to(gap.dtype) - gap
 
-    @torch.no_grad()
+    @without_gradients
     def _run_from(self, replaced: Replacement, batch: Batch) -> Float[Tensor, "batch vocab"]:
         hook = (EMBEDDING, lambda _: replaced.embedding)
         return self.model.answer_logits(batch.clean, batch, [hook])

@@ -26,7 +26,7 @@ from patching.attribution.patterns import points_of, require_patterns
 from patching.capture import Recorder, Writes, capture, indices
 from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
-from patching.modes import with_gradients
+from patching.modes import with_gradients, without_gradients
 from patching.paths import at_clean
 from patching.provenance import run_settings
 from patching.rules import Rule, plain
@@ -162,7 +162,7 @@ def _keeping(model: Model, kept: dict[str, Tensor]) -> list[tuple[str, Hook]]:
     return hooks
 
 
-@torch.no_grad()
+@without_gradients
 def _fixed_scores(model: Model, batch: Batch, clean: _Clean) -> Float[Tensor, "source dest"]:
     """Scores of edges into queries and keys, summed over the batch; 0 elsewhere."""
     graph = model.graph

@@ -52,7 +52,7 @@ from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
-from patching.modes import with_gradients
+from patching.modes import with_gradients, without_gradients
 from patching.paths import Path
 from patching.tasks.task import Batch, Task
 from patching.work import Run
@@ -215,7 +215,7 @@ class _ScoreBatch:
     probes: int
     edges: Int[Tensor, "edge 2"] | None
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, batch: Batch) -> BatchScores:
         model = self.job.model
         pair = run_pair(model, batch, self.job.prepared)

@@ -15,6 +15,7 @@ from circuits.search.log import Log
 from patching.ablations import Prepared
 from patching.metrics import Metric
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.tasks.task import Task
 
 AT_ONCE = 64
@@ -86,7 +87,7 @@ class Judge:
         self._log = Log.open(None, {}) if log is None else log
         self._seen: set[str] = set()
 
-    @torch.no_grad()
+    @without_gradients
     def values(self, masks: Sequence[Bool[Tensor, "source dest"]]) -> list[float]:
         """The mean metric of each circuit, given as masks of kept edges.
 
@@ -95,7 +96,7 @@ class Judge:
         """
         return self.by_example(masks).mean(dim=1).tolist()
 
-    @torch.no_grad()
+    @without_gradients
     def by_example(
         self, masks: Sequence[Bool[Tensor, "source dest"]]
     ) -> Float[Tensor, "circuit example"]:

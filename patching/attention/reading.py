@@ -11,6 +11,7 @@ from torch import Tensor
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import shown_pattern
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.tasks.task import Batch, Prompt, Task
 from patching.tasks.tokens import encode_prompt
 
@@ -62,7 +63,7 @@ def as_task(model: Model, prompts: Prompts) -> Task:
     return task
 
 
-@torch.no_grad()
+@without_gradients
 def read(model: Model, batch: Batch, see: Callable[[Seen], None]) -> None:
     """Run the clean prompts and show each layer's attention, layer by layer, none of it kept.
 

@@ -18,6 +18,7 @@ from patching.figures import COLOURS, SMALL, blank
 from patching.grid import Grid
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.progress import track
 from patching.tasks.task import Batch, Task
 
@@ -46,7 +47,7 @@ class Subspace:
         return torch.where(kept.all(dim=1)[:, None, None], x, projected.to(x.dtype))
 
 
-@torch.no_grad()
+@without_gradients
 def find_subspace(model: Model, task: Task, place: str, *, batch_size: int = 16) -> Subspace:
     """Principal directions of a head's q, k or v over a task's clean prompts, up to the answer.
 
@@ -78,7 +79,7 @@ def find_subspace(model: Model, task: Task, place: str, *, batch_size: int = 16)
     return Subspace(found, mean.to(dtype), vectors.flip(1).to(dtype), share)
 
 
-@torch.no_grad()
+@without_gradients
 def compress(
     model: Model,
     task: Task,

@@ -21,6 +21,7 @@ from patching.attention.pattern_grid import head_axes
 from patching.grid import Grid
 from patching.lens.text import token_texts
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.tasks.tokens import Tokenizer
 
 TILE_BYTES = 2**25
@@ -161,7 +162,7 @@ def copying_scores(model: Model) -> Grid:
     return Grid(quantity, scores[None], head_axes(model), provenance={"model": model.name})
 
 
-@torch.no_grad()
+@without_gradients
 def token_embeddings(model: Model) -> Float[Tensor, "vocab d_model"]:
     """What each token alone puts into the stream, without learned positions.
 

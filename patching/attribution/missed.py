@@ -24,6 +24,7 @@ from patching.grid import Grid
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.provenance import describe
 from patching.runs.batchwise import Keeping, in_batches, sums_joined
 from patching.tasks.task import Batch, Task
@@ -166,7 +167,7 @@ class _Chosen:
     direction: str
     masks: Bool[Tensor, "subset layer ..."]
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, batch: Batch) -> Parts:
         """Each subset's effect, summed over the batch."""
         metric, masks = self.metric, self.masks

@@ -21,6 +21,7 @@ from patching.anatomy.places import Place, of_kind
 from patching.attribution.runs import Gathered, Job, Seen
 from patching.attribution.sweep import place_rows
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.rules.sites import head_norms
 
 
@@ -66,7 +67,7 @@ def score_places(model: Model) -> tuple[Place, ...]:
     )
 
 
-@torch.no_grad()
+@without_gradients
 def fixed_scores(
     job: Job, gathered: Gathered, moved: Mapping[str, Tensor], n_pos: int
 ) -> dict[str, Float[Tensor, "example layer pos unit"]]:
@@ -87,7 +88,7 @@ def fixed_scores(
     return {kind: torch.stack(layers, dim=1).cpu() for kind, layers in found.items()}
 
 
-@torch.no_grad()
+@without_gradients
 def move(job: Job, gathered: Gathered) -> dict[str, Float[Tensor, "token head key"]]:
     """Patterns with patched queries, and attention scores with patched keys, in two runs.
 

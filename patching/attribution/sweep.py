@@ -19,6 +19,7 @@ from patching.attribution.runs import Gathered, Job, gather
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.paths import Path, at_clean, at_corrupt
 from patching.rules import Rule, plain
 from patching.runs.batchwise import Keeping, Rows, all_rows
@@ -185,7 +186,7 @@ def find_places(model: Model, kinds: Sequence[str] | None) -> dict[str, tuple[Pl
     return {kind: of_kind(model, kind) for kind in KINDS if kind not in skipped}
 
 
-@torch.no_grad()
+@without_gradients
 def scores_of(
     kind: str, job: Job, gathered: Gathered, n_pos: int
 ) -> Float[Tensor, "example layer ..."]:

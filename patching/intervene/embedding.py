@@ -9,9 +9,10 @@ from patching.anatomy.kept import Keeper
 from patching.anatomy.places import find
 from patching.anatomy.stack import skipping
 from patching.model import Model
+from patching.modes import without_gradients
 
 
-@torch.no_grad()
+@without_gradients
 def embedding_sigma(model: Model, times: float | int = 3.0) -> float:
     """`times` the standard deviation of all token embeddings' numbers, as they enter the stream.
 

@@ -23,6 +23,7 @@ from patching.lens.text import single_token
 from patching.lens.vocabulary import Vocabulary, find_vocabulary, prove_vocabulary
 from patching.lens.writers import find_writers
 from patching.model import Model
+from patching.modes import without_gradients
 
 Tokens = int | str | Sequence[int | str]
 Part = Node | tuple[int, NeuronOutput]
@@ -59,7 +60,7 @@ class Aim:
         return made - logits.double().mean(dim=1) if self.centred else made
 
 
-@torch.no_grad()
+@without_gradients
 def direct_logit_attribution(
     model: Model,
     prompts: Source,

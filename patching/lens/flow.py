@@ -22,6 +22,7 @@ from patching.lens.prompts import Source, read_prompts, resolve_positions
 from patching.lens.text import single_token, token_texts
 from patching.lens.vocabulary import Vocabulary, find_vocabulary, prove_vocabulary
 from patching.model import Model
+from patching.modes import without_gradients
 
 TILE_BYTES = 2**26  # of logits held at once
 Words = tuple[tuple[str, float], ...]
@@ -46,7 +47,7 @@ class Flow:
     graph: nx.DiGraph
 
 
-@torch.no_grad()
+@without_gradients
 def semantic_flow(
     model: Model,
     prompt: Source,

@@ -18,6 +18,7 @@ from patching.lens.neurons import find_output
 from patching.lens.prompts import Prompts
 from patching.lens.vocabulary import Vocabulary, prove_vocabulary
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 
 Seen = Mapping[str, Tensor]
 """Hook point to what passed there at the chosen tokens, `[token ...]`."""
@@ -66,7 +67,7 @@ def find_nodes(model: Model, nodes: str | Sequence[str]) -> tuple[Node, ...]:
     return tuple({node.name: node for node in found}.values())
 
 
-@torch.no_grad()
+@without_gradients
 def read_states(
     model: Model,
     vocabulary: Vocabulary,
@@ -94,7 +95,7 @@ def read_states(
     return States(torch.cat(vectors, dim=1), torch.cat(final))
 
 
-@torch.no_grad()
+@without_gradients
 def run_at(
     model: Model,
     tokens: Int[Tensor, "batch pos"],

@@ -16,6 +16,7 @@ from patching.lens.reading import Lens, Scale
 from patching.lens.tuned import TunedLens, stream_layer
 from patching.lens.vocabulary import find_vocabulary
 from patching.model import Model
+from patching.modes import without_gradients
 
 
 def logit_lens(
@@ -75,7 +76,7 @@ def _require_streams(model: Model, nodes: Sequence[Node]) -> None:
         stream_layer(node.kind, node.layer, len(model.blocks))
 
 
-@torch.no_grad()
+@without_gradients
 def _translate(model: Model, states: States, nodes: Sequence[Node], tuned: TunedLens) -> States:
     """The same states, each moved on to what its stream is on its way to."""
     n_layers = len(model.blocks)

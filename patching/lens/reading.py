@@ -18,6 +18,7 @@ from patching.lens.prompts import Prompts
 from patching.lens.text import single_token, token_texts
 from patching.lens.vocabulary import Vocabulary
 from patching.model import Model
+from patching.modes import without_gradients
 
 Scale = Literal["recompute", "frozen"]
 Tokens = int | str | Sequence[int | str] | None
@@ -71,7 +72,7 @@ class Lens:
         chosen = [self._index(name) for name in nodes] or list(range(len(self.nodes)))
         return self._read(self.states.vectors[chosen], self.states.final)
 
-    @torch.no_grad()
+    @without_gradients
     def facts(self, k: int = 1) -> Facts:
         """The k most likely tokens of every prediction, its entropy and its KL, in one pass.
 
@@ -102,7 +103,7 @@ class Lens:
         """KL(the model's own prediction at the position || the reading), in nats."""
         return self._grid("KL to the model's own prediction (nats)", self.facts().kl)
 
-    @torch.no_grad()
+    @without_gradients
     def probability(self, tokens: Tokens = None) -> Grid:
         """Probability of the chosen tokens together.
 
@@ -116,7 +117,7 @@ class Lens:
         ]
         return self._grid(f"probability of {what}", self._join(parts))
 
-    @torch.no_grad()
+    @without_gradients
     def rank(self, tokens: Tokens = None) -> Grid:
         """Rank of the most likely of the chosen tokens: 1 is the model's first choice.
 

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from patching.anatomy.blocks import Block
 from patching.anatomy.insides import neurons as points_of
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.neurons.selection import Neurons
 
 _WRAPPED = "._original_component"
@@ -90,7 +91,7 @@ def random_like(neurons: Neurons, model: Model, seed: int = 0) -> Neurons:
     return Neurons(drawn)
 
 
-@torch.no_grad()
+@without_gradients
 def export_edited(model: Model, neurons: Neurons, beta: float | int, folder: str | Path) -> Path:
     """Write the edited model as a Hugging Face folder, with its tokenizer; returns the folder.
 

@@ -12,13 +12,14 @@ from patching.lens.neurons import find_output
 from patching.lens.text import token_texts
 from patching.lens.vocabulary import find_vocabulary
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.neurons.editing import check_neurons
 from patching.neurons.scores import require_neurons
 from patching.neurons.selection import Neurons, name_of
 from patching.tasks.task import Batch, Task
 
 
-@torch.no_grad()
+@without_gradients
 def vocabulary_effects(model: Model, neurons: Neurons, *, k: int = 10) -> pd.DataFrame:
     """The k tokens that each neuron's output weights promote most, and the k they suppress most.
 
@@ -54,7 +55,7 @@ def vocabulary_effects(model: Model, neurons: Neurons, *, k: int = 10) -> pd.Dat
     return pd.DataFrame(rows, columns=["neuron", "sign", "rank", "token", "text", "effect"])
 
 
-@torch.no_grad()
+@without_gradients
 def top_activations(
     model: Model, task: Task, neurons: Neurons, *, k: int = 10, batch_size: int = 16
 ) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from patching.decoding import contrast
 from patching.grid import Grid
 from patching.metrics import accuracy
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.neurons.conflicts import ConflictTask
 from patching.tasks.task import Batch, Task
 
@@ -21,7 +22,7 @@ FOLLOWS, STUBBORN, PREFERS = "follows context", "memorised answer", "prefers con
 MEASURES = (FOLLOWS, STUBBORN, PREFERS)
 
 
-@torch.no_grad()
+@without_gradients
 def conflict_rates(
     model: Model, task: ConflictTask, *, alpha: float | int = 0.0, batch_size: int = 64
 ) -> Grid:
@@ -48,7 +49,7 @@ def conflict_rates(
     return Grid("rate", torch.cat(rows), {"measure": MEASURES}, provenance=_about(model, task))
 
 
-@torch.no_grad()
+@without_gradients
 def outcomes(
     model: Model, with_context: Batch, without_context: Batch, alpha: float | int
 ) -> Float[Tensor, "batch measure"]:
@@ -64,7 +65,7 @@ def outcomes(
     return _outcomes(logits, with_context).cpu()
 
 
-@torch.no_grad()
+@without_gradients
 def task_accuracy(model: Model, task: Task, *, batch_size: int = 64) -> Float[Tensor, " example"]:
     """1 where the likeliest token of the whole vocabulary is an answer, else 0.
 
@@ -79,7 +80,7 @@ def task_accuracy(model: Model, task: Task, *, batch_size: int = 64) -> Float[Te
     return torch.cat(parts)
 
 
-@torch.no_grad()
+@without_gradients
 def token_losses(
     model: Model, texts: Sequence[Sequence[int]], *, batch_size: int = 16
 ) -> Float[Tensor, "text 2"]:

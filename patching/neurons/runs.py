@@ -16,7 +16,7 @@ from patching.anatomy.stack import skipping
 from patching.memory import current, in_tiles
 from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Hook, Model
-from patching.modes import with_gradients
+from patching.modes import with_gradients, without_gradients
 from patching.neurons.scores import require_neurons
 from patching.quadrature import Rule as Points
 from patching.tasks.task import Batch
@@ -39,7 +39,7 @@ class Base:
         return torch.stack(self.neurons, dim=1)
 
 
-@torch.no_grad()
+@without_gradients
 def record(model: Model, batch: Batch) -> Base:
     """Run the prompts of a batch (its clean ones)."""
     streams: list[Tensor] = []
@@ -112,7 +112,7 @@ class Segment:
         in_tiles(len(examples), self._bytes_each(batch_size), device, work)
         return total
 
-    @torch.no_grad()
+    @without_gradients
     def at_start(self, metric: Metric) -> Float[Tensor, " batch"]:
         """The metric with the layer's neurons at the start."""
         examples = torch.arange(len(self.start), device=self.start.device)

@@ -10,6 +10,7 @@ from patching.lens.vocabulary import Vocabulary, find_vocabulary
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
+from patching.modes import without_gradients
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import check_neurons
 from patching.neurons.runs import Base, bytes_each, record, run_from
@@ -94,7 +95,7 @@ def exact_ablation(
     only, quantity = tuple(neurons), f"effect on {metric.__name__}"
     plan = Plan("exact-ablation", quantity, metric, options, only=only)
 
-    @torch.no_grad()
+    @without_gradients
     def work(with_context: Batch, without_context: Batch) -> Scored:
         base = record(model, with_context)
         if replacement == "zero":
@@ -146,7 +147,7 @@ def _check_shortlist(model: Model, neurons: Neurons) -> None:
     check_neurons(model, neurons)
 
 
-@torch.no_grad()
+@without_gradients
 def _increases(model: Model, batch: Batch, *, frozen: bool) -> Float[Tensor, "batch layer d_mlp"]:
     outputs = [find_output(model, block) for block in model.blocks]
     seen = _at_answer(model, batch, outputs)

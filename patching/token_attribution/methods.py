@@ -16,7 +16,7 @@ from patching.ablations import Ablation, resample, zero
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Hook, Model
-from patching.modes import with_gradients
+from patching.modes import with_gradients, without_gradients
 from patching.quadrature import Quadrature, midpoint
 from patching.rules import Rule, plain
 from patching.rules.recipes import attn_lrp
@@ -150,7 +150,7 @@ def _important_direction(steps: int, setting: Setting) -> Float[Tensor, "batch p
     return (shares * values.diff(dim=1)[:, :, None]).sum(dim=1)
 
 
-@torch.no_grad()
+@without_gradients
 def _occluded(token: int | None, setting: Setting) -> Float[Tensor, "batch pos"]:
     batch = setting.batch
     vocab = int(setting.model.bridge.cfg.d_vocab)

@@ -12,8 +12,8 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 import torch
 from torch import Tensor
 
-_LAYERS = ("jaxtyping", "beartype", "typeguard", "torch.utils._contextlib")
-"""Whose decorators change no number: they check types, or switch gradients off."""
+_LAYERS = ("jaxtyping", "beartype", "typeguard", "torch.utils._contextlib", "patching.modes")
+"""Whose decorators change no number: they check types, or switch gradients and autocast off."""
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, slice)
 
