@@ -38,10 +38,10 @@ class Group:
     first_layer: int
     used: Int[Tensor, " used"]
     layout: Layout
-    terms: list[Float[Tensor, "circuit reader some"]]
-    heads: list[Int[Tensor, " some"]]
-    computed: dict[str, Bool[Tensor, "circuit 1 *reader_1"]]
-    replaced: dict[str, Bool[Tensor, "circuit 1 *reader_1"]]
+    terms: list[Float[Tensor, "circuit _ _"]]
+    heads: list[Int[Tensor, " _"]]
+    computed: dict[str, Bool[Tensor, "circuit 1 ..."]]
+    replaced: dict[str, Bool[Tensor, "circuit 1 _ 1"]]
 
     def rows(self, sources: slice) -> slice:
         """Where the used writers of a span stand, after the two starts."""
@@ -118,7 +118,7 @@ def _lay_out(
 
 def _terms(
     plans: Sequence[Plan], used: Int[Tensor, " used"], layout: Layout, dtype: torch.dtype
-) -> list[Float[Tensor, "circuit reader some"]]:
+) -> list[Float[Tensor, "circuit _ _"]]:
     """What multiplies the rows in each reading of a layout, for each circuit."""
     coefficient = torch.stack([plan.coefficient[used] for plan in plans])
     from_replaced = torch.stack([plan.from_replaced for plan in plans])
@@ -132,7 +132,7 @@ def _terms(
 
 def _masks(
     model: Model, plans: Sequence[Plan]
-) -> tuple[dict[str, Bool[Tensor, "circuit 1 *_"]], dict[str, Bool[Tensor, "circuit 1 *_"]]]:
+) -> tuple[dict[str, Bool[Tensor, "circuit 1 ..."]], dict[str, Bool[Tensor, "circuit 1 _ 1"]]]:
     """`computed` and `replaced` of a group."""
     every = torch.stack([plan.computed for plan in plans])
     nothing = torch.stack([plan.replaced for plan in plans])
@@ -164,7 +164,7 @@ def _places(model: Model) -> Iterator[tuple[str, slice]]:
     yield FINAL_STREAM, slice(last, last + 1)
 
 
-def _send(parts: Sequence[Shaped[Tensor, "*_"]], device: torch.device) -> list[Tensor]:
+def _send(parts: Sequence[Shaped[Tensor, "..."]], device: torch.device) -> list[Tensor]:
     """Tensors of one type to a device, all at once."""
     if not parts:
         return []
