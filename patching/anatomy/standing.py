@@ -207,7 +207,7 @@ def _samples(held: tuple[_Held, ...]) -> bytes:
         if one.tensor is not None and one.tensor.numel():
             tensor = one.tensor.detach()
             at = torch.linspace(0, tensor.numel() - 1, _SAMPLED, dtype=torch.float64).long()
-            where = torch.unravel_index(at.to(tensor.device), tensor.shape)
+            where = torch.unravel_index(at, tensor.shape)
             digest.update(_bytes(tensor[where]))
     return digest.digest()
 
