@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Ranking = Literal["absolute", "signed"]
 
 MUST_AGREE = ("weights", "metric", "method", "options", "ablation", "dtype")
-"""What two results must share, beside the graph, before they may be added."""
+_OF_THE_MODEL = ("config", "inside")
+"""What two results must share, beside the graph, before they may be added; the latter if named."""
 
 _VERSION = "1"
 _METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
@@ -180,8 +181,9 @@ def merge(a: Scores, b: Scores) -> Scores:
             f"cannot merge scores that differ in graph: "
             f"{a.graph.describe()} and {b.graph.describe()}"
         )
-    for field in MUST_AGREE:
-        first, second = _stated(a, field), _stated(b, field)
+    for field in (*MUST_AGREE, *_OF_THE_MODEL):
+        known = field in MUST_AGREE
+        first, second = (_stated(s, field) if known else s.provenance.get(field) for s in (a, b))
         if first != second:
             raise ValueError(f"cannot merge scores that differ in {field}: {first} and {second}")
     examples = _n_examples(a), _n_examples(b)
@@ -190,6 +192,7 @@ def merge(a: Scores, b: Scores) -> Scores:
     deltas = [s.completeness for s in (a, b) if s.completeness is not None]
     provenance = {
         **{field: a.provenance[field] for field in MUST_AGREE},
+        **{field: a.provenance[field] for field in _OF_THE_MODEL if field in a.provenance},
         "n_examples": total,
         "merged_from": [*_parts(a), *_parts(b)],
     }

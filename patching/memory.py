@@ -5,7 +5,6 @@ up in float64, in order.
 """
 
 import re
-import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -181,11 +180,22 @@ def tiles_bytes() -> int:
 
 def peak_bytes() -> dict[str, int]:
     """The most memory this process has had so far, on "cpu" and, where it uses one, on "cuda"."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peaks = {"cpu": _peak_on_host()}
     if torch.cuda.is_initialized():
         peaks["cuda"] = torch.cuda.max_memory_allocated()
     return peaks
+
+
+def _peak_on_host() -> int:
+    """The largest resident size so far; on Windows, without `resource`, the peak working set."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _in_need_of(said: str) -> str:

@@ -276,7 +276,7 @@ def _load(reference: Reference) -> Model:
 
 
 def _from(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Model:
-    with torch.random.fork_rng(devices=()), torch.inference_mode(False):
+    with torch.random.fork_rng(devices=()), torch.inference_mode(False), as_typed():
         return _proven(open_source(source, tokenizer, wishes))
 
 

@@ -98,10 +98,10 @@ def hash_tokenizer(tokenizer: object) -> str | None:
     return None if vocab is None else short_hash(json.dumps(sorted(vocab().items())))
 
 
-def attributes_of(of: Mapping[str, object]) -> dict[str, str]:
+def attributes_of(of: Mapping[str, object]) -> dict[str, object]:
     """Plain values and functions, by the names of attributes that say something of a model."""
     named = {key: of[key] for key in of if not key.startswith("_") and key not in _SAYS_NOTHING}
-    said = {key: repr(value) for key, value in named.items() if isinstance(value, _PLAIN)}
+    said = {key: value for key, value in named.items() if isinstance(value, _PLAIN)}
     functions = {
         key: name_of(value)
         for key, value in named.items()

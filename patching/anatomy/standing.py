@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -31,6 +32,7 @@ from patching.modes import as_typed
 _SAMPLED = 32
 _ROWS = 4096
 _WRAPPED = "._original_component"
+_Structure = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ class Standing:
     stored: tuple[_Held, ...]
     derived: tuple[_Held, ...]
     samples: bytes
-    structure: str
+    structure: _Structure
     hooks: Mapping[str, list[str]]
     tokens: Int[Tensor, "batch pos"]
     answer: str
@@ -201,19 +203,28 @@ def _state(tensor: Tensor | None) -> tuple[object, ...]:
 
 
 def _samples(held: tuple[_Held, ...]) -> bytes:
-    """A hash of a few numbers of each tensor, evenly spaced, the first and the last among them."""
-    digest = hashlib.sha256()
+    """A hash of a few numbers of each tensor, evenly spaced, its first among them."""
+    found: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in held:
         if one.tensor is not None and one.tensor.numel():
-            tensor = one.tensor.detach()
-            at = torch.linspace(0, tensor.numel() - 1, _SAMPLED, dtype=torch.float64).long()
-            where = torch.unravel_index(at, tensor.shape)
-            digest.update(_bytes(tensor[where]))
+            taken = _sample(one.tensor.detach())
+            found.setdefault((taken.dtype, taken.device), []).append(taken)
+    digest = hashlib.sha256()
+    for parts in found.values():
+        digest.update(_bytes(torch.cat(parts)))
     return digest.digest()
 
 
-def _structure(bridge: TransformerBridge) -> str:
-    """A hash of names, kinds, plain attributes, functions and hooks of all modules.
+def _sample(tensor: Tensor) -> Tensor:
+    step = max(1, tensor.numel() // _SAMPLED)
+    if tensor.is_contiguous():
+        return tensor.view(-1)[::step]  # a view: nothing is copied yet
+    at = torch.arange(0, tensor.numel(), step)  # on the host
+    return tensor[torch.unravel_index(at, tensor.shape)]
+
+
+def _structure(bridge: TransformerBridge) -> _Structure:
+    """Names, kinds, plain attributes, functions and hooks of all modules.
 
     Left out are hook points, whose hooks provenance names, and what begins with an underscore,
     where models keep what they computed last.
@@ -223,7 +234,7 @@ def _structure(bridge: TransformerBridge) -> str:
         for path, module in _modules(bridge)
         if module is not bridge
     }
-    return short_hash(json.dumps([_hooks(bridge), attributes_of(vars(bridge.cfg)), modules]))
+    return [_hooks(bridge), attributes_of(vars(bridge.cfg)), modules]
 
 
 def _hooks(bridge: TransformerBridge) -> dict[str, list[str]]:
