@@ -1,29 +1,31 @@
 """Gradients of a metric at every reader, from one backward pass a run.
 
-The parameters are frozen and the graph of operations starts at the embedding. Gradients are taken
-at the q, k and v *projections* (in d_head, one tensor a layer) rather than at a copy of the stream
-per head, which is why this needs no more time and memory than the pass itself. Going from there
-back through the norm to the stream is linear but for one rank-1 term:
+Gradients are taken at the q, k and v *projections* (in d_head, one tensor a layer) rather than at
+a copy of the stream per head, which is why this needs no more time and memory than the pass
+itself. Going from there back through the norm to the stream is linear but for one rank-1 term:
 
     d metric / d x_j = centre(gamma * (W_j g_j / sigma))  -  x_hat * (that . x_hat) / d_model
 
-so `W_j` can wait until gradients have been summed over the points of a path.
+so `W_j` can wait until gradients have been summed over the points of a path. What is done with the
+gradients of layers that are alike and on one device is done for all of them at once.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, groupby
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block, widen
 from patching.anatomy.devices import AtLayer, Hook, rows_at
 from patching.anatomy.norms import Norm
 from patching.capture import indices
-from patching.metrics import Metric, measure_sloped
+from patching.live import Live, Point, Start, differentiate
+from patching.metrics import Metric
 from patching.model import Model
-from patching.modes import with_gradients
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch
 
@@ -54,25 +56,6 @@ class ReaderGradients:
     logits: Float[Tensor, "token d_model"]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One run on a path: its metric, its logits, and the gradient at the whole embedding."""
-
-    values: Float[Tensor, " batch"]
-    logits: Float[Tensor, "batch vocab"]
-    embedding_gradient: Float[Tensor, "batch pos d_model"]
-
-
-@dataclass(frozen=True)
-class Start:
-    """A run to differentiate: which prompts, from which embedding, with what changed."""
-
-    weight: float
-    prompts: Int[Tensor, "batch pos"]
-    embedding: Float[Tensor, "batch pos d_model"] | None = None
-    hooks: tuple[tuple[str, Hook], ...] = ()
-
-
 class GradientSum:
     """Adds up reader gradients at some tokens over runs; `finish` hands the sum over."""
 
@@ -80,85 +63,130 @@ class GradientSum:
         self._model = model
         self._rule = rule
         self._tokens = indices(tokens)
-        self._projected: list[Tensor] = [torch.zeros(())] * len(model.blocks)
-        self._x_hat: list[list[Tensor]] = [[] for _ in model.blocks]
-        self._radial: list[list[Tensor]] = [[] for _ in model.blocks]
-        self._mlps: list[Tensor] = [torch.zeros(())] * len(model.blocks)
+        self._layers = [_Alike(blocks, self._tokens, rule) for blocks in _alike(model)]
         self._logits: Tensor = torch.zeros(())
 
     def add(self, batch: Batch, metric: Metric, start: Start) -> Point:
-        """Run the prompts and add their gradients, under the backward rule."""
-        live = _Live(self._model, self._tokens, start.embedding)
-        rule = self._rule.start(self._model)
-        with with_gradients():
-            logits = self._model.answer_logits(
-                start.prompts, batch, [*live.hooks(), *start.hooks, *rule.hooks]
-            )
-            values = measure_sloped(metric, logits, batch)
-            names = list(live.tensors)
-            found = torch.autograd.grad(
-                values.sum(),
-                [live.tensors[name] for name in names],
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        rule.check()
-        gradients = dict(zip(names, found, strict=True))
+        """Run the prompts and add their gradients, under the backward rule.
+
+        Of the gradients, only the embedding's are handed back.
+        """
+        names = chain.from_iterable(layers.names for layers in self._layers)
+        live = Live([*names, FINAL_STREAM], start.embedding)
+        hooks = chain.from_iterable(layers.hooks() for layers in self._layers)
+        start = replace(start, hooks=(*start.hooks, *hooks))
+        point = differentiate(self._model, batch, metric, self._rule, live, start)
         with torch.no_grad():
-            for block in self._model.blocks:
-                self._add_attention(block, gradients, live, start.weight)
-                self._mlps[block.index] = self._mlps[block.index] + start.weight * self._at_mlp(
-                    block, gradients, live
-                )
-            at_logits = widen(rows_at(gradients[FINAL_STREAM], self._tokens))
+            for layers in self._layers:
+                layers.add(live.tensors, point.gradients, start.weight)
+            at_logits = widen(rows_at(point.gradients[FINAL_STREAM], self._tokens))
             self._logits = self._logits + start.weight * at_logits
-        return Point(values.detach(), logits.detach(), gradients[EMBEDDING])
+        return replace(point, gradients={EMBEDDING: point.gradients[EMBEDDING]})
 
     def finish(self) -> ReaderGradients:
         """The sums so far."""
-        attention = tuple(
-            AttentionGradients(
-                projected,
-                _stack(x_hat, like=mlp),
-                _stack(radial, like=projected[:, :, 0]),
-            )
-            for projected, x_hat, radial, mlp in zip(
-                self._projected, self._x_hat, self._radial, self._mlps, strict=True
-            )
-        )
-        return ReaderGradients(attention, tuple(self._mlps), self._logits)
+        attention = chain.from_iterable(layers.attention() for layers in self._layers)
+        mlps = chain.from_iterable(layers.mlps() for layers in self._layers)
+        return ReaderGradients(tuple(attention), tuple(mlps), self._logits)
 
-    def _add_attention(
-        self, block: Block, gradients: dict[str, Tensor], live: "_Live", weight: float
+
+class _Alike:
+    """The sums of consecutive layers that lie on one device and are of one make."""
+
+    def __init__(self, blocks: tuple[Block, ...], tokens: tuple[Tensor, ...], rule: Rule) -> None:
+        self._blocks = blocks
+        self._tokens = tuple(index.to(blocks[0].device) for index in tokens)
+        self._frozen = rule.freezes_norms
+        self._streams: dict[str, Tensor] = {}
+        self._projected: Tensor | None = None
+        self._x_hat: list[Tensor] = []
+        self._radial: list[Tensor] = []
+        self._mlps: Tensor | None = None
+
+    @property
+    def names(self) -> Iterator[str]:
+        """Hook points to differentiate by: projections, and what the MLPs read.
+
+        That is the stream, where it is the MLP's own branch of it, so that the gradient is one
+        before the norm.
+        """
+        for block in self._blocks:
+            yield from (*block.qkv, block.mlp_in if block.parallel else block.mlp_stream)
+
+    def hooks(self) -> Iterator[tuple[str, Hook]]:
+        """To be in place during the run: they keep what the norms read, at the tokens."""
+        for block in self._blocks:
+            if block.attention_norm is not None or (block.parallel and block.mlp_norm is not None):
+                yield block.stream_in, AtLayer(partial(self._keep, block.stream_in))
+
+    def add(
+        self, tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor], weight: float
     ) -> None:
-        g = torch.cat([widen(rows_at(gradients[name], self._tokens)) for name in block.qkv], dim=1)
-        norm = block.attention_norm
+        """Add what a run has left behind."""
+        g, norm = self._at_projections(gradients), self._blocks[0].attention_norm
         if norm is not None:
-            x = live.norm_inputs[block.stream_in].to(g.device)
-            g = g / norm.sigma(x)[..., None]
-            if not self._rule.freezes_norms:
-                self._x_hat[block.index].append(norm.x_hat(x))
-                self._radial[block.index].append(weight * self._along_x_hat(block, g, live))
-        self._projected[block.index] = self._projected[block.index] + weight * g
+            x_hat, sigma = norm.parts(
+                torch.stack([self._streams[b.stream_in] for b in self._blocks])
+            )
+            g = g / sigma.transpose(0, 1)[..., None]
+            if not self._frozen:
+                self._x_hat.append(x_hat)
+                self._radial.append(weight * self._along_x_hat(g, tensors))
+        self._projected = _plus(self._projected, g, weight)
+        self._mlps = _plus(self._mlps, self._at_mlps(gradients), weight)
+
+    def attention(self) -> Iterator[AttentionGradients]:
+        """The sums at projections, layer by layer."""
+        assert self._projected is not None, "a run has been added"
+        tokens, _, readers, _ = self._projected.shape
+        x_hat = _steps(self._x_hat) if self._x_hat else None
+        radial = _steps(self._radial) if self._radial else None
+        for i, block in enumerate(self._blocks):
+            projected = self._projected[:, i]
+            none = projected.new_zeros(0, tokens, block.w_o.shape[2])
+            yield AttentionGradients(
+                projected,
+                none if x_hat is None else x_hat[:, i],
+                none[..., :readers] if radial is None else radial[:, :, i],
+            )
+
+    def mlps(self) -> Iterator[Float[Tensor, "token d_model"]]:
+        """The sums at what MLPs read of the stream, layer by layer."""
+        assert self._mlps is not None, "a run has been added"
+        return iter(self._mlps.unbind())
+
+    def _keep(self, name: str, stream: Tensor) -> None:
+        self._streams[name] = rows_at(stream.detach(), self._tokens)
+
+    def _at_projections(
+        self, tensors: Mapping[str, Tensor]
+    ) -> Float[Tensor, "token layer reader d_head"]:
+        projections = [tensors[name] for block in self._blocks for name in block.qkv]
+        chosen = widen(rows_at(torch.cat(projections, dim=2), self._tokens))
+        return chosen.unflatten(1, (len(self._blocks), -1))
 
     def _along_x_hat(
-        self, block: Block, g: Float[Tensor, "token reader d_head"], live: "_Live"
-    ) -> Float[Tensor, "token reader"]:
+        self, g: Float[Tensor, "token layer reader d_head"], tensors: Mapping[str, Tensor]
+    ) -> Float[Tensor, "token layer reader"]:
         """`g . (W^T gamma x_hat)`: projections less what does not come from the stream."""
-        made = [
-            widen(rows_at(live.tensors[name].detach(), self._tokens)) - offset
-            for name, offset in zip(block.qkv, block.qkv_offset, strict=True)
-        ]
-        return (g * torch.cat(made, dim=1)).sum(dim=-1)
+        offsets = torch.cat([offset for block in self._blocks for offset in block.qkv_offset])
+        made = self._at_projections(tensors) - offsets.view(g.shape[1:])
+        return (g * made).sum(dim=-1)
 
-    def _at_mlp(
-        self, block: Block, gradients: dict[str, Tensor], live: "_Live"
+    def _at_mlps(self, gradients: Mapping[str, Tensor]) -> Float[Tensor, "layer token d_model"]:
+        if self._blocks[0].parallel:
+            return torch.stack([self._before_norm(block, gradients) for block in self._blocks])
+        whole = torch.stack([gradients[block.mlp_stream] for block in self._blocks])
+        return widen(whole[:, *self._tokens])
+
+    def _before_norm(
+        self, block: Block, gradients: Mapping[str, Tensor]
     ) -> Float[Tensor, "token d_model"]:
         g = widen(rows_at(gradients[block.mlp_in], self._tokens))
         if block.mlp_norm is None:
             return g
-        x = live.norm_inputs[block.mlp_stream].to(g.device)
-        return through_norm(block.mlp_norm, g, x, frozen=self._rule.freezes_norms)
+        x = self._streams[block.stream_in]
+        return through_norm(block.mlp_norm, g, x, frozen=self._frozen)
 
 
 def through_norm(
@@ -172,57 +200,28 @@ def through_norm(
 
     `frozen`: as if the norm's denominator were a constant.
     """
-    u = norm.pull_back(g) / norm.sigma(x)
-    if frozen:
-        return u
-    x_hat = norm.x_hat(x)
-    return u - x_hat * (u * x_hat).mean(dim=-1, keepdim=True)
+    x_hat, sigma = norm.parts(x)
+    u = norm.pull_back(g) / sigma
+    return u if frozen else u - x_hat * (u * x_hat).mean(dim=-1, keepdim=True)
 
 
-class _Live:
-    """Hooks that root the graph of operations and keep the tensors to differentiate by.
-
-    A hook point hands every consumer the same tensor; the view returned in its place makes the
-    gradient that of this branch alone.
-    """
-
-    def __init__(self, model: Model, tokens: tuple[Tensor, ...], embedding: Tensor | None) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self.norm_inputs: dict[str, Tensor] = {}
-        self._model = model
-        self._tokens = tokens
-        self._embedding = embedding
-
-    def hooks(self) -> list[tuple[str, Hook]]:
-        """To be in place during the run. Not kept: they and the graph would hold each other."""
-        hooks: list[tuple[str, Hook]] = [(EMBEDDING, self._root)]
-        for block in self._model.blocks:
-            if block.attention_norm is not None:
-                hooks.append((block.stream_in, self._keep_input(block.stream_in)))
-            hooks += [(name, self._differentiate(name)) for name in block.qkv]
-            if block.mlp_norm is not None and not block.parallel:
-                hooks.append((block.mlp_stream, self._keep_input(block.mlp_stream)))
-            hooks.append((block.mlp_in, self._differentiate(block.mlp_in)))
-        return [*hooks, (FINAL_STREAM, self._differentiate(FINAL_STREAM))]
-
-    def _root(self, embedding: Tensor) -> Tensor:
-        start = embedding if self._embedding is None else self._embedding
-        self.tensors[EMBEDDING] = start.detach().requires_grad_()
-        return self.tensors[EMBEDDING]
-
-    def _differentiate(self, name: str) -> Hook:
-        return AtLayer(partial(self._keep_live, name))
-
-    def _keep_live(self, name: str, tensor: Tensor) -> Tensor:
-        self.tensors[name] = tensor.view_as(tensor)
-        return self.tensors[name]
-
-    def _keep_input(self, name: str) -> Hook:
-        return AtLayer(partial(self._keep_stream, name))
-
-    def _keep_stream(self, name: str, stream: Tensor) -> None:
-        self.norm_inputs[name] = rows_at(stream.detach(), self._tokens)
+def _alike(model: Model) -> Iterator[tuple[Block, ...]]:
+    for _, blocks in groupby(model.blocks, key=_make):
+        yield tuple(blocks)
 
 
-def _stack(parts: list[Tensor], *, like: Float[Tensor, "token d"]) -> Float[Tensor, "step token d"]:
-    return torch.stack(parts) if parts else like.new_zeros(0, *like.shape)
+def _make(block: Block) -> tuple[object, ...]:
+    """What layers have in common that are added up together."""
+    norm, (queries, _, _) = block.attention_norm, block.qkv_offset
+    form = None if norm is None else (norm.centred, norm.eps)
+    return block.device, block.parallel, form, queries.shape
+
+
+def _plus(
+    known: Float[Tensor, "*shape"] | None, more: Float[Tensor, "*shape"], weight: float
+) -> Float[Tensor, "*shape"]:
+    return weight * more if known is None else known.add_(more, alpha=weight)
+
+
+def _steps(parts: list[Tensor]) -> Float[Tensor, "step ..."]:
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]

@@ -1,6 +1,7 @@
 """Provenance: what a result was made from and how, in plain values that fit into JSON."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 
 import torch
@@ -95,6 +96,7 @@ def _hooks_in_place(model: Model) -> list[str]:
     return sorted({*hooked, *model.standing.new_hooks()})
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -24,7 +24,8 @@ from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, 
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import Job, Recipe, prepare
 from patching.capture import Recorder, Run, capture
-from patching.gradients import GradientSum, Point, ReaderGradients, Start
+from patching.gradients import GradientSum, ReaderGradients
+from patching.live import Point, Start
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Path

@@ -52,18 +52,30 @@ def _tile_scores(
     graph = model.graph
     written = expand_writes(model, difference)
     scores = written.new_zeros(graph.exists.shape)
-    copies = {g.projected.device: written.to(g.projected.device) for g in gradients.attention}
-    along_x_hat = _along_x_hat(copies, gradients, tile)
-    for block, gradient, along in zip(model.blocks, gradients.attention, along_x_hat, strict=True):
-        n = graph.sources_before_attention(block.index)
-        at_readers = block.pull_back_qkv(gradient.projected[tile])
-        part = copies[at_readers.device].flatten(1)[:n] @ at_readers.flatten(1).T
-        part -= along[:, :n].transpose(0, 1).flatten(1) @ _radial(gradient, tile)
-        scores[:n, graph.attention_readers(block.index)] = part
     others = [g[tile].to(written.device) for g in (*gradients.mlps, gradients.logits)]
     columns = [graph.mlp_reader(block.index) for block in model.blocks] + [-1]
     scores[:, columns] = written.flatten(1) @ torch.stack(others).flatten(1).T
+    centred = _all_centre(model)
+    if centred:  # once, in place of each layer's gradients
+        written -= written.mean(dim=-1, keepdim=True)
+    copies = {g.projected.device: written.to(g.projected.device) for g in gradients.attention}
+    n_readers = graph.attention_readers(0).stop
+    rooms = {d: copy.new_empty(n_readers, *copy.shape[1:]) for d, copy in copies.items()}
+    along_x_hat = _along_x_hat(copies, gradients, tile)
+    for block, gradient, along in zip(model.blocks, gradients.attention, along_x_hat, strict=True):
+        n, g = graph.sources_before_attention(block.index), gradient.projected[tile]
+        at_readers = block.pull_back_qkv(g, centre=not centred, out=rooms[g.device])
+        part = copies[g.device].flatten(1)[:n] @ at_readers.flatten(1).T
+        crossed = along[:, :n].transpose(0, 1).flatten(1)
+        part.addmm_(crossed, _radial(gradient, tile), alpha=-1)
+        scores[:n, graph.attention_readers(block.index)] = part
     return scores
+
+
+def _all_centre(model: Model) -> bool:
+    """Whether every layer's attention reads what is centred: of two factors, one is enough then."""
+    norms = [block.attention_norm for block in model.blocks]
+    return all(norm is not None and norm.centred for norm in norms)
 
 
 def _along_x_hat(

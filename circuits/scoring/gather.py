@@ -15,7 +15,8 @@ from circuits.provenance import describe
 from patching.ablations import Ablation, Prepared, Replacement, resample
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Run, Writes, capture
-from patching.gradients import GradientSum, ReaderGradients, Start
+from patching.gradients import GradientSum, ReaderGradients
+from patching.live import Start
 from patching.metrics import Metric, measure, require_slope
 from patching.model import Model
 from patching.modes import without_gradients

@@ -197,20 +197,26 @@ class Block:
         return write
 
     def pull_back_qkv(
-        self, g: Float[Tensor, "token reader d_head"]
+        self,
+        g: Float[Tensor, "token reader d_head"],
+        *,
+        centre: bool = True,
+        out: Float[Tensor, "reader token d_model"] | None = None,
     ) -> Float[Tensor, "reader token d_model"]:
         """Gradients at the q, k and v projections (divided by sigma) taken back to the stream.
 
         `centre(gamma * (W_j g_j))` for each reader j: the norm's own derivative is complete with
-        the part along `x_hat`, which the caller subtracts.
+        the part along `x_hat`, which the caller subtracts. Without `centre`, the caller multiplies
+        by what is centred. `out` is room for the result, where the layer lies.
         """
         w_qkv, home = self.w_qkv, g.device
         g = g.to(self.device)
-        back = g.new_empty(g.shape[1], g.shape[0], w_qkv[0].shape[1])
+        back = g.new_empty(g.shape[1], g.shape[0], w_qkv[0].shape[1]) if out is None else out
         sizes = [len(w) for w in w_qkv]
-        for w, part, out in zip(w_qkv, g.split(sizes, dim=1), back.split(sizes), strict=True):
-            torch.bmm(part.transpose(0, 1), w.to(g.dtype).transpose(1, 2), out=out)
-        back = back if self.attention_norm is None else self.attention_norm.pull_back_(back)
+        for w, part, to in zip(w_qkv, g.split(sizes, dim=1), back.split(sizes), strict=True):
+            torch.bmm(part.transpose(0, 1), w.to(g.dtype).transpose(1, 2), out=to)
+        if self.attention_norm is not None:
+            back = self.attention_norm.pull_back_(back, centre=centre)
         return back.to(home)
 
     @cached_property

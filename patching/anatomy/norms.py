@@ -36,12 +36,19 @@ class Norm:
 
     def sigma(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
         """The norm's denominator, in float32 or wider."""
-        x = self._centre(widen(x))
-        return (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
+        return self._sigma(self._centre(widen(x)))
 
     def x_hat(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The normalised input before gamma and beta, in float32 or wider."""
-        return self._centre(widen(x)) / self.sigma(x)
+        return self.parts(x)[0]
+
+    def parts(
+        self, x: Float[Tensor, "*rows d_model"]
+    ) -> tuple[Float[Tensor, "*rows d_model"], Float[Tensor, "*rows 1"]]:
+        """`x_hat` and `sigma`, together."""
+        centred = self._centre(widen(x))
+        sigma = self._sigma(centred)
+        return centred / sigma, sigma
 
     def formula(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """What `module` should compute, written out."""
@@ -53,13 +60,18 @@ class Norm:
         """`centre(gamma * g)`: the norm's linear part transposed, without the division by sigma."""
         return self._centre(g if self.gamma is None else g * widen(self.gamma).to(g.device))
 
-    def pull_back_(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """`pull_back` in place."""
+    def pull_back_(
+        self, g: Float[Tensor, "*rows d_model"], *, centre: bool = True
+    ) -> Float[Tensor, "*rows d_model"]:
+        """`pull_back` in place; without `centre`, what is multiplied by it is centred instead."""
         if self.gamma is not None:
             g *= self.gamma.to(g.device)
-        if self.centred:
+        if self.centred and centre:
             g -= g.mean(dim=-1, keepdim=True)
         return g
+
+    def _sigma(self, centred: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        return (centred.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
 
     def _centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         return x - x.mean(dim=-1, keepdim=True) if self.centred else x

@@ -18,9 +18,9 @@ from scipy import stats
 from torch import Tensor
 
 from patching.anatomy.places import Place, of_kind
-from patching.attribution.live import Live
 from patching.attribution.sweep import BASES
 from patching.grid import Grid
+from patching.live import Live
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
@@ -175,12 +175,13 @@ class _Chosen:
         base, other = (batch.clean, batch.corrupt) if noising else (batch.corrupt, batch.clean)
         live = Live(place.hook for place in self.places)
         self.model.answer_logits(other, batch, live.hooks())
+        seen = {name: tensor.to(other.device) for name, tensor in live.tensors.items()}
         start = measure(metric, self.model.answer_logits(base, batch), batch)
         found = torch.zeros(len(masks), dtype=torch.float64)
 
         def work(some: slice) -> None:
             hooks = [
-                (place.hook, self._put(place, live.tensors[place.hook], batch, masks[some]))
+                (place.hook, self._put(place, seen[place.hook], batch, masks[some]))
                 for place in self.places
             ]
             rows = base.repeat(some.stop - some.start, 1)

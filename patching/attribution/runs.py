@@ -12,10 +12,10 @@ from torch import Tensor
 
 from patching.ablations import Replacement
 from patching.anatomy.blocks import widen
+from patching.anatomy.devices import rows_at
 from patching.anatomy.places import Place
-from patching.attribution.live import Differentiated, Live, differentiate
 from patching.capture import Recorder, Run, indices
-from patching.gradients import Start
+from patching.live import Live, Point, Start, differentiate
 from patching.metrics import Metric, measure, require_slope
 from patching.model import Hook, Model
 from patching.paths import Ends, Path, Step
@@ -145,7 +145,8 @@ class Sums:
 
     def __init__(self, job: Job, batch: Batch) -> None:
         self.batch = batch
-        self.tokens = indices(batch.can_differ)
+        self._differ = batch.can_differ
+        self.tokens = indices(self._differ)
         self.gradients: dict[str, Tensor] = {}
         self._job = job
 
@@ -154,7 +155,7 @@ class Sums:
         job = self._job
         recorder = None
         if job.path.between is not None:
-            recorder = Recorder(job.model, self.batch.can_differ)
+            recorder = Recorder(job.model, self._differ)
         hooks: Hooks = () if recorder is None else tuple(recorder.hooks)
         live = Live((*job.read, *job.sloped))
         if weight:
@@ -174,7 +175,7 @@ class Sums:
         """A plain run for its gradients alone; the hooks come last."""
         self._differentiate(Live(self._job.sloped), Start(1.0, prompts, hooks=hooks))
 
-    def _differentiate(self, live: Live, start: Start) -> Differentiated:
+    def _differentiate(self, live: Live, start: Start) -> Point:
         job = self._job
         found = differentiate(job.model, self.batch, job.metric, job.rule, live, start)
         for name in job.sloped:
@@ -184,4 +185,5 @@ class Sums:
 
     def _chosen(self, name: str, tensor: Tensor) -> Float[Tensor, "token ..."]:
         """The tokens where runs can differ, in float32 or wider."""
-        return widen(tensor.movedim(self._job.pos_axis(name), 1)[self.tokens])
+        chosen = rows_at(tensor.movedim(self._job.pos_axis(name), 1), self.tokens)
+        return widen(chosen.to(self._job.model.device))

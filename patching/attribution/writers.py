@@ -17,10 +17,10 @@ from torch import Tensor
 
 from patching.ablations import Ablation, Prepared, resample
 from patching.anatomy.blocks import EMBEDDING, widen
-from patching.attribution.live import Live, differentiate
+from patching.anatomy.devices import rows_at
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
-from patching.gradients import Start
 from patching.graph import Graph
+from patching.live import Live, Start, differentiate
 from patching.metrics import Metric, require_slope
 from patching.model import Model
 from patching.rules import Rule, plain
@@ -120,9 +120,10 @@ def attribute_neurons(
         chosen = indices(batch.can_differ)
         parts = []
         for name in names:
-            difference = widen(clean.tensors[name].detach()[chosen])
-            difference = difference - widen(corrupt.tensors[name][chosen])
-            parts.append((difference * widen(gradients[name][chosen])).double().sum(dim=0).cpu())
+            difference = widen(rows_at(clean.tensors[name].detach(), chosen))
+            difference = difference - widen(rows_at(corrupt.tensors[name], chosen))
+            slope = widen(rows_at(gradients[name], chosen))
+            parts.append((difference * slope).double().sum(dim=0).cpu())
         total.append(torch.stack(parts))
     return torch.stack(total).sum(dim=0) / len(task)
 
@@ -160,12 +161,13 @@ def _writes_and_gradients(
     Groups are the embedding, then each layer's attention and MLP, in the graph's order.
     """
     tokens = prepared.tokens(batch)
+    chosen = indices(tokens)
     recorder = Recorder(model, tokens)
     names = [name for block in model.blocks for name in (block.attention_out, block.mlp_out)]
     start = Start(1.0, batch.clean, hooks=tuple(recorder.hooks))
     found = differentiate(model, batch, metric, rule, Live(names), start)
-    chosen = indices(tokens)
-    gradients = [widen(found.gradients[name][chosen]) for name in (EMBEDDING, *names)]
+    slopes = (rows_at(found.gradients[name], chosen) for name in (EMBEDDING, *names))
+    gradients = [widen(slope).to(model.device) for slope in slopes]
     clean = recorder.finish(found.logits)
     corrupt = capture(model, batch.corrupt, batch, at=tokens) if prepared.paired else None
     replaced = prepared.replace(batch, clean, corrupt)

@@ -1,12 +1,14 @@
 """Neurons scored by one gradient for all layers: gradient times activation, RelP."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
-from patching.attribution.live import Live, differentiate
-from patching.gradients import Start
+from patching.anatomy.devices import rows_at
+from patching.live import Live, Start, differentiate
 from patching.metrics import Metric, require_slope
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
@@ -94,8 +96,8 @@ def neurons_and_gradients(
     found = differentiate(model, batch, metric, rule, live, Start(1.0, batch.clean))
     rows = torch.arange(len(batch), device=batch.clean.device)
 
-    def at_answer(tensors: dict[str, Tensor]) -> Tensor:
-        chosen = [tensors[name].detach()[rows, batch.answer_pos] for name in names]
-        return torch.stack([widen(part) for part in chosen], dim=1)
+    def at_answer(tensors: Mapping[str, Tensor]) -> Tensor:
+        chosen = [rows_at(tensors[name].detach(), (rows, batch.answer_pos)) for name in names]
+        return torch.stack([widen(part).to(rows.device) for part in chosen], dim=1)
 
     return at_answer(live.tensors), at_answer(found.gradients)

@@ -11,7 +11,8 @@ from circuits.scoring import METHODS, QUADRATURES, eap, eap_ig
 from circuits.scoring.contract import edge_scores
 from patching import tasks
 from patching.capture import capture
-from patching.gradients import GradientSum, Start
+from patching.gradients import GradientSum
+from patching.live import Start
 from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff, prob_diff
 from patching.model import Model

@@ -13,7 +13,8 @@ from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Constants, mean
 from patching.capture import capture
-from patching.gradients import GradientSum, Start
+from patching.gradients import GradientSum
+from patching.live import Start
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.paths import along_inputs

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block
 from patching.anatomy.norms import Norm, find_norm
-from patching.gradients import GradientSum, Point, ReaderGradients, Start, through_norm
+from patching.gradients import GradientSum, ReaderGradients, through_norm
+from patching.live import Point, Start
 from patching.metrics import Metric, logit_diff, measure, prob_diff
 from patching.model import Model
 from patching.tasks import Batch, Prompt, Task

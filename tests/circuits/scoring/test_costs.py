@@ -1,0 +1,71 @@
+"""What scoring costs: operations that an accelerator would see, values read back, bytes alive.
+
+Counts depend on the number of layers and not on widths; bytes are exact, and so is their ratio to
+what one forward and one backward of the plain model hold.
+"""
+
+from functools import partial
+
+import pytest
+
+from benchmarks.live import peak_live_bytes
+from benchmarks.operations import Operations, count, tensors_of
+from benchmarks.subject import Shape, Subject, make
+from circuits.scoring import eap, eap_ig
+from patching.anatomy.identity import Identity
+from patching.memory import budget
+from patching.metrics import logit_diff
+from patching.model import Model
+
+NARROW = Shape("GPT-2 small, narrow", 12, 12, 48, 500, batch=8, pos=16)
+GPT2_WIDE = Shape("2 layers of 256, as GPT-2", 2, 4, 256, 4000, batch=4, pos=32)
+LLAMA_WIDE = Shape(
+    "2 layers of 256, as Llama", 2, 4, 256, 4000, batch=4, pos=32, n_kv_heads=1, d_mlp=896
+)
+
+
+@pytest.fixture(autouse=True)
+def identity_known(monkeypatch):
+    """What a model is, provenance asks once a task; what that takes is held elsewhere."""
+    known = Identity("config", "weights", None, "float32", None)
+    monkeypatch.setattr(Model, "identity", known)
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Subject:
+    return make(NARROW, "cpu")
+
+
+def score(subject: Subject, steps: int) -> object:
+    model, task = subject.model, subject.task
+    return eap_ig(model, task, logit_diff, steps=steps) if steps else eap(model, task, logit_diff)
+
+
+def counted(subject: Subject, steps: int) -> Operations:
+    return count(lambda: score(subject, steps), tensors_of(subject.model.bridge))
+
+
+def test_eap_takes_little_more_than_its_three_passes(narrow):
+    found = counted(narrow, 0)
+    assert found.in_all <= 2800
+    assert found.read_backs <= 4  # the tokens' indices, the scores, the completeness of examples
+
+
+def test_integrated_gradients_take_little_more_than_their_twelve_passes(narrow):
+    found = counted(narrow, 5)
+    assert found.in_all <= 9500
+    assert found.read_backs <= 4
+
+
+def test_a_further_step_reads_nothing_back(narrow):
+    assert counted(narrow, 2).read_backs == counted(narrow, 1).read_backs
+
+
+@pytest.mark.parametrize("shape", [GPT2_WIDE, LLAMA_WIDE], ids=lambda shape: shape.name)
+def test_scoring_holds_no_more_than_the_plain_model_going_forward_and_back(shape):
+    """With tiles in proportion: the default of 32 MiB is more than all of such a small model."""
+    subject = make(shape, "cpu")
+    plain = peak_live_bytes(subject.forward_backward)
+    with budget(plain // 8):
+        for steps in (0, 5):
+            assert peak_live_bytes(partial(score, subject, steps)) <= plain, f"{steps} steps"
