@@ -6,6 +6,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 DEMO := runs/demo
+DEVICE ?= cpu
+CARD ?= h100
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz check soak bench truth reference model notebooks run-notebooks docs clean
@@ -37,8 +39,8 @@ soak: export OMP_NUM_THREADS ?= 1
 soak: $(STAMP)  ## the longest tests: runs killed at random moments, 200 scorings in one process
 	$(BIN)/pytest -q -m slow -s tests/patching/work tests/circuits/test_runs.py tests/circuits/test_killed.py
 
-bench: $(STAMP)  ## time and memory, in units of a plain forward and backward pass
-	$(BIN)/python -m benchmarks
+bench: $(STAMP)  ## operations, time and memory beside the plain model; DEVICE=cuda, MODEL=FOLDER, CARD=a100
+	$(BIN)/python -m benchmarks --device $(DEVICE) $(if $(MODEL),--model $(MODEL)) --card $(CARD)
 
 truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.md (masks alone: 20 minutes)
 	$(BIN)/python -m benchmarks.truth --learned

@@ -1,7 +1,7 @@
 """What is measured: each job is a function of a subject, by name."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from transformer_lens.tools.analysis.attribution_patching import (
@@ -51,16 +51,20 @@ def score_exact(subject: Subject) -> object:
     return exact(subject.model, subject.task, logit_diff, edges=chosen)
 
 
-def evaluate_share(share: float) -> Job:
+def evaluate_share(share: float, n: int = N_CIRCUITS) -> Job:
     """Evaluation of some random circuits that keep a share of all edges."""
+    return partial(_evaluate_share, share, n)
 
-    def job(subject: Subject) -> object:
-        graph = subject.model.graph
-        n = int(share * graph.n_edges)
-        circuits = [random_circuit(graph, n, seed=i) for i in range(N_CIRCUITS)]
-        return evaluate(subject.model, subject.task, circuits, logit_diff)
 
-    return job
+def _evaluate_share(share: float, n: int, subject: Subject) -> object:
+    circuits = random_circuits(subject.model.graph, share, n)
+    return evaluate(subject.model, subject.task, circuits, logit_diff)
+
+
+@cache
+def random_circuits(graph: Graph, share: float, n: int) -> tuple[Circuit, ...]:
+    """Circuits of a share of all edges, drawn once."""
+    return tuple(random_circuit(graph, int(share * graph.n_edges), seed=i) for i in range(n))
 
 
 def evaluate_connected(share: float) -> Job:

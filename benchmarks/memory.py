@@ -1,32 +1,38 @@
-"""Peak memory of one job above what was resident before it, in this process."""
+"""Peak memory of one job above what was resident before it, in this process, told twice."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 _KILOBYTE = 1024
 
 
-def peak_bytes(name: str, device: str, *, wide: bool) -> int:
-    """Run the job once to warm up, then once more while the peak is watched."""
+def peaks(name: str, device: str, subject_name: str) -> tuple[int, int]:
+    """Run a job once to warm up, then twice more while its peak is watched.
+
+    The process's peak (a card's, where there is one), then that of living tensors: the first has
+    what kernels and the allocator need besides, the second is exact.
+    """
     import torch  # here, so that the parent process stays small
 
     from benchmarks.jobs import MEMORY_JOBS
-    from benchmarks.subject import GPT2_SMALL, LLAMA_8B_WIDTHS, make
+    from benchmarks.live import peak_live_bytes
+    from benchmarks.subject import open_named
 
     torch.set_num_threads(1)
-    subject = make(LLAMA_8B_WIDTHS if wide else GPT2_SMALL, device)
-    job = MEMORY_JOBS[name]
+    subject = open_named(subject_name, device)
+    job = partial(MEMORY_JOBS[name], subject)
     if device.startswith("cuda"):
-        job(subject)
+        job()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        job(subject)
-        return torch.cuda.max_memory_allocated() - before
-    subject.model.weights  # noqa: B018 - hashed now, so that it is not counted
+        job()
+        return torch.cuda.max_memory_allocated() - before, peak_live_bytes(job)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
     before = _status("VmRSS")
-    job(subject)
-    return _status("VmHWM") - before
+    job()
+    process = _status("VmHWM") - before
+    return process, peak_live_bytes(job)
 
 
 def _status(field: str) -> int:

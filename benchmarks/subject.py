@@ -7,7 +7,8 @@ import transformers
 from torch import Tensor
 
 from patching.model import Model
-from patching.tasks import Prompt, Task
+from patching.tasks import Prompt, Task, ioi
+from patching.tasks.random_tokens import random_tokens
 
 RIGHT, WRONG = 5, 6
 
@@ -27,6 +28,7 @@ class Shape:
     d_mlp: int | None = None
 
 
+SMALL = Shape("6 layers, d_model 384", 6, 6, 384, 50257, batch=8, pos=16)
 GPT2_SMALL = Shape("GPT-2 small", 12, 12, 768, 50257, batch=8, pos=16)
 TINY = Shape("2 layers x 4 heads", 2, 4, 64, 512, batch=2, pos=6)
 
@@ -42,6 +44,9 @@ LLAMA_8B_WIDTHS = Shape(
     n_kv_heads=8,
     d_mlp=14336,
 )
+
+
+SHAPES = {"gpt2": GPT2_SMALL, "small": SMALL, "wide": LLAMA_8B_WIDTHS}
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Subject:
         self.forward_backward()
 
 
-def make(shape: Shape, device: str) -> Subject:
+def make(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> Subject:
     """Two equal models (the wrapped one is changed in place) and random prompts."""
     generator = torch.Generator().manual_seed(0)
     clean, corrupt = (
@@ -80,22 +85,38 @@ def make(shape: Shape, device: str) -> Subject:
     )
     rows = zip(clean.tolist(), corrupt.tolist(), strict=True)
     prompts = tuple(Prompt(tuple(a), tuple(b), (RIGHT,), (WRONG,)) for a, b in rows)
-    plain = _plain(shape)
+    plain = _plain(shape, dtype)
     torch.nn.Module.to(plain, device)  # in place; the class's own `to` is not typed
     return Subject(
         plain=plain,
-        model=Model.load(_plain(shape), device=device),
+        model=Model.load(_plain(shape, dtype), dtype=dtype, device=device),
         task=Task("random", prompts),
         clean=clean.to(device),
         corrupt=corrupt.to(device),
     )
 
 
-def _plain(shape: Shape) -> transformers.PreTrainedModel:
+def open_named(name: str, device: str) -> Subject:
+    """One of `SHAPES`, or the model in a folder."""
+    return make(SHAPES[name], device) if name in SHAPES else open_subject(name, device)
+
+
+def open_subject(folder: str, device: str, n: int = 16) -> Subject:
+    """A model on disk, and prompts that it can read: indirect objects, or random tokens."""
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    torch.nn.Module.to(plain.eval().requires_grad_(False), device)
+    model = Model.load(folder, device=device)
+    vocab = int(model.bridge.cfg.d_vocab)
+    task = random_tokens(vocab, 16) if model.tokenizer is None else ioi(model.tokenizer, n, seed=0)
+    (batch,) = task.batches(len(task), model.device)
+    return Subject(plain, model, task, batch.clean, batch.corrupt)
+
+
+def _plain(shape: Shape, dtype: torch.dtype) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     config = _gpt2(shape) if shape.n_kv_heads is None else _llama(shape)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    return model.eval().requires_grad_(False)
+    return model.to(dtype).eval().requires_grad_(False)
 
 
 def _gpt2(shape: Shape) -> transformers.GPT2Config:
