@@ -20,10 +20,14 @@ from patching.tasks.task import Batch, Task
 
 @dataclass(frozen=True)
 class Replacement:
-    """What replaces the writes at the chosen tokens, and the embedding everywhere."""
+    """What replaces the writes at the chosen tokens, and the embedding everywhere.
+
+    `constant` says that it is the same whatever is run, and not what writers wrote in another run.
+    """
 
     writes: Writes
     embedding: Float[Tensor, "batch pos d_model"]
+    constant: bool = False
 
 
 @runtime_checkable
@@ -131,7 +135,7 @@ class Constants:
         writes = self.writes[rows].like(clean.writes)
         embedding = clean.embedding.clone()
         embedding[chosen] = clean.positions[chosen] + writes.embed.to(embedding.dtype)
-        return Replacement(writes, embedding)
+        return Replacement(writes, embedding, constant=True)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from circuits.learning.edges import PRUNING, edge_pruning
 from circuits.learning.learned import Learned, connected
 from circuits.learning.nodes import PROBING, subnetwork_probing
 from circuits.learning.uniform import SAMPLING, uniform_sampling
-from circuits.running.masked import Ends, run_ends, run_masked
+from circuits.running.masked import run_ends, run_masked
+from patching.paths import Ends
 
 __all__ = [
     "PROBING",

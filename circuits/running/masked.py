@@ -11,7 +11,7 @@ The gradient goes to `removed`, to the replacements and through all live writers
 kept at the positions between the first and the last where anything can differ.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -22,23 +22,11 @@ from circuits.running.rewiring import Layout, Reading, rewired, whole_layout
 from circuits.running.starts import replaced_streams
 from patching.ablations import Prepared
 from patching.anatomy.blocks import Block, widen
-from patching.capture import Run, Writes, capture, indices
+from patching.capture import capture, indices
 from patching.graph import Graph
 from patching.model import Model
+from patching.paths import Ends
 from patching.tasks.task import Batch
-
-
-@dataclass(frozen=True)
-class Ends:
-    """What a masked run lies between: the clean run and what replaces its writes at `tokens`.
-
-    `paired` says that those are what writers wrote in another run, and no constants.
-    """
-
-    tokens: Bool[Tensor, "batch pos"]
-    clean: Run
-    replaced: Writes
-    paired: bool
 
 
 def run_ends(model: Model, batch: Batch, ablation: Prepared) -> Ends:
@@ -46,8 +34,9 @@ def run_ends(model: Model, batch: Batch, ablation: Prepared) -> Ends:
     tokens = ablation.tokens(batch)
     clean = capture(model, batch.clean, batch, at=tokens)
     corrupt = capture(model, batch.corrupt, batch, at=tokens) if ablation.paired else None
-    replaced = ablation.replace(batch, clean, corrupt).writes
-    return Ends(tokens, clean, replaced.to(model.device), ablation.paired)
+    replaced = ablation.replace(batch, clean, corrupt)
+    home = replace(replaced, writes=replaced.writes.to(model.device))
+    return Ends(model, batch, tokens, clean, home)
 
 
 def run_masked(
@@ -68,7 +57,7 @@ def run_masked(
             f"matrix for each of {len(batch)} examples; got {list(removed.shape)}"
         )
     layout = whole_layout(model.graph, tells=True)
-    mix = _Masks(model, ends, removed.to(ends.replaced.embed), layout)
+    mix = _Masks(model, ends, removed.to(ends.replaced.writes.embed), layout)
     return model.answer_logits(batch.clean, batch, rewired(model, layout, mix))
 
 
@@ -90,14 +79,14 @@ class _Masks:
         self._window, self._shape = slice(first, last + 1), (len(ends.tokens), last + 1 - first)
         self._at = rows * self._shape[1] + places - first
         self._differs = self._spread(torch.ones_like(places, dtype=torch.bool))[:, None]
-        self._replaced = ends.replaced.map(self._spread)
+        self._replaced = ends.replaced.writes.map(self._spread)
         positions = self.chosen(ends.clean.positions)
         self._streams = replaced_streams(model, self._replaced, positions)
-        least = 0.5 if ends.paired else 0.0
+        least = 0.0 if ends.replaced.constant else 0.5
         replaced = _start_from_replaced(removed, model.graph, least=least)
         self._set_terms(removed - replaced.to(removed)[..., None, :], replaced, layout)
         self._missing = Missing(len(model.graph.sources))
-        self._missing.add(self._spread(ends.replaced.embed - ends.clean.writes.embed)[None])
+        self._missing.add(self._spread(ends.replaced.writes.embed - ends.clean.writes.embed)[None])
 
     def _set_terms(
         self,

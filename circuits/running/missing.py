@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Missing:
@@ -76,11 +75,15 @@ class _Weighed(torch.autograd.Function):
         return made.transpose(0, 1).reshape(-1, *rows.shape[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(
-        ctx: _Context, slope: Float[Tensor, "reader token d_model"]
+        ctx: _Context, *slopes: Float[Tensor, "reader token d_model"]
     ) -> tuple[Tensor | None, ...]:
-        weights, rows, spans = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "runs with masks, or inside a circuit, can be differentiated once, not twice; "
+                "curvature has second derivatives by edges"
+            )
+        (weights, rows, spans), (slope,) = ctx.saved_tensors, slopes
         by_weights, by_parts = None, [None] * len(spans)
         back = slope.flatten(1) if weights.ndim == 2 else _grouped(slope, len(weights))
         if ctx.needs_input_grad[0]:

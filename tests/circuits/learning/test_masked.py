@@ -8,7 +8,7 @@ from circuits.running.many import run_circuits
 from circuits.running.masked import run_ends, run_masked
 from circuits.running.pair import run_pair
 from circuits.scoring import eap
-from patching.ablations import Constants, mean, resample
+from patching.ablations import Constants, mean, resample, zero
 from patching.metrics import logit_diff
 from patching.model import Model
 
@@ -96,16 +96,21 @@ def test_the_slope_where_nothing_is_removed_is_minus_the_scores_of_eap(model, fa
     close(-slope.double() * model.graph.exists, expected, tolerance)
 
 
-def test_examples_can_have_masks_of_their_own(gpt2):
+@pytest.mark.parametrize("ablation", [resample, zero])
+def test_examples_can_have_masks_of_their_own(gpt2, ablation):
+    """Sums of one start at the live stream, of another at the replaced one."""
     removed = blends(gpt2, len(batch()) - 1)
-    ends = run_ends(gpt2, batch(), resample(gpt2))
+    removed[0], removed[1] = removed[0] / 10, 1 - (1 - removed[1]) / 10
+    ends = run_ends(gpt2, batch(), ablation(gpt2))
     found = run_masked(gpt2, batch(), ends, removed)
     for i, one in enumerate(removed):
         close(found[i], run_masked(gpt2, batch(), ends, one)[i], 1e-12)
 
 
-def test_slopes_by_masks_equal_finite_differences(gpt2):
-    ends = run_ends(gpt2, batch(), resample(gpt2))
+@pytest.mark.parametrize("ablate", [lambda task: resample, mean], ids=["resample", "mean"])
+def test_slopes_by_masks_equal_finite_differences(gpt2, ablate):
+    """Whichever end sums start from: under means all from the replaced, else some from each."""
+    ends = run_ends(gpt2, batch(), ablate(families.task())(gpt2))
     removed = blends(gpt2)[0].requires_grad_()
     values = logit_diff(run_masked(gpt2, batch(), ends, removed), batch())
     (slope,) = torch.autograd.grad(values.sum(), removed)
@@ -119,6 +124,14 @@ def test_slopes_by_masks_equal_finite_differences(gpt2):
         )
         found = float(slope[tuple(edge)])
         assert found == pytest.approx(float(up - down) / 2e-5, abs=1e-6 * float(slope.abs().max()))
+
+
+def test_second_derivatives_by_masks_are_refused(gpt2):
+    removed = blends(gpt2)[0].requires_grad_()
+    ends = run_ends(gpt2, batch(), resample(gpt2))
+    value = logit_diff(run_masked(gpt2, batch(), ends, removed), batch()).sum()
+    with pytest.raises(ValueError, match="can be differentiated once, not twice; curvature has"):
+        torch.autograd.grad(value, removed, create_graph=True)
 
 
 def test_slopes_by_constants_equal_finite_differences(gpt2):

@@ -91,9 +91,9 @@ def test_with_everything_removed_the_last_stream_is_what_replaces_all_writers(
 ):
     """What no writer owns is added: learned positions and biases of attentions."""
     prepared = ablation(model)
-    clean, replaced = BATCH.clean, run_ends(model, BATCH, prepared)
-    at, writes = replaced.tokens, replaced.replaced
-    total = replaced.clean.positions[at] + writes.embed
+    ends = run_ends(model, BATCH, prepared)
+    at, writes = ends.tokens, ends.replaced.writes
+    total = ends.clean.positions[at] + writes.embed
     for block, heads, mlp in zip(model.blocks, writes.heads, writes.mlps, strict=True):
         total = total + block.head_writes(heads).sum(dim=0) + mlp
         bias = getattr(block.bridge.attn, "b_O", None)
@@ -104,7 +104,7 @@ def test_with_everything_removed_the_last_stream_is_what_replaces_all_writers(
         out[at] = total.to(out)
         return out
 
-    expected = model.answer_logits(clean, BATCH, [(FINAL_STREAM, put)])
+    expected = model.answer_logits(BATCH.clean, BATCH, [(FINAL_STREAM, put)])
     for found in mixes(model, Circuit.empty(model.graph), ablation).values():
         close(found, expected, 1e-12 if family in families.TRUE_FLOAT64 else 3e-6)
 
