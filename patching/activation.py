@@ -23,9 +23,9 @@ from patching.model import Model
 from patching.modes import without_gradients
 from patching.provenance import describe
 from patching.runs.batchwise import Keeping, Rows, all_rows
-from patching.runs.pairs import Pair, run_pair
-from patching.runs.patches import DIRECTIONS, Spots
-from patching.runs.spots import Where, by_position, by_span, everywhere
+from patching.runs.pairs import run_both
+from patching.runs.patches import DIRECTIONS, Patching
+from patching.runs.spots import Reach, Spots, Where, by_position, by_span, everywhere
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -235,15 +235,20 @@ class _Sweep:
         n_units = len(units(model, self.what)) if self.each_unit else 1
         shape = (len(batch), len(self.layers), len(self.where.labels), n_units)
         chosen = [places[i] for i in self.layers]
-        pair = run_pair(model, batch, self.metric, chosen, self.direction)
-        spots = self.where.spots(pair.base.batch, pair.base.differs)
+        both = run_both(model, batch, self.metric, chosen, self.direction)
+        spots = self.where.spots(both.reach)
+        each = [self._that_matter(spots, both.reach, layer) for layer in self.layers]
+        patching = Patching(both, self.metric, [(place,) for place in chosen], self.each_unit)
         effects = torch.zeros(shape, dtype=torch.float64)
-        for i, layer in enumerate(self.layers):
-            some = _that_matter(model, pair, spots, self.what, layer)
-            if len(some.example):
-                found = pair.effect(model, self.metric, some, (places[layer],), self.each_unit)
-                effects[some.example.cpu(), i, some.where.cpu()] = found
-        return {"effects": effects, "clean": pair.clean, "corrupt": pair.corrupt}
+        for i, (some, found) in enumerate(zip(each, patching.effects(each), strict=True)):
+            effects[some.example, i, some.where] = found
+        return {"effects": effects, "clean": both.clean, "corrupt": both.corrupt}
+
+    def _that_matter(self, spots: Spots, reach: Reach, layer: int) -> Spots:
+        """Those that can change the answer: in the last layer, most of what others see is over."""
+        if layer < len(self.model.blocks) - 1 or self.what in _READ_BY_LATER_TOKENS:
+            return spots
+        return reach.at_answer(spots)
 
     def _describe(self, task: Task) -> dict[str, object]:
         sign = "positive: the clean activation helps the metric"
@@ -253,12 +258,3 @@ class _Sweep:
 
 
 _READ_BY_LATER_TOKENS = ("resid_pre", "k", "v")
-
-
-def _that_matter(model: Model, pair: Pair, spots: Spots, what: str, layer: int) -> Spots:
-    """Spots that can change the answer: in the last layer, most of what others see is over."""
-    if layer < len(model.blocks) - 1 or what in _READ_BY_LATER_TOKENS:
-        return spots
-    answer = pair.base.batch.answer_pos[spots.example]
-    rows = spots.cells.gather(1, answer[:, None])[:, 0]
-    return Spots(spots.example[rows], spots.where[rows], spots.cells[rows])

@@ -7,26 +7,28 @@ from collections.abc import Callable
 
 import numpy as np
 
-Rule = tuple[list[float], list[float]]
-Quadrature = Callable[[int], Rule]
+Points = tuple[list[float], list[float]]
+"""Where, and with which weights, which sum to 1."""
+
+Quadrature = Callable[[int], Points]
 
 
-def midpoint(steps: int) -> Rule:
+def midpoint(steps: int) -> Points:
     """The middle of each of `steps` equal parts: second order, and neither end is touched."""
     return [(k + 0.5) / steps for k in range(steps)], [1 / steps] * steps
 
 
-def left(steps: int) -> Rule:
+def left(steps: int) -> Points:
     """The corrupt end of each part, as in the code published with EAP-IG (arXiv:2403.17806)."""
     return [k / steps for k in range(steps)], [1 / steps] * steps
 
 
-def right(steps: int) -> Rule:
+def right(steps: int) -> Points:
     """The clean end of each part."""
     return [(k + 1) / steps for k in range(steps)], [1 / steps] * steps
 
 
-def trapezoid(steps: int) -> Rule:
+def trapezoid(steps: int) -> Points:
     """Both ends and the points between, ends at half weight: `steps` points, two at least.
 
     Raises:
@@ -41,7 +43,7 @@ def trapezoid(steps: int) -> Rule:
     )
 
 
-def gauss_legendre(steps: int) -> Rule:
+def gauss_legendre(steps: int) -> Points:
     """Gauss-Legendre points: best on smooth paths; the paths of real models have kinks."""
     points, weights = np.polynomial.legendre.leggauss(steps)
     return ((points + 1) / 2).tolist(), (weights / 2).tolist()

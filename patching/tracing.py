@@ -23,14 +23,15 @@ from patching.anatomy.kept import Keeper
 from patching.anatomy.places import Place, of_kind
 from patching.grid import Grid
 from patching.intervene import embedding_sigma
-from patching.metrics import Metric, measure
+from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.provenance import describe
 from patching.runs.batchwise import Keeping, Rows, all_rows
-from patching.runs.pairs import Pair, at_hook
-from patching.runs.patches import Base, record
-from patching.runs.spots import by_position
+from patching.runs.pairs import BothRuns, at_hook, measured
+from patching.runs.patches import Patching
+from patching.runs.recorded import record
+from patching.runs.spots import Reach, by_position
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -132,23 +133,22 @@ class _Tracer:
 
     def trace(self, batch: Batch, span: range) -> Parts:
         """Effects, clean metric and noised metric of one prompt, `[1 ...]` each."""
-        pair = self._run(batch, span)
-        spots = by_position(self.max_length).spots(pair.base.batch, pair.base.differs)
-        n_layers = len(self.places)
+        both, n_layers = self._run(batch, span), len(self.places)
+        spots = by_position(self.max_length).spots(both.reach)
+        windows = [self.places[slice(*self._window(layer))] for layer in range(n_layers)]
+        found = Patching(both, self.metric, windows).effects([spots] * n_layers)
         effects = torch.zeros(self.noise.samples, n_layers, self.max_length, dtype=torch.float64)
-        for layer in range(n_layers):
-            window = self.places[slice(*self._window(layer))]
-            found = pair.effect(self.model, self.metric, spots, window)
-            effects[spots.example.cpu(), layer, spots.where.cpu()] = found[:, 0]
-        noised = pair.corrupt.mean()[None]
-        return {"effects": effects.mean(0)[None], "clean": pair.clean[:1], "noised": noised}
+        for layer, values in enumerate(found):
+            effects[spots.example, layer, spots.where] = values[:, 0]
+        noised = both.corrupt.mean()[None]
+        return {"effects": effects.mean(0)[None], "clean": both.clean[:1], "noised": noised}
 
     def _window(self, layer: int) -> tuple[int, int]:
         """The layers restored around one, as ROME counts them: [l - w // 2, l - w // 2 + w)."""
         start = layer - self.window // 2
         return max(0, start), min(len(self.places), start + self.window)
 
-    def _run(self, batch: Batch, span: range) -> Pair:
+    def _run(self, batch: Batch, span: range) -> BothRuns:
         """The clean run, and the run under each draw of noise as an example of its own."""
         model = self.model
         keeper = Keeper({place.name: place for place in self.places})
@@ -156,17 +156,15 @@ class _Tracer:
         rows = torch.zeros(self.noise.samples, dtype=torch.long, device=model.device)
         batch = replace(batch.at(rows), clean_logits=clean_logits[rows])
         add = self._draw(batch, span)
-        before = ((EMBEDDING, lambda embedding: embedding + add.to(embedding)),)
-        logits, streams, mlps = record(model, batch.clean, batch, before)
+        noise = (EMBEDDING, lambda embedding: embedding + add.to(embedding))
+        base = record(model, batch.clean, batch, [noise])
         sources = {
-            place.name: at_hook(keeper.values[place.name][rows], place, streams)
+            place.name: at_hook(keeper.values[place.name][rows], place, base)
             for place in self.places
         }
         differs = ((batch.places >= min(span)) | batch.two_way) & batch.up_to_answer
-        base = Base(batch, batch.clean, differs, streams, mlps, sources)
-        clean = measure(self.metric, clean_logits[rows], batch).double().cpu()
-        corrupt = measure(self.metric, logits, batch).double().cpu()
-        return Pair(base, "denoising", clean, corrupt)
+        ends = measured(self.metric, (clean_logits[rows], base.logits), batch)
+        return BothRuns(base, sources, Reach.of(batch, differs), "denoising", *ends)
 
     def _draw(self, batch: Batch, span: range) -> Float[Tensor, "sample pos d_model"]:
         generator = torch.Generator().manual_seed(self.noise.seed)

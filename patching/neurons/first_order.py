@@ -12,7 +12,7 @@ from patching.live import Live, Start, differentiate
 from patching.metrics import Metric, require_slope
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
-from patching.neurons.runs import record
+from patching.neurons.runs import record_neurons
 from patching.neurons.scores import (
     Doing,
     NeuronScores,
@@ -76,7 +76,7 @@ def relp_neurons(
 
     def work(with_context: Batch, without_context: Batch) -> Scored:
         neurons, relevance = neurons_and_gradients(model, with_context, metric, rule)
-        return (neurons - record(model, without_context).stacked) * relevance, None
+        return (neurons - record_neurons(model, without_context).stacked) * relevance, None
 
     require_slope(metric, "to score neurons by", at_clean=True)
     plan = Plan("relp", f"effect on {metric.__name__}", metric, {"rule": rule.name}, (rule,))

@@ -13,7 +13,7 @@ from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.first_order import neurons_and_gradients
-from patching.neurons.runs import Base, Segment, record
+from patching.neurons.runs import NeuronRun, Segment, record_neurons
 from patching.neurons.scores import (
     Doing,
     NeuronScores,
@@ -24,7 +24,7 @@ from patching.neurons.scores import (
     memorised_probability,
     require_neurons,
 )
-from patching.quadrature import Quadrature, Rule, left, name_of, right
+from patching.quadrature import Points, Quadrature, left, name_of, right
 from patching.rules import plain
 from patching.tasks.task import Batch
 from patching.work import Run
@@ -76,7 +76,8 @@ def ircan(
     plan = Plan("ircan", quantity, answer_probability, options, functions)
 
     def work(with_context: Batch, without_context: Batch) -> Scored:
-        base, without = record(model, with_context), record(model, without_context)
+        base = record_neurons(model, with_context)
+        without = record_neurons(model, without_context)
         return _integrate(base, without.neurons, answer_probability, points, batch_size)
 
     return gather(model, conflicts, plan, work, Doing(batch_size, run))
@@ -109,7 +110,7 @@ def knowledge_neurons(
     plan = Plan("knowledge-neurons", quantity, memorised_probability, options, functions)
 
     def work(with_context: Batch, without_context: Batch) -> Scored:
-        base = record(model, without_context)
+        base = record_neurons(model, without_context)
         silent = tuple(map(torch.zeros_like, base.neurons))
         return _integrate(base, silent, memorised_probability, quadrature(steps), batch_size)
 
@@ -194,13 +195,13 @@ def _common(a: list[int], b: list[int]) -> int:
 
 
 def _integrate(
-    base: Base,
+    base: NeuronRun,
     start: tuple[Float[Tensor, "batch d_mlp"], ...],
     metric: Metric,
-    points: Rule,
+    points: Points,
     batch_size: int,
 ) -> Scored:
-    whole = measure(metric, base.logits, base.batch).double()
+    whole = measure(metric, base.run.logits, base.run.batch).double()
     scores, deltas = [], []
     for layer, (first, last) in enumerate(zip(start, base.neurons, strict=True)):
         segment = Segment(base, layer, first, last)
@@ -226,7 +227,7 @@ def _along_embeddings(
         seen = neurons_and_gradients(model, batch, answer_probability, plain, point)
         total += (gradient * (seen[0] - neurons)).double()
         neurons, gradient = seen
-    total += (gradient * (record(model, batch).stacked - neurons)).double()
+    total += (gradient * (record_neurons(model, batch).stacked - neurons)).double()
     return total.to(neurons.dtype)
 
 

@@ -6,31 +6,28 @@ answer position's keys, values and queries change in it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
-from patching.anatomy.stack import skipping
 from patching.memory import current, in_tiles
 from patching.metrics import Metric, measure, measure_sloped
-from patching.model import Hook, Model
+from patching.model import Model
 from patching.modes import with_gradients, without_gradients
 from patching.neurons.scores import require_neurons
-from patching.quadrature import Rule as Points
+from patching.quadrature import Points
+from patching.runs.recorded import Recorded, record
 from patching.tasks.task import Batch
 
 
-@dataclass(frozen=True)
-class Base:
-    """A finished run of prompts: what enters each block, what MLPs write, neurons at the answer."""
+@dataclass(frozen=True, eq=False)
+class NeuronRun:
+    """A finished run of prompts, and its neurons at the answer, layer by layer."""
 
-    model: Model
-    batch: Batch
-    logits: Float[Tensor, "batch vocab"]
-    streams: tuple[Float[Tensor, "batch pos d_model"], ...]
-    mlps: tuple[Float[Tensor, "batch pos d_model"], ...]
+    run: Recorded
     neurons: tuple[Float[Tensor, "batch d_mlp"], ...]
 
     @property
@@ -38,58 +35,45 @@ class Base:
         """All neurons at the answer position, in float32 or wider."""
         return torch.stack(self.neurons, dim=1)
 
+    def go_on(
+        self, layer: int, examples: Int[Tensor, " row"], neurons: Float[Tensor, "row d_mlp"]
+    ) -> Float[Tensor, "row vocab"]:
+        """Logits of some examples with the layer's neurons replaced at the answer position.
+
+        Differentiable by `neurons`.
+        """
+        model = self.run.model
+        rows = torch.arange(len(examples), device=examples.device)
+        at_answer = rows, self.run.batch.answer_pos[examples]
+        given = neurons.to(self.run.streams[layer].dtype)[None]
+        hook = (require_neurons(model)[layer], partial(_instead, given))
+        mlps_at = dict.fromkeys(range(layer, len(model.blocks)), at_answer)
+        return self.run.go_on(layer, examples, [hook], mlps_at)
+
 
 @without_gradients
-def record(model: Model, batch: Batch) -> Base:
+def record_neurons(model: Model, batch: Batch) -> NeuronRun:
     """Run the prompts of a batch (its clean ones)."""
-    streams: list[Tensor] = []
-    mlps: list[Tensor] = []
     neurons: list[Tensor] = []
     rows = torch.arange(len(batch), device=batch.clean.device)
-
-    def keep_at_answer(tensor: Tensor) -> None:
-        neurons.append(widen(tensor[rows, batch.answer_pos]))
-
-    hooks: list[tuple[str, Hook]] = []
-    for block, post in zip(model.blocks, require_neurons(model), strict=True):
-        hooks.append((block.stream_in, streams.append))
-        hooks.append((post, keep_at_answer))
-        hooks.append((block.mlp_out, mlps.append))
-    logits = model.answer_logits(batch.clean, batch, hooks)
-    return Base(model, batch, logits, tuple(streams), tuple(mlps), tuple(neurons))
+    keep = partial(_keep, neurons, (rows, batch.answer_pos))
+    run = record(model, batch.clean, batch, [(name, keep) for name in require_neurons(model)])
+    return NeuronRun(run, tuple(neurons))
 
 
-def run_from(
-    base: Base,
-    layer: int,
-    examples: Int[Tensor, " row"],
-    neurons: Float[Tensor, "row d_mlp"],
-) -> Float[Tensor, "row vocab"]:
-    """Logits of some examples with the layer's neurons replaced at the answer position.
-
-    Differentiable by `neurons`.
-    """
-    model, batch = base.model, base.batch.at(examples)
-    at = torch.arange(len(examples), device=examples.device), batch.answer_pos
-    blocks = model.blocks
-    dtype = base.streams[layer].dtype
-    hooks: list[tuple[str, Hook]] = [
-        (blocks[layer].stream_in, lambda _: base.streams[layer][examples]),
-        (require_neurons(model)[layer], lambda _: neurons.to(dtype)[None]),
-    ]
-    for block in blocks[layer:]:
-        mlps = base.mlps[block.index]
-        hooks.append((block.mlp_in, lambda x: x[at][None]))
-        hooks.append((block.mlp_out, lambda y, mlps=mlps: mlps[examples].index_put(at, y[0])))
-    with skipping(model.bridge, layer, as_tuple=model.blocks_return_tuples):
-        return model.answer_logits(batch.clean, batch, hooks)
+def _keep(kept: list[Tensor], at_answer: tuple[Tensor, Tensor], neurons: Tensor) -> None:
+    kept.append(widen(neurons[at_answer]))
 
 
-@dataclass(frozen=True)
+def _instead(given: Tensor, _: Tensor) -> Tensor:
+    return given
+
+
+@dataclass(frozen=True, eq=False)
 class Segment:
     """A straight way of one layer's neurons, from `start` to `end`, and points on it."""
 
-    base: Base
+    base: NeuronRun
     layer: int
     start: Float[Tensor, "batch d_mlp"]
     end: Float[Tensor, "batch d_mlp"]
@@ -116,8 +100,8 @@ class Segment:
     def at_start(self, metric: Metric) -> Float[Tensor, " batch"]:
         """The metric with the layer's neurons at the start."""
         examples = torch.arange(len(self.start), device=self.start.device)
-        logits = run_from(self.base, self.layer, examples, self.start)
-        return measure(metric, logits, self.base.batch)
+        logits = self.base.go_on(self.layer, examples, self.start)
+        return measure(metric, logits, self.base.run.batch)
 
     def _gradient(
         self, metric: Metric, examples: Int[Tensor, " row"], alphas: Float[Tensor, " row"]
@@ -125,8 +109,8 @@ class Segment:
         start, end = self.start[examples], self.end[examples]
         with with_gradients():
             neurons = (start + alphas[:, None] * (end - start)).requires_grad_()
-            logits = run_from(self.base, self.layer, examples, neurons)
-            values = measure_sloped(metric, logits, self.base.batch.at(examples))
+            logits = self.base.go_on(self.layer, examples, neurons)
+            values = measure_sloped(metric, logits, self.base.run.batch.at(examples))
             (gradient,) = torch.autograd.grad(values.sum(), neurons)
         return gradient
 
@@ -134,19 +118,23 @@ class Segment:
         return bytes_each(self.base, self.layer, batch_size, kept_layers=True)
 
 
-def bytes_each(base: Base, layer: int, batch_size: int, *, kept_layers: bool) -> int:
+def bytes_each(base: NeuronRun, layer: int, batch_size: int, *, kept_layers: bool) -> int:
     """About what one row needs at its peak, in bytes; never so much that a batch does not fit.
 
     What autograd keeps of a layer: some ten vectors of the stream and three patterns, MLPs being
     run at one token. `batch_size` rows at once are what the caller agreed to, unless the memory
     budget was set by hand.
     """
-    model, (_, n_tokens, d_model) = base.model, base.streams[0].shape
+    model, logits, (_, n_tokens, d_model) = (
+        base.run.model,
+        base.run.logits,
+        base.run.streams[0].shape,
+    )
     values = n_tokens * (10 * d_model + 3 * model.graph.n_heads * n_tokens)
     n_layers = len(model.blocks) - layer if kept_layers else 1
-    vocab = 4 * base.logits.shape[1]
-    needed = (n_layers * values + vocab) * base.logits.element_size()
+    vocab = 4 * logits.shape[1]
+    needed = (n_layers * values + vocab) * logits.element_size()
     ledger = current()
     if ledger.limit is not None:
         return needed
-    return min(needed, max(1, ledger.bytes_on(base.logits.device) // batch_size))
+    return min(needed, max(1, ledger.bytes_on(logits.device) // batch_size))

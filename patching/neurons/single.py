@@ -13,7 +13,7 @@ from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import check_neurons
-from patching.neurons.runs import Base, bytes_each, record, run_from
+from patching.neurons.runs import NeuronRun, bytes_each, record_neurons
 from patching.neurons.scores import (
     Doing,
     NeuronScores,
@@ -97,12 +97,12 @@ def exact_ablation(
 
     @without_gradients
     def work(with_context: Batch, without_context: Batch) -> Scored:
-        base = record(model, with_context)
+        base = record_neurons(model, with_context)
         if replacement == "zero":
             values = torch.zeros_like(base.stacked)
         else:
-            values = record(model, without_context).stacked
-        whole = measure(metric, base.logits, with_context)
+            values = record_neurons(model, without_context).stacked
+        whole = measure(metric, base.run.logits, with_context)
         out = torch.full_like(values, torch.nan)
         for layer in sorted({layer for layer, _ in neurons}):
             chosen = torch.tensor([n for at, n in neurons if at == layer], device=values.device)
@@ -114,7 +114,7 @@ def exact_ablation(
 
 
 def _without_each(
-    base: Base,
+    base: NeuronRun,
     layer: int,
     chosen: Int[Tensor, " n"],
     values: Float[Tensor, "batch d_mlp"],
@@ -131,8 +131,8 @@ def _without_each(
         examples, neuron = rows // n, chosen[rows % n]
         at = torch.arange(len(rows), device=live.device)
         changed = live[examples].index_put((at, neuron), values[examples, neuron])
-        logits = run_from(base, layer, examples, changed)
-        out[span] = measure(metric, logits, base.batch.at(examples)).to(out.dtype)
+        logits = base.go_on(layer, examples, changed)
+        out[span] = measure(metric, logits, base.run.batch.at(examples)).to(out.dtype)
 
     in_tiles(len(out), bytes_each(base, layer, batch_size, kept_layers=False), live.device, work)
     return out.view(-1, n)

@@ -1,8 +1,9 @@
 """Both runs of a batch of pairs: one to be patched, the other to patch with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,38 +11,37 @@ from patching.anatomy.kept import Keeper
 from patching.anatomy.places import Place
 from patching.metrics import Metric, measure
 from patching.model import Model
-from patching.runs.patches import Base, Pass, Spots, record
+from patching.runs.recorded import Recorded, record
+from patching.runs.spots import Reach
 from patching.tasks.task import Batch
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What both runs left behind, and their metric (float64, on the CPU)."""
+@dataclass(frozen=True, eq=False)
+class BothRuns:
+    """The run that is patched, what the other run has for each place, and what patches can reach.
 
-    base: Base
+    `clean` and `corrupt` are the metric of both runs (float64, on the CPU).
+    """
+
+    base: Recorded
+    sources: Mapping[str, Float[Tensor, "example ..."]]
+    reach: Reach
     direction: str
     clean: Float[Tensor, " example"]
     corrupt: Float[Tensor, " example"]
 
-    def effect(
-        self,
-        model: Model,
-        metric: Metric,
-        spots: Spots,
-        places: tuple[Place, ...],
-        each_unit: bool = False,
+    def effects(
+        self, values: Float[Tensor, "spot unit"], example: Tensor
     ) -> Float[Tensor, "spot unit"]:
-        """What patching some spots changes; positive where the clean activation helps."""
-        values = Pass(model, metric, self.base, places, each_unit).values(spots)
-        example = spots.example.cpu()
+        """What patches have changed, from the metric under them; positive if clean helps."""
         if self.direction == "denoising":
             return values - self.corrupt[example, None]
         return self.clean[example, None] - values
 
 
-def run_pair(
+def run_both(
     model: Model, batch: Batch, metric: Metric, places: Sequence[Place], direction: str
-) -> Pair:
+) -> BothRuns:
     """Run the clean and the corrupt prompts, and keep what patches of `places` need."""
     denoising = direction == "denoising"
     base_tokens, source_tokens = batch.corrupt, batch.clean
@@ -49,19 +49,24 @@ def run_pair(
         base_tokens, source_tokens = source_tokens, base_tokens
     keeper = Keeper({place.name: place for place in places})
     source_logits = model.answer_logits(source_tokens, batch, keeper.hooks)
-    base_logits, streams, mlps = record(model, base_tokens, batch)
-    clean, corrupt = (source_logits, base_logits) if denoising else (base_logits, source_logits)
-    batch = replace(batch, clean_logits=clean)
-    sources = {place.name: at_hook(keeper.values[place.name], place, streams) for place in places}
-    base = Base(batch, base_tokens, batch.can_differ, streams, mlps, sources)
-    ends = [measure(metric, logits, batch).double().cpu() for logits in (clean, corrupt)]
-    return Pair(base, direction, *ends)
+    base = record(model, base_tokens, batch)
+    logits = (source_logits, base.logits) if denoising else (base.logits, source_logits)
+    base = replace(base, batch=replace(batch, clean_logits=logits[0]))
+    ends = measured(metric, logits, base.batch)
+    sources = {place.name: at_hook(keeper.values[place.name], place, base) for place in places}
+    return BothRuns(base, sources, Reach.of(batch, batch.can_differ), direction, *ends)
+
+
+def measured(
+    metric: Metric, logits: Sequence[Float[Tensor, "example vocab"]], batch: Batch
+) -> tuple[Float[Tensor, " example"], ...]:
+    """The metric of several runs of a batch, in float64 on the CPU."""
+    values = [measure(metric, some, batch).double() for some in logits]
+    return tuple(torch.stack(values).cpu())
 
 
 def at_hook(
-    value: Float[Tensor, "example ..."],
-    place: Place,
-    streams: tuple[Float[Tensor, "example pos d_model"], ...],
+    value: Float[Tensor, "example ..."], place: Place, base: Recorded
 ) -> Float[Tensor, "example ..."]:
     """What the tensor at a place's hook point must be for the place to have a value.
 
@@ -70,4 +75,4 @@ def at_hook(
     if place.offset is None:
         return value
     assert place.kind == "resid_mid", "of swept kinds, no other is made of two tensors"
-    return value - place.offset[1] * streams[place.layer]
+    return value - place.offset[1] * base.streams[place.layer]

@@ -1,180 +1,167 @@
 """Many patches of one batch, each exact, run together from the layer they touch.
 
-A *patch* gives one example the activation of another run at some positions of one place: it is one
-row of a pass. Rows start at the patched layer, from the stream of the run that is patched; MLPs
-work only on the tokens that a patch can have changed; only answer positions are unembedded.
+A *patch* gives one example the activation of another run at some positions of one place, or of
+several layers' together: it is one row of a pass. On the CPU a pass has the patches of one layer:
+its rows start there, and MLPs work only on the tokens that a patch can have changed. Where
+launches are what costs, a pass has as many patches as fit, of any layers: its rows start at the
+lowest of these, and everything works on all of them. Only answer positions are unembedded. What
+goes where is worked out before the pass, on the host.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.anatomy.blocks import FINAL_STREAM
 from patching.anatomy.places import Place, units
-from patching.anatomy.stack import skipping
-from patching.memory import in_tiles
+from patching.memory import in_tiles, takes_many
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
-from patching.tasks.task import Batch
+from patching.runs.pairs import BothRuns
+from patching.runs.recorded import Tokens, stream_points
+from patching.runs.spots import Spots
 
 DIRECTIONS = ("denoising", "noising")
 """Denoising runs the corrupt prompts and patches clean activations in, noising the reverse."""
 
-
-@dataclass(frozen=True)
-class Base:
-    """The run that is patched, as far as passes need it, and the activations that are put in.
-
-    `streams` are those that enter each block and the final norm; `differs` says where the two
-    runs can differ and reach the answer.
-    """
-
-    batch: Batch
-    tokens: Int[Tensor, "example pos"]
-    differs: Bool[Tensor, "example pos"]
-    streams: tuple[Float[Tensor, "example pos d_model"], ...]
-    mlps: tuple[Float[Tensor, "example pos d_model"], ...]
-    sources: Mapping[str, Float[Tensor, "example ..."]]
+Target = tuple[Place, ...]
+"""Places that are patched together: one layer's, or a window of layers', the lowest first."""
 
 
-@dataclass(frozen=True)
-class Spots:
-    """Where to patch, whatever the layer: some positions of one example in every row.
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """Patches of targets in one batch; with `each_unit`, every head (group, neuron) alone."""
 
-    `where` is the row's number on the axis of positions or spans (0 where there is none).
-    """
-
-    example: Int[Tensor, " spot"]
-    where: Int[Tensor, " spot"]
-    cells: Bool[Tensor, "spot pos"]
-
-
-def record(
-    model: Model,
-    tokens: Int[Tensor, "example pos"],
-    batch: Batch,
-    before: tuple[tuple[str, Hook], ...] = (),
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Run prompts: logits at the answers, all streams, and what MLPs write."""
-    streams: dict[int, Tensor] = {}
-    mlps: dict[int, Tensor] = {}
-
-    def keep(store: dict[int, Tensor], i: int) -> Hook:
-        return lambda tensor: store.update({i: tensor})
-
-    names = [*(block.stream_in for block in model.blocks), FINAL_STREAM]
-    kept = [(name, keep(streams, i)) for i, name in enumerate(names)]
-    kept += [(block.mlp_out, keep(mlps, block.index)) for block in model.blocks]
-    logits = model.answer_logits(tokens, batch, [*before, *kept])
-    return logits, tuple(streams[i] for i in range(len(names))), tuple(mlps.values())
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Patches of one layer's place, to be run and measured: `values` goes over spots and units.
-
-    `places` are patched together (one layer's, or a window of layers), the first one's layer is
-    where rows start. With `each_unit`, every head (group, neuron) is patched alone.
-    """
-
-    model: Model
+    both: BothRuns
     metric: Metric
-    base: Base
-    places: tuple[Place, ...]
+    targets: Sequence[Target]
     each_unit: bool = False
 
-    def values(self, spots: Spots) -> Float[Tensor, "spot unit"]:
-        """The metric of each spot's example with that spot patched, in float64."""
-        n_units = len(units(self.model, self.places[0].kind)) if self.each_unit else 1
-        out = torch.empty(len(spots.example) * n_units, dtype=torch.float64)
+    @property
+    def model(self) -> Model:
+        """Whose activations are patched."""
+        return self.both.base.model
 
-        def work(span: slice) -> None:
-            rows = torch.arange(span.start, span.stop, device=spots.example.device)
-            at = rows // n_units
-            unit = rows % n_units if self.each_unit else None
-            some = Spots(spots.example[at], spots.where[at], spots.cells[at])
-            out[span] = self._measure(some, unit)
+    def effects(self, spots: Sequence[Spots]) -> list[Float[Tensor, "spot unit"]]:
+        """What patching each target changes, at spots of its own, in float64 on the CPU."""
+        n_units = len(units(self.model, self.targets[0][0].kind)) if self.each_unit else 1
+        rows = _Rows.of(spots, n_units if self.each_unit else None)
+        ends = [n_units * end for end in rows.ends]
+        device = self.model.device
+        values = torch.empty(ends[-1], dtype=torch.float64, device=device)
+        groups = (
+            [(0, ends[-1])] if takes_many(device) else list(zip([0, *ends], ends, strict=False))
+        )
+        for start, stop in groups:
+            work = partial(self._run, rows, values, start)
+            in_tiles(stop - start, self._bytes_each(), device, work)
+        found = values.cpu().view(-1, n_units).split([len(some) for some in spots])
+        return [self.both.effects(some, at.example) for some, at in zip(found, spots, strict=True)]
 
-        in_tiles(len(out), self._bytes_each(), spots.example.device, work)
-        return out.view(-1, n_units)
+    def _run(self, rows: "_Rows", values: Tensor, start: int, span: slice) -> None:
+        span = slice(start + span.start, start + span.stop)
+        some = rows.at(torch.arange(span.start, span.stop))
+        base, device = self.both.base, self.model.device
+        targets = range(int(some.target[0]), int(some.target[-1]) + 1)
+        first = min(_start(self.targets[i]) for i in targets)
+        mlps_at = {} if takes_many(device) else self._changed(some, first, targets[0])
+        example = some.spots.example.to(device)
+        logits = base.go_on(first, example, self._hooks(some, targets), mlps_at)
+        values[span] = measure(self.metric, logits, base.batch.at(example)).double()
+
+    def _hooks(self, some: "_Some", targets: range) -> list[tuple[str, Hook]]:
+        """What puts the other run's activations in, at each place of the targets."""
+        of_place: dict[Place, list[int]] = {}
+        for i in targets:
+            for place in self.targets[i]:
+                of_place.setdefault(place, []).append(i)
+        names, hooks = stream_points(self.model), []
+        for place, those in of_place.items():
+            name = names[place.layer + 1] if place.kind == "resid_post" else place.hook
+            hooks.append((name, self._put(place, some, those)))
+        return hooks
+
+    def _put(self, place: Place, some: "_Some", targets: Sequence[int]) -> "_Put":
+        mine = (some.target >= targets[0]) & (some.target <= targets[-1])
+        row, column = (some.spots.cells & mine[:, None]).nonzero(as_tuple=True)
+        unit = () if some.unit is None else (some.unit[row],)
+        there = [(row, column, *unit), (some.spots.example[row], column, *unit)]
+        into, out_of = (tuple(index.to(self.model.device) for index in at) for at in there)
+        return _Put(self.both.sources[place.name], place.pos_axis, into, out_of)
+
+    def _changed(self, some: "_Some", first: int, target: int) -> dict[int, Tokens]:
+        """By layer, the tokens at which an MLP sees something else than in the run before.
+
+        After the last layer nothing but the answer is read. Where neurons are patched, all are
+        needed.
+        """
+        touched = self.both.reach.touched(some.spots)
+        last = touched & self.both.reach.is_answer[some.spots.example]
+        n, device = len(self.model.blocks), self.model.device
+        everywhere, at_answer = (
+            tuple(index.to(device) for index in at.nonzero(as_tuple=True)) for at in (touched, last)
+        )
+        at = {i: at_answer if i == n - 1 else everywhere for i in range(first, n)}
+        for place in self.targets[target]:
+            if place.kind == "neurons":
+                at.pop(place.layer, None)
+        return at
 
     def _bytes_each(self) -> int:
         """About what one row needs at its peak: some streams, an MLP's neurons, the patterns."""
-        tokens, d_model = self.base.streams[0].shape[1:]
+        tokens, d_model = self.both.base.streams[0].shape[1:]
         d_mlp = len(units(self.model, "neurons")) or 4 * d_model
         values = tokens * (8 * d_model + 3 * d_mlp + 3 * self.model.graph.n_heads * tokens)
-        return values * self.base.streams[0].element_size()
+        return values * self.both.base.streams[0].element_size()
 
-    def _measure(self, spots: Spots, unit: Int[Tensor, " row"] | None) -> Tensor:
-        model, base = self.model, self.base
-        batch = base.batch.at(spots.example)
-        first = self._start
-        touched = spots.cells.int().cummax(dim=1).values.bool() & base.differs[spots.example]
-        names = [*(block.stream_in for block in model.blocks), FINAL_STREAM]
-        hooks: list[tuple[str, Hook]] = [
-            (names[first], lambda _: base.streams[first][spots.example])
-        ]
-        for layer in range(first, len(model.blocks)):
-            hooks += self._mlp_hooks(layer, spots.example, touched)
-        hooks += [self._patch(place, spots, unit) for place in self.places]
-        with skipping(model.bridge, first, as_tuple=model.blocks_return_tuples):
-            logits = model.answer_logits(base.tokens[spots.example], batch, hooks)
-        return measure(self.metric, logits, batch).double().cpu()
 
-    @property
-    def _start(self) -> int:
-        place = self.places[0]
-        return place.layer + (place.kind == "resid_post")
+def _start(target: Target) -> int:
+    return target[0].layer + (target[0].kind == "resid_post")
 
-    def _patch(
-        self, place: Place, spots: Spots, unit: Int[Tensor, " row"] | None
-    ) -> tuple[str, Hook]:
-        """The hook that puts the other run's activation in, row by row."""
-        source, axis = self.base.sources[place.name], place.pos_axis
-        name = place.hook
-        if place.kind == "resid_post":
-            blocks = self.model.blocks
-            last = place.layer + 1 == len(blocks)
-            name = FINAL_STREAM if last else blocks[place.layer + 1].stream_in
-        row, column = spots.cells.nonzero(as_tuple=True)
 
-        def hook(live: Tensor) -> Tensor:
-            out = live.clone()
-            by_position = out.movedim(axis, 1)
-            values = source.movedim(axis, 1)[spots.example[row], column]
-            if unit is None:
-                by_position[row, column] = values
-            else:
-                one = torch.arange(len(row), device=row.device)
-                by_position[row, column, unit[row]] = values[one, unit[row]]
-            return out
+@dataclass(frozen=True)
+class _Rows:
+    """The spots of all targets, one after another, and where each target's end."""
 
-        return name, hook
+    spots: Spots
+    target: Int[Tensor, " spot"]
+    ends: Sequence[int]
+    n_units: int | None
 
-    def _mlp_hooks(
-        self, layer: int, example: Int[Tensor, " row"], touched: Bool[Tensor, "row pos"]
-    ) -> list[tuple[str, Hook]]:
-        """An MLP works on its own on each token: leave out those where nothing has changed.
+    @staticmethod
+    def of(spots: Sequence[Spots], n_units: int | None) -> "_Rows":
+        parts = ([getattr(s, name) for s in spots] for name in ("example", "where", "cells"))
+        lengths = torch.tensor([len(some) for some in spots])
+        target = torch.arange(len(spots)).repeat_interleave(lengths)
+        return _Rows(Spots(*map(torch.cat, parts)), target, lengths.cumsum(0).tolist(), n_units)
 
-        After the last layer nothing but the answer is read.
-        """
-        block = self.model.blocks[layer]
-        if layer == len(self.model.blocks) - 1:
-            columns = torch.arange(touched.shape[1], device=touched.device)
-            touched = touched & (columns == self.base.batch.answer_pos[example][:, None])
-        at = touched.nonzero(as_tuple=True)
+    def at(self, rows: Int[Tensor, " row"]) -> "_Some":
+        """Some rows: a spot's units are next to each other."""
+        n_units = self.n_units or 1
+        spot, unit = rows // n_units, None if self.n_units is None else rows % n_units
+        return _Some(self.spots[spot], self.target[spot], unit)
 
-        def take(x: Tensor) -> Tensor:
-            return x[at][None]
 
-        def put(y: Tensor) -> Tensor:
-            out = self.base.mlps[layer][example]
-            out[at] = y[0]
-            return out
+@dataclass(frozen=True)
+class _Some:
+    spots: Spots
+    target: Int[Tensor, " row"]
+    unit: Int[Tensor, " row"] | None
 
-        if any(place.layer == layer and place.kind == "neurons" for place in self.places):
-            return []
-        return [(block.mlp_in, take), (block.mlp_out, put)]
+
+@dataclass(frozen=True)
+class _Put:
+    """A hook that puts the other run's activation into some cells of some rows."""
+
+    source: Float[Tensor, "example ..."]
+    axis: int
+    into: tuple[Int[Tensor, " cell"], ...]
+    out_of: tuple[Int[Tensor, " cell"], ...]
+
+    def __call__(self, live: Float[Tensor, "row ..."]) -> Float[Tensor, "row ..."]:
+        out = live.clone()
+        out.movedim(self.axis, 1)[self.into] = self.source.movedim(self.axis, 1)[self.out_of]
+        return out

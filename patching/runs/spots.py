@@ -1,14 +1,67 @@
-"""At which positions sweeps patch: each one alone, named spans of them, or all."""
+"""At which positions sweeps patch: each one alone, named spans of them, or all.
+
+All of it is worked out on the host, from what was read of a batch once.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from patching.runs.patches import Spots
 from patching.tasks.task import Batch
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Where to patch, whatever the layer: some positions of one example in every row.
+
+    `where` is the row's number on the axis of positions or spans (0 where there is none).
+    """
+
+    example: Int[Tensor, " spot"]
+    where: Int[Tensor, " spot"]
+    cells: Bool[Tensor, "spot pos"]
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    def __getitem__(self, chosen: Bool[Tensor, " spot"] | Int[Tensor, " row"]) -> "Spots":
+        return Spots(self.example[chosen], self.where[chosen], self.cells[chosen])
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What patches of a batch can reach, on the host.
+
+    `places` is each token's number in its row, `differs` says where the two runs can differ and
+    reach the answer, `is_answer` where that is predicted. `two_way` models see what follows.
+    """
+
+    places: Int[Tensor, "example pos"]
+    differs: Bool[Tensor, "example pos"]
+    is_answer: Bool[Tensor, "example pos"]
+    two_way: bool
+
+    @staticmethod
+    def of(batch: Batch, differs: Bool[Tensor, "example pos"]) -> "Reach":
+        """Of a batch; the device is asked once."""
+        columns = torch.arange(differs.shape[1], device=differs.device)
+        is_answer = columns == batch.answer_pos[:, None]
+        told = torch.stack([batch.places, differs.long(), is_answer.long()]).cpu()
+        return Reach(told[0], told[1].bool(), told[2].bool(), batch.two_way)
+
+    def touched(self, spots: Spots) -> Bool[Tensor, "spot pos"]:
+        """Tokens that patches can change: their own, and those that see them."""
+        differs = self.differs[spots.example]
+        if self.two_way:
+            return differs
+        return spots.cells.int().cummax(dim=1).values.bool() & differs
+
+    def at_answer(self, spots: Spots) -> Spots:
+        """Those of the spots that hold the answer's position."""
+        return spots[(spots.cells & self.is_answer[spots.example]).any(dim=1)]
 
 
 @dataclass(frozen=True)
@@ -16,16 +69,16 @@ class Where:
     """The axis of positions or spans, and the spots of a batch: example by example along it."""
 
     labels: tuple[str, ...]
-    spots: Callable[[Batch, Bool[Tensor, "example pos"]], Spots]
+    spots: Callable[[Reach], Spots]
 
 
 def by_position(n: int) -> Where:
     """Each position alone, counted from the first real token."""
 
-    def spots(batch: Batch, differs: Bool[Tensor, "example pos"]) -> Spots:
-        example, column = differs.nonzero(as_tuple=True)
-        columns = torch.arange(differs.shape[1], device=differs.device)
-        return Spots(example, batch.places[example, column], column[:, None] == columns)
+    def spots(reach: Reach) -> Spots:
+        example, column = reach.differs.nonzero(as_tuple=True)
+        columns = torch.arange(reach.differs.shape[1])
+        return Spots(example, reach.places[example, column], column[:, None] == columns)
 
     return Where(tuple(map(str, range(n))), spots)
 
@@ -36,18 +89,11 @@ def by_span(spans: Mapping[str, range], n: int) -> Where:
     Raises:
         ValueError: if there are no spans, or one is empty or reaches beyond the prompts.
     """
-    if not spans:
-        raise ValueError("got no spans; name at least one, such as {'subject': range(1, 3)}")
-    for name, span in spans.items():
-        if not len(span) or min(span) < 0 or max(span) >= n:
-            raise ValueError(
-                f"the span {name!r} is {span}; a span holds at least one of the positions 0 to "
-                f"{n - 1} of the longest prompt"
-            )
+    require_spans(spans, n)
 
-    def spots(batch: Batch, differs: Bool[Tensor, "example pos"]) -> Spots:
+    def spots(reach: Reach) -> Spots:
         inside = [
-            torch.isin(batch.places, torch.tensor(list(span), device=differs.device)) & differs
+            torch.isin(reach.places, torch.tensor(list(span))) & reach.differs
             for span in spans.values()
         ]
         cells = torch.stack(inside, dim=1)
@@ -57,11 +103,27 @@ def by_span(spans: Mapping[str, range], n: int) -> Where:
     return Where(tuple(spans), spots)
 
 
+def require_spans(spans: Mapping[str, range], n: int) -> None:
+    """Refuse spans that hold no position, or one beyond the first `n`.
+
+    Raises:
+        ValueError: if there are no spans, or one is empty or reaches beyond.
+    """
+    if not spans:
+        raise ValueError("got no spans; name at least one, such as {'subject': range(1, 3)}")
+    for name, span in spans.items():
+        if not len(span) or min(span) < 0 or max(span) >= n:
+            raise ValueError(
+                f"the span {name!r} is {span}; a span holds at least one of the positions 0 to "
+                f"{n - 1}"
+            )
+
+
 def everywhere() -> Where:
     """All positions at once."""
 
-    def spots(batch: Batch, differs: Bool[Tensor, "example pos"]) -> Spots:
-        example = differs.any(dim=1).nonzero(as_tuple=True)[0]
-        return Spots(example, torch.zeros_like(example), differs[example])
+    def spots(reach: Reach) -> Spots:
+        example = reach.differs.any(dim=1).nonzero(as_tuple=True)[0]
+        return Spots(example, torch.zeros_like(example), reach.differs[example])
 
     return Where(("all",), spots)

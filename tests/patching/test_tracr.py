@@ -13,6 +13,8 @@ from circuits import Circuit
 from circuits.judging.recovery import recovery
 from circuits.running.evaluation import evaluate
 from circuits.scoring.single_edges import exact
+from patching.activation import activation_patching
+from patching.intervene import intervening, patch
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.models import known
@@ -134,6 +136,21 @@ def test_exact_scores_are_those_of_the_transformer_written_out(loaded):
             lost += float(np.linalg.norm(clean[-1] - patched[-1]))
         expected = lost / len(truth.task)
         assert float(found.matrix[source, dest]) == pytest.approx(expected, abs=1e-10), edge
+
+
+def test_sweeps_know_that_a_patch_reaches_the_tokens_before_it(loaded):
+    model, truth = loaded
+    batch = next(truth.task.batches(len(truth.task)))
+    found = activation_patching(model, truth.task, nearness)
+    batch = replace(batch, clean_logits=model.answer_logits(batch.clean, batch))
+    source = model.run(batch.clean, ["r0.pre", "r1.pre"])
+    for layer in range(2):
+        for pos in range(4):
+            place = f"r{layer}.pre"
+            with intervening(model, patch(place, source[place], pos)):
+                patched = nearness(model.answer_logits(batch.corrupt, batch), batch)
+            effect = patched.detach() - found.corrupt
+            assert_close(found.values[:, layer, pos], effect, atol=1e-10, rtol=0)
 
 
 def test_the_task_pairs_each_prompt_with_the_next_that_has_another_last_output(folder, loaded):
