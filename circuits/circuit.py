@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import NoneType
 
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.scores import Scores, check_matrix, provenance_json
+from circuits.scores import check_matrix, provenance_json
 from patching.files.parsing import number, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.graph import Graph
@@ -152,10 +151,6 @@ class Circuit:
             ValueError: if the provenance does not fit into JSON.
         """
         write_text(path, to_json(self))
-
-    def explore(self, scores: Scores | None = None) -> object:
-        """A page to explore the circuit with, shown by Jupyter; see `circuits.explore`."""
-        return import_module("circuits.explorer").explore(self, scores=scores)  # a higher floor
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The circuit for networkx: one node per embedding, head, MLP and logits, keyed edges.

@@ -185,11 +185,7 @@ def _name(way: Circuit) -> str:
 
 
 def _check(model: Model, i: int, way: Circuit, *, freeze_others: bool) -> None:
-    if way.graph != model.graph:
-        raise ValueError(
-            f"path {i} is of another graph ({way.graph.describe()}) than "
-            f"{model.name} ({model.graph.describe()})"
-        )
+    model.graph.require_same(way.graph, f"path {i} is")
     if not way.size:
         raise ValueError(f"path {i} has no edges")
     graph, senders = way.graph, _senders(way)

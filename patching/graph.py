@@ -242,6 +242,18 @@ class Graph:
             f"{self.n_kv_heads} key-value heads"
         )
 
+    def require_same(self, other: "Graph", what: str) -> None:
+        """Refuse something of another graph; `what` is what is of it, with its verb.
+
+        Raises:
+            ValueError: saying how the two graphs differ.
+        """
+        if other != self:
+            raise ValueError(
+                f"{what} of another graph ({other.describe()}) than the one here "
+                f"({self.describe()})"
+            )
+
     def _shared_reader(self, name: str) -> str | None:
         """The shared reader that a head's own name for its keys or values stands for, if any."""
         head, _, letter = name.rpartition(".")

@@ -1,8 +1,9 @@
-"""What no linter rule says: short functions, short files, nothing done or printed at import."""
+"""What no linter rule says: short functions and files, no circles, nothing done at import."""
 
 import ast
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,3 +56,44 @@ def test_only_the_shell_prints(module: Path):
 def test_no_module_delays_its_annotations(module: Path):
     """Shape types are checked at run time, which needs real annotations."""
     assert "from __future__ import annotations" not in module.read_text()
+
+
+def _name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(path: Path) -> set[str]:
+    """What a module imports of ours, wherever it does: inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+    return found
+
+
+def _circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import each other; what is no key is none of ours."""
+    graph = nx.DiGraph([(a, b) for a, those in imports.items() for b in those & imports.keys()])
+    return [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1]
+
+
+def test_circles_of_imports_are_found():
+    imports = {"a": {"b", "c.d"}, "b": {"c"}, "c": {"a"}, "e": {"a"}}
+    assert _circles(imports) == [["a", "b", "c"]]
+
+
+def test_no_module_is_in_a_circle_of_imports():
+    """Nor in one that a function hides; a face imports only when it is asked for a name."""
+    faces = {"circuits", "patching", "patching.neurons"}
+    imports = {_name_of(path): _imported(path) for path in MODULES}
+    assert _circles({name: those for name, those in imports.items() if name not in faces}) == []
+
+
+def test_the_first_look_at_circuits_shows_few_rooms():
+    shown = [path for path in (ROOT / "circuits").iterdir() if path.name[:2] != "__"]
+    assert len(shown) <= 30, sorted(path.name for path in shown)

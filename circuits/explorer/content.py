@@ -52,11 +52,8 @@ def ordered(result: Circuit | Scores, scores: Scores | None, ranking: Ranking) -
         ValueError: if scores and circuit are of different graphs.
     """
     graph = result.graph
-    if scores is not None and scores.graph != graph:
-        raise ValueError(
-            f"the scores are of another graph ({scores.graph.describe()}) than the circuit "
-            f"({graph.describe()})"
-        )
+    if scores is not None:
+        graph.require_same(scores.graph, "the scores are")
     matrix = scores.matrix if scores is not None else _matrix(result)
     mask = result.mask if isinstance(result, Circuit) else graph.exists
     held = graph.exists if scores is not None else mask

@@ -135,10 +135,8 @@ def _check_graphs(
         "the uncertainty": None if uncertain is None else uncertain.scores.graph,
     }
     for what, one in beside.items():
-        if one is not None and one != graph:
-            raise ValueError(
-                f"{what} is of another graph ({one.describe()}) than the first ({graph.describe()})"
-            )
+        if one is not None:
+            graph.require_same(one, f"{what} is")
 
 
 def _title(result: Circuit | Scores) -> str:

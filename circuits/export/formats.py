@@ -50,10 +50,8 @@ def _json(circuit: Circuit) -> bytes:
 
 def _from_json(path: Path, graph: Graph | None) -> Circuit:
     circuit = load_circuit(path)
-    if graph is not None and circuit.graph != graph:
-        raise ValueError(
-            f"the file is of another graph ({circuit.graph.describe()}) than {graph.describe()}"
-        )
+    if graph is not None:
+        graph.require_same(circuit.graph, "the file is")
     return circuit
 
 

@@ -181,8 +181,6 @@ def _of(found: nx.Graph, graph: Graph | None) -> Circuit:
     """
     named = "graph" in found.graph
     circuit = from_networkx(found, None if named else graph)
-    if graph is not None and circuit.graph != graph:
-        raise ValueError(
-            f"the file is of another graph ({circuit.graph.describe()}) than {graph.describe()}"
-        )
+    if graph is not None:
+        graph.require_same(circuit.graph, "the file is")
     return circuit

@@ -207,11 +207,7 @@ def _total(sweep: Sweep, graph: Graph) -> int:
 
 
 def _check(model: Model, task: Task, scores: Scores, sweep: Sweep) -> None:
-    if scores.graph != model.graph:
-        raise ValueError(
-            f"these scores are of another graph ({scores.graph.describe()}) than that of "
-            f"{model.name} ({model.graph.describe()})"
-        )
+    model.graph.require_same(scores.graph, "these scores are")
     check_draws(sweep.n_bootstrap, len(task))
     if sweep.n_random < 0:
         raise ValueError(f"cannot draw {sweep.n_random} random circuits; 0 leaves them out")

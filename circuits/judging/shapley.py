@@ -23,11 +23,10 @@ from patching.attention.pattern_grid import head_axes
 from patching.graph import Graph
 from patching.grid import Grid
 from patching.intervals import LEVEL
+from patching.memory import in_tiles
 from patching.metrics import Metric
 from patching.model import Model
 from patching.tasks.task import Task
-
-_MASK_BYTES = 2**27
 
 Live = frozenset[int]
 """Players that have joined."""
@@ -177,13 +176,14 @@ def _evaluate(
     """The value of every set, on every example."""
     names, sets = game
     sources = [model.graph.source_index(name) for name in names]
-    size = max(1, _MASK_BYTES // model.graph.exists.numel())
     values: dict[Live, Tensor] = {}
-    for start in range(0, len(sets), size):
-        chunk = sets[start : start + size]
-        circuits = [_live_circuit(model.graph, sources, live) for live in chunk]
+
+    def work(span: slice) -> None:
+        circuits = [_live_circuit(model.graph, sources, live) for live in sets[span]]
         found = evaluate(model, task, circuits, metric, ablation=ablation)
-        values.update(zip(chunk, found.values, strict=True))
+        values.update(zip(sets[span], found.values, strict=True))
+
+    in_tiles(len(sets), model.graph.exists.numel(), torch.device("cpu"), work)
     return values
 
 

@@ -94,11 +94,7 @@ def agreement(circuits: Sequence[Circuit]) -> Stability:
         raise ValueError(f"agreement is between two or more circuits, got {len(circuits)}")
     graphs = [circuit.graph for circuit in circuits]
     for i, graph in enumerate(graphs):
-        if graph != graphs[0]:
-            raise ValueError(
-                f"circuit {i} is of another graph ({graph.describe()}) than the first "
-                f"({graphs[0].describe()})"
-            )
+        graphs[0].require_same(graph, f"circuit {i} is")
     masks = torch.stack([circuit.mask.flatten() for circuit in circuits]).double()
     shared = masks @ masks.T
     sizes = masks.sum(dim=1)

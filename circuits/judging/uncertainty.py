@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
+from patching.memory import in_tiles
 from patching.tasks.task import Task
 from patching.work import Parts, Run, do
 from patching.work.fingerprint import fingerprint
@@ -31,7 +32,6 @@ ENSEMBLE_SHARES = ("model", "revision", "weights", "task", "tokens", "n_examples
 EXAMPLES_A_CHUNK = 8  # scored before what they came to is kept
 
 _MADE_BY = ("weights", "metric", "method", "options", "ablation", "dtype", "versions")
-_MOST_NUMBERS = 2**24  # handled at once: 128 MiB of float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +174,7 @@ def ensemble(members: Sequence[Scores]) -> Scores:
     graph = members[0].graph
     total = torch.zeros_like(members[0].matrix)
     for i, member in enumerate(members):
-        if member.graph != graph:
-            raise ValueError(
-                f"member {i} is of another graph ({member.graph.describe()}) than the first "
-                f"({graph.describe()})"
-            )
+        graph.require_same(member.graph, f"member {i} is")
         scale = member.matrix[graph.exists].square().mean().sqrt()
         if not scale > 0:
             raise ValueError(f"member {i} scores every edge 0, and cannot be normalised")
@@ -267,11 +263,12 @@ def _summarise(
     graph = scores.graph
     signs = scores.matrix[graph.exists].sign()
     error, same = torch.empty_like(signs), torch.empty_like(signs)
-    tile = max(1, _MOST_NUMBERS // len(means))
-    for start in range(0, graph.n_edges, tile):
-        span = slice(start, start + tile)
+
+    def work(span: slice) -> None:
         error[span] = means[:, span].std(dim=0)
         same[span] = (means[:, span].sign() == signs[span]).double().mean(dim=0)
+
+    in_tiles(graph.n_edges, 2 * len(means) * means.element_size(), means.device, work)
     return Uncertain(
         scores,
         standard_error=_on_graph(error, graph),

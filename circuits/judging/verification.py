@@ -274,11 +274,7 @@ def _estimate(statistic: Callable[..., NDArray], data: Sequence[NDArray], seed: 
 
 
 def _check(model: Model, metric: Metric, scores: Scores, ablation: Prepared) -> None:
-    if scores.graph != model.graph:
-        raise ValueError(
-            f"these scores are of another graph ({scores.graph.describe()}) than "
-            f"{model.name} ({model.graph.describe()})"
-        )
+    model.graph.require_same(scores.graph, "these scores are")
     differ = model.identity.differences(scores.provenance, COMPUTES)
     if differ:
         raise ValueError(

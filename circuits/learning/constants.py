@@ -35,11 +35,7 @@ def optimal_outside(
         ValueError: if the circuit is of another graph, the metric has no gradient, the model cannot
             read the task, or the folder holds another training.
     """
-    if circuit.graph != model.graph:
-        raise ValueError(
-            f"the circuit is of another graph ({circuit.graph.describe()}) than {model.name} "
-            f"({model.graph.describe()})"
-        )
+    model.graph.require_same(circuit.graph, "the circuit is")
     space = open_space(model, task)
     name = f"optimal constants outside {circuit.size} edges over {task.name} ({task.hash})"
     setting = prepare(model, task, metric, lambda _: Constants(name, space.means))

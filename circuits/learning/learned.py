@@ -115,11 +115,7 @@ def logits_of(
     """
     if start is None:
         return torch.full((graph.n_edges,), centre, dtype=torch.float64)
-    if start.graph != graph:
-        raise ValueError(
-            f"the scores to start from are of another graph ({start.graph.describe()}) than the "
-            f"model's ({graph.describe()})"
-        )
+    graph.require_same(start.graph, "the scores to start from are")
     order = start.matrix[graph.exists].abs().argsort(stable=True)
     places = torch.empty(len(order), dtype=torch.float64)
     places[order] = torch.linspace(-1, 1, len(order), dtype=torch.float64)

@@ -252,10 +252,6 @@ def _check(model: Model, task: Task, circuits: Sequence[Circuit]) -> None:
     if not circuits:
         raise ValueError("no circuits to evaluate; give at least one")
     for i, circuit in enumerate(circuits):
-        if circuit.graph != model.graph:
-            raise ValueError(
-                f"circuit {i} is of another graph ({circuit.graph.describe()}) than "
-                f"{model.name} ({model.graph.describe()})"
-            )
+        model.graph.require_same(circuit.graph, f"circuit {i} is")
     model.check(task)
     task.require_contrast()

@@ -56,11 +56,7 @@ def active(circuit: Circuit, model: Model, ablation: Ablation) -> AbstractContex
             prompts, or the model is inside a circuit already. Runs inside raise it if they do not
             start from tokens, leave layers out, or go on for longer than positional means know.
     """
-    if circuit.graph != model.graph:
-        raise ValueError(
-            f"the circuit is of another graph ({circuit.graph.describe()}) than "
-            f"{model.name} ({model.graph.describe()})"
-        )
+    model.graph.require_same(circuit.graph, "the circuit is")
     constants = ablation(model)
     if not isinstance(constants, Constants):
         raise ValueError(

@@ -15,14 +15,13 @@ from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
 from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.capture import Recorder, Writes, expand_writes, indices
+from patching.memory import in_tiles
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.provenance import run_settings
 from patching.tasks.task import Batch, Task
 from patching.work import Run
-
-TILE_BYTES = 2**25
 
 
 def information_flow(
@@ -103,13 +102,36 @@ def _score(model: Model, batch: Batch) -> Float[Tensor, "source dest"]:
     real = batch.is_token.double()
     weights = (real / real.sum(dim=1, keepdim=True))[batch.is_token]
     total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
-    for tile in _tiles(model, writes):
-        written = expand_writes(model, writes[tile])
-        for stream in streams:
-            shares = _shares(written[: stream.n_sources], seen[stream.name][tile])
-            scores = (shares.double() @ weights[tile]).cpu()
-            total[: stream.n_sources, stream.readers] += scores[:, None]
+    flow = _Flow(model, streams, writes, seen, weights, total)
+    in_tiles(len(writes), flow.bytes_each, model.device, flow.add)
     return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Flow:
+    """Shares of what readers see, weighted and added up a few tokens at a time."""
+
+    model: Model
+    streams: list[_Seen]
+    writes: Writes
+    seen: dict[str, Float[Tensor, "token d_model"]]
+    weights: Float[Tensor, " token"]
+    total: Float[Tensor, "source dest"]
+
+    @property
+    def bytes_each(self) -> int:
+        """What the expanded writes of one token take."""
+        embed = self.writes.embed
+        return len(self.model.graph.sources) * embed.shape[1] * embed.element_size()
+
+    def add(self, tile: slice) -> None:
+        """Add the shares at some tokens to the sum."""
+        written, scores = expand_writes(self.model, self.writes[tile]), []
+        for stream in self.streams:
+            shares = _shares(written[: stream.n_sources], self.seen[stream.name][tile])
+            scores.append((shares.double() @ self.weights[tile]).cpu())
+        for stream, found in zip(self.streams, scores, strict=True):
+            self.total[: stream.n_sources, stream.readers] += found[:, None]
 
 
 def _shares(
@@ -133,10 +155,3 @@ def _run(model: Model, batch: Batch, names: set[str]) -> tuple[Writes, dict[str,
     hooks = [*recorder.hooks, *map(keep, sorted(names))]
     run = recorder.finish(model.answer_logits(batch.clean, batch, hooks))
     return run.writes, seen
-
-
-def _tiles(model: Model, writes: Writes) -> list[slice]:
-    """Spans of tokens whose expanded writes fit in `TILE_BYTES`."""
-    per_token = len(model.graph.sources) * writes.embed.shape[1] * writes.embed.element_size()
-    size = max(1, TILE_BYTES // per_token)
-    return [slice(start, start + size) for start in range(0, len(writes), size)]

@@ -5,9 +5,10 @@ way from the pattern to the metric is taken as linear; the pattern itself is wha
 attention makes of a query or key with one writer replaced.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import einsum, rearrange
@@ -24,6 +25,7 @@ from patching.anatomy.blocks import EMBEDDING, Block, widen
 from patching.anatomy.stack import skipping
 from patching.attribution.patterns import points_of, require_patterns
 from patching.capture import Recorder, Writes, capture, indices
+from patching.memory import in_tiles
 from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
 from patching.modes import with_gradients, without_gradients
@@ -32,8 +34,6 @@ from patching.provenance import run_settings
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch, Task
 from patching.work import Run
-
-TILE_BYTES = 2**27
 
 
 def qk_fix(
@@ -165,19 +165,58 @@ def _keeping(model: Model, kept: dict[str, Tensor]) -> list[tuple[str, Hook]]:
 @without_gradients
 def _fixed_scores(model: Model, batch: Batch, clean: _Clean) -> Float[Tensor, "source dest"]:
     """Scores of edges into queries and keys, summed over the batch; 0 elsewhere."""
-    graph = model.graph
-    total = torch.zeros(graph.exists.shape, dtype=torch.float64)
-    group = graph.n_heads // graph.n_kv_heads
-    for sources, missing in _tiles(model, batch, clean):
-        for block in model.blocks:
+    fixing = _Fixing(
+        model, batch, clean, torch.zeros(model.graph.exists.shape, dtype=torch.float64)
+    )
+    (rows, pos, d_model), n_heads = clean.streams[0].shape, model.graph.n_heads
+    values = rows * pos * (6 * d_model + 4 * n_heads * pos)
+    bytes_each = values * clean.difference.embed.element_size()
+    in_tiles(1, bytes_each, model.device, partial(fixing.add, 0, fixing.embed))
+    for block in model.blocks[:-1]:
+        heads, mlp = model.graph.head_sources(block.index), model.graph.mlp_source(block.index)
+        few = partial(fixing.add, heads.start, partial(fixing.heads, block))
+        in_tiles(n_heads, bytes_each, model.device, few)
+        one = partial(fixing.add, mlp, partial(fixing.mlp, block))
+        in_tiles(1, bytes_each, model.device, one)
+    return fixing.total
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixing:
+    """Scores of edges into queries and keys, a few writers' at a time."""
+
+    model: Model
+    batch: Batch
+    clean: _Clean
+    total: Float[Tensor, "source dest"]
+
+    def embed(self, _: slice) -> Float[Tensor, "1 token d_model"]:
+        """How far the embedding is from its replacement."""
+        return self.clean.difference.embed[None]
+
+    def heads(self, block: Block, few: slice) -> Float[Tensor, "source token d_model"]:
+        """How far some heads' writes are from theirs."""
+        heads = self.clean.difference.heads[block.index]
+        which = torch.arange(few.start, few.stop, device=heads.device)
+        return block.head_writes(heads[:, few], heads=which)
+
+    def mlp(self, block: Block, _: slice) -> Float[Tensor, "1 token d_model"]:
+        """How far the MLP's write is from its."""
+        return self.clean.difference.mlps[block.index][None]
+
+    def add(self, first: int, differences: Callable[[slice], Tensor], few: slice) -> None:
+        """Scores of some writers, the first of which is `first` of the graph."""
+        graph, missing = self.model.graph, differences(few)
+        sources = slice(first + few.start, first + few.stop)
+        group = graph.n_heads // graph.n_kv_heads
+        for block in self.model.blocks:
             i = block.index
             if sources.stop > graph.sources_before_attention(i):
                 continue
-            queries, keys = graph.q_readers(i), graph.k_readers(i)
-            total[sources, queries] = _moved(model, batch, clean, block, missing, keep_keys=True)
-            by_head = _moved(model, batch, clean, block, missing, keep_keys=False)
-            total[sources, keys] = rearrange(by_head, "s (g h) -> s g h", h=group).sum(dim=2)
-    return total
+            moved = partial(_moved, self.model, self.batch, self.clean, block, missing)
+            by_head = rearrange(moved(keep_keys=False), "s (g h) -> s g h", h=group)
+            self.total[sources, graph.q_readers(i)] = moved(keep_keys=True)
+            self.total[sources, graph.k_readers(i)] = by_head.sum(dim=2)
 
 
 def _moved(
@@ -228,23 +267,6 @@ def _pattern_only(
         rows = batch.clean.repeat(copies, 1)
         model.answer_logits(rows, batch, [*hooks, (_pattern(block), stop)])
     return found[0]
-
-
-def _tiles(
-    model: Model, batch: Batch, clean: _Clean
-) -> Iterator[tuple[slice, Float[Tensor, "source token d_model"]]]:
-    """Differences of a few writers at a time, in the order of the graph."""
-    (rows, pos, d_model), graph = clean.streams[0].shape, model.graph
-    per_source = rows * pos * (6 * d_model + 4 * graph.n_heads * pos)
-    size = max(1, TILE_BYTES // (per_source * clean.difference.embed.element_size()))
-    yield slice(0, 1), clean.difference.embed[None]
-    for block in model.blocks[:-1]:
-        start, heads = graph.head_sources(block.index).start, clean.difference.heads[block.index]
-        for few in torch.arange(graph.n_heads, device=heads.device).split(size):
-            at = slice(start + int(few[0]), start + int(few[-1]) + 1)
-            yield at, block.head_writes(heads[:, few], heads=few)
-        mlp = graph.mlp_source(block.index)
-        yield slice(mlp, mlp + 1), clean.difference.mlps[block.index][None]
 
 
 def _pattern(block: Block) -> str:

@@ -209,11 +209,8 @@ def _check(thresholds: Sequence[float], walk: Walk, graph: Graph) -> tuple[float
             )
     if walk.change not in ("signed", "absolute"):
         raise ValueError(f"no change named {walk.change!r}; it is 'signed' or 'absolute'")
-    if walk.guess is not None and walk.guess.graph != graph:
-        raise ValueError(
-            f"the guess is of another graph ({walk.guess.graph.describe()}) than the model's "
-            f"({graph.describe()})"
-        )
+    if walk.guess is not None:
+        graph.require_same(walk.guess.graph, "the guess is")
     return tuple(sorted(set(map(float, thresholds))))
 
 

@@ -277,11 +277,7 @@ def _check(graph: Graph, starts: Sequence[Scores], size: int, budget: int) -> No
     if not starts:
         raise ValueError("no scores to start from; give those of one cheap method or more")
     for i, scores in enumerate(starts):
-        if scores.graph != graph:
-            raise ValueError(
-                f"start {i} is of another graph ({scores.graph.describe()}) than the model's "
-                f"({graph.describe()})"
-            )
+        graph.require_same(scores.graph, f"start {i} is")
     if not 1 <= size <= graph.n_edges:
         raise ValueError(
             f"cannot choose {size} edges; this graph has {graph.n_edges}, 1 is the least"

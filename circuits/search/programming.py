@@ -117,11 +117,8 @@ def _candidates(
     scores: Scores, n: int, positive: float | int, among: Circuit | None
 ) -> Bool[Tensor, "source dest"]:
     graph = scores.graph
-    if among is not None and among.graph != graph:
-        raise ValueError(
-            f"the edges to choose among are of another graph ({among.graph.describe()}) than the "
-            f"scores ({graph.describe()})"
-        )
+    if among is not None:
+        graph.require_same(among.graph, "the edges to choose among are")
     candidates = graph.exists if among is None else among.mask
     n_candidates = int(candidates.sum())
     if not 0 <= n <= n_candidates:

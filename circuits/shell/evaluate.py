@@ -52,11 +52,7 @@ def evaluate(args: Namespace) -> None:
     circuits = [load_circuit(path) for path in args.files]
     model = open_model(args)
     for path, circuit in zip(args.files, circuits, strict=True):
-        if circuit.graph != model.graph:
-            raise ValueError(
-                f"{path} is a circuit of another graph ({circuit.graph.describe()}) than that of "
-                f"{model.name} ({model.graph.describe()})"
-            )
+        model.graph.require_same(circuit.graph, f"{path} is a circuit")
         warn_of_other_weights(path, circuit.provenance, model)
     task = open_task(args.task, model, args, seed=args.seed)
     evaluation = run(

@@ -20,11 +20,11 @@ from patching.anatomy.stack import skipping
 from patching.attention.pattern_grid import head_axes
 from patching.grid import Grid
 from patching.lens.text import token_texts
+from patching.memory import in_tiles
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.tasks.tokens import Tokenizer
 
-TILE_BYTES = 2**25
 _TOKENS_AT_ONCE = 4096
 _ROUNDING = 1e-7  # of float32 weights: what is smaller, beside its factors, is no write
 
@@ -59,18 +59,20 @@ class VocabularyCircuit:
         """
         if k < 1:
             raise ValueError(f"cannot name the top {k} pairs; 1 is the least")
-        best = self.rows.new_empty(0)
-        where = torch.empty(0, dtype=torch.long, device=self.rows.device)
         n = len(self.columns)
-        size = max(1, TILE_BYTES // (n * self.rows.element_size()))
-        for start in range(0, len(self.rows), size):
-            tile = (self.rows[start : start + size] @ self.columns.T).flatten()
-            found = tile.topk(min(k, len(tile)))
-            best = torch.cat([best, found.values])
-            where = torch.cat([where, found.indices + start * n])
-            chosen = best.argsort(descending=True, stable=True)[:k]
-            best, where = best[chosen], where[chosen]
-        return self._table(where // n, where % n, best)
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def work(span: slice) -> None:
+            tile = (self.rows[span] @ self.columns.T).flatten()
+            values, where = tile.topk(min(k, len(tile)))
+            both = zip(*found, (values, where + span.start * n), strict=True)
+            values, where = (torch.cat(parts) for parts in both)
+            best = values.argsort(descending=True, stable=True)[:k]
+            found[:] = [(values[best], where[best])]
+
+        in_tiles(len(self.rows), n * self.rows.element_size(), self.rows.device, work)
+        ((values, where),) = found
+        return self._table(where // n, where % n, values)
 
     def of(self, token: int, k: int = 20) -> pd.DataFrame:
         """The k rows of largest value for one column: what attending to the token promotes (OV).

@@ -9,7 +9,7 @@ Positive: the thing helps the metric in the clean run.
 from patching.attribution.dropping import atp_star, grad_drop, qk_fix
 from patching.attribution.missed import Missed, bound_missed
 from patching.attribution.sweep import Attributions, attribution_patching
-from patching.attribution.writers import NodeScores, attribute, attribute_neurons, over_spans
+from patching.attribution.writers import NodeScores, attribute, over_spans
 
 __all__ = [
     "Attributions",
@@ -17,7 +17,6 @@ __all__ = [
     "NodeScores",
     "atp_star",
     "attribute",
-    "attribute_neurons",
     "attribution_patching",
     "bound_missed",
     "grad_drop",

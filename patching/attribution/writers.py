@@ -2,13 +2,13 @@
 
 `score = sum over tokens of (clean write - its replacement) . (d metric / d write)`, mean over
 prompts, with the gradient of any backward rule at the clean run. Here by whole writer, by
-dimension of its write, by position and by MLP neuron. Knows nothing of edges: a writer's score
-is the sum of its edges' scores, because the stream is a sum.
+dimension of its write and by position. Knows nothing of edges: a writer's score is the sum of its
+edges' scores, because the stream is a sum.
 
 Nanda 2023 (attribution patching); Rezaei Jafari et al. 2025, arXiv:2508.21258 (RelP).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +21,12 @@ from patching.anatomy.devices import rows_at
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
 from patching.graph import Graph
 from patching.live import Live, Start, differentiate
+from patching.memory import in_tiles
 from patching.metrics import Metric, require_slope
 from patching.model import Model
 from patching.rules import Rule, plain
-from patching.rules.sites import neurons
+from patching.runs.spots import require_spans
 from patching.tasks.task import Batch, Task
-
-TILE_BYTES = 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,45 +86,11 @@ def attribute(
     positions = torch.zeros(n, task.max_length, dtype=torch.float64)
     for batch in task.batches(batch_size, model.device):
         difference, gradients = _writes_and_gradients(model, batch, metric, rule, prepared)
-        places = batch.places[prepared.tokens(batch)]
-        for tile, product in _products(model, difference, gradients):
-            dimensions += product.sum(dim=1).double().cpu()
-            at = product.sum(dim=2).double().cpu()
-            positions.index_add_(1, places[tile].cpu(), at)
+        places = batch.places[prepared.tokens(batch)].cpu()
+        products = _Products(model, difference, gradients, places, dimensions, positions)
+        in_tiles(len(difference), products.bytes_each, model.device, products.add)
     unruled = tuple(str(part) for part in rule.start(model).unruled)
     return NodeScores(model.graph, dimensions / len(task), positions / len(task), unruled)
-
-
-def attribute_neurons(
-    model: Model, task: Task, metric: Metric, *, rule: Rule = plain, batch_size: int = 16
-) -> Float[Tensor, "layer d_mlp"]:
-    """Attribution patching of every MLP neuron: the inputs of the MLPs' output projections.
-
-    Neurons are replaced by those of the paired corrupt prompt. Where no norm follows the MLP, a
-    layer's neurons sum to the score of its MLP.
-
-    Raises:
-        ValueError: if no hook point shows the family's neurons (mixtures of experts), and as
-            `attribute`.
-    """
-    names = _neuron_hooks(model)
-    _check(model, task, metric, needs_pairs=True)
-    total: list[Tensor] = []
-    for batch in task.batches(batch_size, model.device):
-        clean, corrupt = Live(names), Live(names)
-        start = Start(1.0, batch.clean)
-        gradients = differentiate(model, batch, metric, rule, clean, start).gradients
-        with torch.no_grad():
-            model.answer_logits(batch.corrupt, batch, corrupt.hooks())
-        chosen = indices(batch.can_differ)
-        parts = []
-        for name in names:
-            difference = widen(rows_at(clean.tensors[name].detach(), chosen))
-            difference = difference - widen(rows_at(corrupt.tensors[name], chosen))
-            slope = widen(rows_at(gradients[name], chosen))
-            parts.append((difference * slope).double().sum(dim=0).cpu())
-        total.append(torch.stack(parts))
-    return torch.stack(total).sum(dim=0) / len(task)
 
 
 def over_spans(
@@ -141,15 +106,7 @@ def over_spans(
     Raises:
         ValueError: if there are no spans, or one is empty or reaches beyond the positions.
     """
-    if not spans:
-        raise ValueError("got no spans; name at least one, such as {'subject': range(1, 3)}")
-    n = positions.shape[-1]
-    for name, span in spans.items():
-        if not len(span) or min(span) < 0 or max(span) >= n:
-            raise ValueError(
-                f"the span {name!r} is {span}; a span holds at least one of the positions "
-                f"0 to {n - 1}"
-            )
+    require_spans(spans, positions.shape[-1])
     return torch.stack([positions[..., list(span)].sum(dim=-1) for span in spans.values()], dim=-1)
 
 
@@ -174,40 +131,41 @@ def _writes_and_gradients(
     return clean.writes - replaced.writes, gradients
 
 
-@torch.no_grad()
-def _products(
-    model: Model, difference: Writes, gradients: list[Float[Tensor, "token d_model"]]
-) -> Iterator[tuple[slice, Float[Tensor, "source token d_model"]]]:
-    """`difference * gradient` of every writer, a few tokens at a time."""
-    group = _groups(model.graph).to(gradients[0].device)
-    per_token = len(group) * difference.embed.shape[1] * difference.embed.element_size()
-    size = max(1, TILE_BYTES // per_token)
-    for start in range(0, len(difference), size):
-        tile = slice(start, start + size)
-        product = expand_writes(model, difference[tile])
-        for i, gradient in enumerate(gradients):
-            product[group == i] *= gradient[tile]
-        yield tile, product
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """`difference * gradient` of every writer, added up a few tokens at a time."""
+
+    model: Model
+    difference: Writes
+    gradients: list[Float[Tensor, "token d_model"]]
+    places: Int[Tensor, " token"]
+    dimensions: Float[Tensor, "source d_model"]
+    positions: Float[Tensor, "source pos"]
+
+    @property
+    def bytes_each(self) -> int:
+        """What the products of one token take."""
+        embed = self.difference.embed
+        return len(self.model.graph.sources) * embed.shape[1] * embed.element_size()
+
+    @torch.no_grad()
+    def add(self, tile: slice) -> None:
+        """Add those of some tokens to both sums."""
+        product = expand_writes(self.model, self.difference[tile])
+        for gradient, group in zip(self.gradients, _groups(self.model.graph), strict=True):
+            product[group] *= gradient[tile]
+        along, at = (product.sum(dim=axis).double().cpu() for axis in (1, 2))
+        self.dimensions.add_(along)
+        self.positions.index_add_(1, self.places[tile], at)
 
 
-def _groups(graph: Graph) -> Int[Tensor, " source"]:
-    """The group of every writer: 0 the embedding, then a layer's heads, its MLP, and so on."""
-    group = torch.zeros(len(graph.sources), dtype=torch.long)
+def _groups(graph: Graph) -> list[slice]:
+    """Writers that share a gradient: the embedding, then a layer's heads, its MLP, and so on."""
+    groups = [slice(0, 1)]
     for layer in range(graph.n_layers):
-        group[graph.head_sources(layer)] = 2 * layer + 1
-        group[graph.mlp_source(layer)] = 2 * layer + 2
-    return group
-
-
-def _neuron_hooks(model: Model) -> list[str]:
-    points = [neurons(block) for block in model.blocks]
-    hidden = [f"m{i}" for i, point in enumerate(points) if point is None]
-    if hidden:
-        raise ValueError(
-            f"{model.name} shows no neurons in {', '.join(hidden)}: no hook point reaches inside "
-            "its MLPs (mixtures of experts); take `attribute`, whose writers are whole MLPs"
-        )
-    return [point.post for point in points if point is not None]
+        mlp = graph.mlp_source(layer)
+        groups += [graph.head_sources(layer), slice(mlp, mlp + 1)]
+    return groups
 
 
 def _check(model: Model, task: Task, metric: Metric, *, needs_pairs: bool) -> None:

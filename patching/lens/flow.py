@@ -21,10 +21,10 @@ from patching.lens.nodes import Node, Seen, neuron_node, run_at
 from patching.lens.prompts import Source, read_prompts, resolve_positions
 from patching.lens.text import single_token, token_texts
 from patching.lens.vocabulary import Vocabulary, find_vocabulary, prove_vocabulary
+from patching.memory import in_tiles
 from patching.model import Model
 from patching.modes import without_gradients
 
-TILE_BYTES = 2**26  # of logits held at once
 Words = tuple[tuple[str, float], ...]
 """Tokens with what is added to their logits, beyond what is added to all on average."""
 
@@ -129,13 +129,15 @@ class _Reader:
     def words(self, vectors: Float[Tensor, "node d_model"]) -> list[tuple[Words, Words]]:
         """The tokens that each vector promotes and suppresses most, the strongest first."""
         sigma = self.vocabulary.sigma(self.seen[FINAL_STREAM])
-        size = max(1, TILE_BYTES // (8 * len(self.vocabulary)))
         found: list[tuple[Words, Words]] = []
-        for tile in vectors.split(size):
-            logits = self.vocabulary.promotions(tile, sigma)
+
+        def work(span: slice) -> None:
+            logits = self.vocabulary.promotions(vectors[span], sigma)
             up, down = logits.topk(self.k), logits.topk(self.k, largest=False)
             ends = zip(up.indices, up.values, down.indices, down.values, strict=True)
-            found += [(self._spell(*end[:2]), self._spell(*end[2:])) for end in ends]
+            found.extend([(self._spell(*end[:2]), self._spell(*end[2:])) for end in ends])
+
+        in_tiles(len(vectors), 8 * len(self.vocabulary), vectors.device, work)
         return found
 
     def writers(self, parts: Sequence[Part]) -> list[_Row]:

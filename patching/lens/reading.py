@@ -1,12 +1,13 @@
 """A lens: vectors of the residual stream read as predictions, when asked and a tile at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from patching.lens.plots import lens_map
 from patching.lens.prompts import Prompts
 from patching.lens.text import single_token, token_texts
 from patching.lens.vocabulary import Vocabulary
+from patching.memory import in_tiles
 from patching.model import Model
 from patching.modes import without_gradients
 
@@ -24,8 +26,9 @@ Scale = Literal["recompute", "frozen"]
 Tokens = int | str | Sequence[int | str] | None
 """Token ids, or texts of one token each; None for the answers of a task's prompts."""
 
-TILE_BYTES = 2**26
-"""Of logits held at once."""
+Measure = Callable[[Tensor, Tensor, slice], tuple[Tensor, ...]]
+"""What is read off logits `[node token vocab]`, the model's own and of which tokens: each `[node
+token ...]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +84,7 @@ class Lens:
         """
         if not 1 <= k <= len(self.vocabulary):
             raise ValueError(f"the top {k} tokens of {len(self.vocabulary)} cannot be named")
-        parts: list[tuple[Tensor, ...]] = []
-        for logits, final, _ in self._tiles():
-            log_probs, own = logits.log_softmax(dim=-1), final.log_softmax(dim=-1)
-            top = log_probs.topk(k, dim=-1)
-            entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-            kl = (own.exp() * (own - log_probs)).sum(dim=-1)
-            best = logits.gather(-1, top.indices)
-            parts.append((top.indices, best, top.values.exp(), entropy, kl))
-        ids, best, probabilities, entropy, kl = (
-            torch.cat(part, dim=1).unflatten(1, self.places.shape)
-            for part in zip(*parts, strict=True)
-        )
-        return Facts(ids, best, probabilities, entropy, kl)
+        return Facts(*self._measured(partial(_facts, k)))
 
     def entropy(self) -> Grid:
         """Entropy of each prediction, in nats."""
@@ -111,11 +102,12 @@ class Lens:
             ValueError: if there is no such token, or there are no answers to take.
         """
         ids, counts, what = self._choose(tokens)
-        parts = [
-            (logits.softmax(dim=-1).gather(-1, _rows(ids, tile, logits)) * counts[tile]).sum(dim=-1)
-            for logits, _, tile in self._tiles()
-        ]
-        return self._grid(f"probability of {what}", self._join(parts))
+
+        def probability(logits: Tensor, _: Tensor, tile: slice) -> tuple[Tensor]:
+            chosen = logits.softmax(dim=-1).gather(-1, _rows(ids, tile, logits))
+            return ((chosen * counts[tile]).sum(dim=-1),)
+
+        return self._grid(f"probability of {what}", *self._measured(probability))
 
     @without_gradients
     def rank(self, tokens: Tokens = None) -> Grid:
@@ -125,12 +117,13 @@ class Lens:
             ValueError: if there is no such token, or there are no answers to take.
         """
         ids, counts, what = self._choose(tokens)
-        parts: list[Tensor] = []
-        for logits, _, tile in self._tiles():
+
+        def rank(logits: Tensor, _: Tensor, tile: slice) -> tuple[Tensor]:
             chosen = logits.gather(-1, _rows(ids, tile, logits))
             best = chosen.masked_fill(~counts[tile], -torch.inf).amax(dim=-1, keepdim=True)
-            parts.append(1.0 + (logits > best).sum(dim=-1))
-        return self._grid(f"rank of {what} (1: most likely)", self._join(parts))
+            return (1.0 + (logits > best).sum(dim=-1),)
+
+        return self._grid(f"rank of {what} (1: most likely)", *self._measured(rank))
 
     def to_dataframe(self, k: int = 1) -> pd.DataFrame:
         """One row for each of the k most likely tokens of every node, prompt and position.
@@ -204,18 +197,19 @@ class Lens:
         sigma = None if self.scale == "recompute" else self.vocabulary.sigma(final)
         return self.vocabulary.logits(vectors, sigma=sigma, softcap=self.softcap)
 
-    def _tiles(self) -> Iterator[tuple[Tensor, Tensor, slice]]:
-        """Logits `[node token vocab]`, the model's own `[token vocab]`, and which tokens."""
+    def _measured(self, measure: Measure) -> tuple[Shaped[Tensor, "node example place ..."], ...]:
+        """What is read off all logits, a few tokens' at a time."""
         vectors, final = self.states.vectors.flatten(1, 2), self.states.final.flatten(0, 1)
-        width = len(self.vocabulary) * torch.finfo(vectors.dtype).bits // 8
-        size = max(1, TILE_BYTES // (width * (len(self.nodes) + 1)))
-        for start in range(0, len(final), size):
-            tile = slice(start, start + size)
-            own = self.vocabulary.logits(final[tile], softcap=self.softcap)
-            yield self._read(vectors[:, tile], final[tile]), own, tile
+        parts: list[tuple[Tensor, ...]] = []
 
-    def _join(self, parts: Sequence[Tensor]) -> Float[Tensor, "node example place"]:
-        return torch.cat(list(parts), dim=1).unflatten(1, self.places.shape)
+        def work(tile: slice) -> None:
+            own = self.vocabulary.logits(final[tile], softcap=self.softcap)
+            parts.append(measure(self._read(vectors[:, tile], final[tile]), own, tile))
+
+        width = len(self.vocabulary) * torch.finfo(vectors.dtype).bits // 8
+        in_tiles(len(final), width * (len(self.nodes) + 1), final.device, work)
+        joined = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        return tuple(part.unflatten(1, self.places.shape) for part in joined)
 
     def _choose(
         self, tokens: Tokens
@@ -260,8 +254,17 @@ class Lens:
         return Grid(quantity, widen(values.transpose(0, 1)), axes, provenance=facts)
 
 
+def _facts(k: int, logits: Tensor, final: Tensor, _: slice) -> tuple[Tensor, ...]:
+    """The fields of `Facts`."""
+    log_probs, own = logits.log_softmax(dim=-1), final.log_softmax(dim=-1)
+    top = log_probs.topk(k, dim=-1)
+    entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+    kl = (own.exp() * (own - log_probs)).sum(dim=-1)
+    return top.indices, logits.gather(-1, top.indices), top.values.exp(), entropy, kl
+
+
 def _rows(
-    ids: Int[Tensor, "token n"], tile: slice, logits: Float[Tensor, "node token vocab"]
+    ids: Int[Tensor, "every n"], tile: slice, logits: Float[Tensor, "node token vocab"]
 ) -> Int[Tensor, "node token n"]:
     return ids[tile].expand(len(logits), -1, -1)
 

@@ -11,6 +11,7 @@ from oracles import _writes, brute_force_eap
 from circuits.scoring import Recipe, along_inputs, eap, score
 from circuits.scoring.dropping import atp_star, grad_drop, without_layer
 from circuits.scoring.patterns import qk_fix
+from patching import memory
 from patching.ablations import Prepared, Replacement, resample, zero
 from patching.metrics import accuracy, logit_diff
 from patching.model import Model
@@ -149,10 +150,10 @@ def test_qk_fix_sees_what_a_saturated_softmax_hides():
     assert len(best & wired.active_edges) == 4  # the fifth is no matter of queries and keys
 
 
-def test_qk_fix_does_not_depend_on_batches_or_tiles(model, monkeypatch):
+def test_qk_fix_does_not_depend_on_batches_or_tiles(model):
     whole = qk_fix(model, families.ragged_task(), logit_diff).matrix
-    monkeypatch.setattr("circuits.scoring.patterns.TILE_BYTES", 1)
-    tiled = qk_fix(model, families.ragged_task(), logit_diff, batch_size=1).matrix
+    with memory.budget(1):
+        tiled = qk_fix(model, families.ragged_task(), logit_diff, batch_size=1).matrix
     assert (tiled - whole).abs().max() < ROUNDING * whole.abs().max()
 
 

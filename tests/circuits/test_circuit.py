@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit, load_circuit
+from circuits.explorer import explore
 from circuits.export.networks import from_networkx
 from circuits.select import random_circuit
 from patching.graph import Graph
@@ -297,4 +298,4 @@ def test_a_networkx_edge_that_ends_elsewhere_than_its_reader_is_refused():
 
 def test_a_circuit_shows_itself_as_a_page():
     circuit = Circuit.from_edges(Graph(1, 1, 1), [("embed", "m0"), ("m0", "logits")])
-    assert "iframe" in circuit.explore()._repr_mimebundle_()["text/html"]
+    assert "iframe" in explore(circuit)._repr_mimebundle_()["text/html"]

@@ -4,10 +4,9 @@ import families
 import pytest
 import torch
 
-from patching import attention
+from patching import attention, memory
 from patching.anatomy.blocks import EMBEDDING
 from patching.anatomy.norms import find_norm
-from patching.attention import vocabulary
 from patching.model import Model
 
 
@@ -74,14 +73,14 @@ def test_an_ov_circuit_is_the_written_out_product(family):
     assert found == pytest.approx(score, abs=1e-8)
 
 
-def test_top_pairs_are_those_of_the_whole_matrix_whatever_the_tiles(monkeypatch):
+def test_top_pairs_are_those_of_the_whole_matrix_whatever_the_tiles():
     model = Model.load(families.module("llama", torch.float64))
     circuit = attention.qk_circuit(model, "a0.h1")
     whole = circuit.rows @ circuit.columns.T
     expected = whole.flatten().topk(15)
     for size in (1, 97 * 8 * 10, 2**25):
-        monkeypatch.setattr(vocabulary, "TILE_BYTES", size)
-        table = circuit.top(15)
+        with memory.budget(size):
+            table = circuit.top(15)
         assert list(table.columns) == ["query", "query id", "key", "key id", "value"]
         flat = table["query id"] * families.VOCAB + table["key id"]
         assert flat.tolist() == expected.indices.tolist()

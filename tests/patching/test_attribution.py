@@ -8,8 +8,9 @@ import torch
 import toys
 
 from circuits.scoring import Recipe, score
+from patching import memory
 from patching.ablations import positional_mean, resample, zero
-from patching.attribution import attribute, attribute_neurons, over_spans, writers
+from patching.attribution import attribute, attribution_patching, over_spans
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.rules import RULES, plain, relp
@@ -91,7 +92,9 @@ def test_a_dimensions_score_is_the_metrics_slope_along_that_part_of_the_write(gp
 @pytest.mark.parametrize("rule", [plain, relp])
 def test_a_layers_neurons_sum_to_its_mlp_where_no_norm_follows(family, rule):
     model = Model.load(families.module(family, torch.float64))
-    found = attribute_neurons(model, families.ragged_task(), logit_diff, rule=rule, batch_size=2)
+    options = {"direction": "noising", "kinds": ["neurons"], "rule": rule, "batch_size": 2}
+    found = attribution_patching(model, families.ragged_task(), logit_diff, **options)
+    found = found["neurons"].mean
     graph = model.graph
     writers = attribute(model, families.ragged_task(), logit_diff, rule=rule).writers
     mlps = writers[[graph.mlp_source(layer) for layer in range(graph.n_layers)]]
@@ -99,11 +102,11 @@ def test_a_layers_neurons_sum_to_its_mlp_where_no_norm_follows(family, rule):
     assert found.shape[1] in (48, 64, 128)
 
 
-def test_scores_do_not_depend_on_batches_or_tiles(model, monkeypatch):
+def test_scores_do_not_depend_on_batches_or_tiles(model):
     task = families.ragged_task()
     whole = attribute(model, task, logit_diff)
-    monkeypatch.setattr(writers, "TILE_BYTES", 1)
-    tiled = attribute(model, task, logit_diff, batch_size=1)
+    with memory.budget(1):
+        tiled = attribute(model, task, logit_diff, batch_size=1)
     assert_close(tiled.positions, whole.positions)
     assert_close(tiled.dimensions, whole.dimensions)
 
@@ -120,17 +123,14 @@ def test_positions_count_from_the_first_real_token_on_either_side_of_padding(fam
 def test_attribution_leaves_no_hooks_no_gradients_and_the_same_weights(gpt2):
     before = {n: p.clone() for n, p in gpt2.bridge.named_parameters()}
     attribute(gpt2, families.task(), logit_diff, rule=relp)
-    attribute_neurons(gpt2, families.task(), logit_diff, rule=relp)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in gpt2.bridge.hook_dict.values())
     for name, parameter in gpt2.bridge.named_parameters():
         assert parameter.grad is None
         assert torch.equal(parameter, before[name])
 
 
-def test_neurons_of_mixtures_of_experts_are_refused():
+def test_mixtures_of_experts_are_scored_and_said_to_be_unruled():
     model = Model.load(families.module("mixtral", torch.float32))
-    with pytest.raises(ValueError, match="shows no neurons in m0, m1.*mixtures of experts"):
-        attribute_neurons(model, families.task(), logit_diff)
     scores = attribute(model, families.task(), logit_diff, rule=relp)
     assert bool(scores.writers.isfinite().all())
     assert any("m0" in place for place in scores.unruled)
@@ -154,29 +154,28 @@ def test_spans_without_any_are_refused():
         over_spans(torch.zeros(2, 9), {})
 
 
-@pytest.mark.parametrize("scorer", [attribute, attribute_neurons])
-class TestEveryScorer:
-    def test_refuses_a_metric_without_gradient(self, scorer, gpt2):
+class TestRefusals:
+    def test_refuses_a_metric_without_gradient(self, gpt2):
         with pytest.raises(ValueError, match="accuracy has no gradient"):
-            scorer(gpt2, families.task(), accuracy)
+            attribute(gpt2, families.task(), accuracy)
 
-    def test_refuses_a_metric_that_is_flat_at_the_clean_run(self, scorer, gpt2):
+    def test_refuses_a_metric_that_is_flat_at_the_clean_run(self, gpt2):
         with pytest.raises(ValueError, match="kl has no slope at the clean run"):
-            scorer(gpt2, families.task(), kl)
+            attribute(gpt2, families.task(), kl)
 
-    def test_refuses_pairs_that_do_not_differ(self, scorer, gpt2):
+    def test_refuses_pairs_that_do_not_differ(self, gpt2):
         same = Task("same", (Prompt((5, 6), (5, 6), (7,), (8,)),))
         with pytest.raises(ValueError, match="corrupt prompt equal to the clean one in row 0"):
-            scorer(gpt2, same, logit_diff)
+            attribute(gpt2, same, logit_diff)
 
-    def test_refuses_token_ids_of_another_vocabulary(self, scorer, gpt2):
+    def test_refuses_token_ids_of_another_vocabulary(self, gpt2):
         task = Task("big", (Prompt((5, 960), (5, 961), (7,), (8,)),))
         with pytest.raises(ValueError, match="has only 97 tokens"):
-            scorer(gpt2, task, logit_diff)
+            attribute(gpt2, task, logit_diff)
 
-    def test_refuses_a_batch_of_no_examples(self, scorer, gpt2):
+    def test_refuses_a_batch_of_no_examples(self, gpt2):
         with pytest.raises(ValueError, match="batch_size=0"):
-            scorer(gpt2, families.task(), logit_diff, batch_size=0)
+            attribute(gpt2, families.task(), logit_diff, batch_size=0)
 
 
 def test_an_unknown_writer_is_refused(gpt2):

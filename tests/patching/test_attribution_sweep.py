@@ -10,7 +10,7 @@ import toys
 from circuits.scoring import Recipe, score
 from patching.anatomy.insides import neurons, softmax
 from patching.anatomy.places import of_kind
-from patching.attribution import attribute_neurons, attribution_patching
+from patching.attribution import attribution_patching
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.paths import along_activations, along_inputs, at_both
@@ -201,14 +201,6 @@ def test_the_stream_after_a_layer_is_the_stream_before_the_next(llama):
     found = attribution_patching(llama, families.task(), logit_diff)
     after, before = found["resid_post"].values, found["resid_pre"].values
     torch.testing.assert_close(after[:, :-1], before[:, 1:], rtol=1e-12, atol=0)
-
-
-def test_neurons_are_those_of_attribute_neurons(llama):
-    found = attribution_patching(
-        llama, families.ragged_task(), logit_diff, direction="noising", rule=relp, kinds=["neurons"]
-    )
-    expected = attribute_neurons(llama, families.ragged_task(), logit_diff, rule=relp)
-    assert_close(found["neurons"].mean, expected, 1e-12)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -147,7 +147,7 @@ def test_sweeps_know_that_a_patch_reaches_the_tokens_before_it(loaded):
     for layer in range(2):
         for pos in range(4):
             place = f"r{layer}.pre"
-            with intervening(model, patch(place, source[place], pos)):
+            with intervening(model, patch(place, source, pos)):
                 patched = nearness(model.answer_logits(batch.corrupt, batch), batch)
             effect = patched.detach() - found.corrupt
             assert_close(found.values[:, layer, pos], effect, atol=1e-10, rtol=0)

@@ -13,7 +13,7 @@ from circuits.circuit import Circuit
 from circuits.judging import shapley as module
 from circuits.judging.shapley import shapley_cost, shapley_values
 from circuits.running.evaluation import evaluate
-from patching import ablations
+from patching import ablations, memory
 from patching.metrics import logit_diff
 from patching.model import Model
 
@@ -109,10 +109,10 @@ def test_the_interval_is_students_over_orders(gpt2):
     assert np.isnan(one.interval()).all()
 
 
-def test_sets_in_pieces_give_the_same_values(gpt2, monkeypatch):
+def test_sets_in_pieces_give_the_same_values(gpt2):
     whole = shapley_values(gpt2, families.task(), logit_diff, orders=2)
-    monkeypatch.setattr(module, "_MASK_BYTES", gpt2.graph.exists.numel() * 3)
-    pieces = shapley_values(gpt2, families.task(), logit_diff, orders=2)
+    with memory.budget(gpt2.graph.exists.numel() * 3):
+        pieces = shapley_values(gpt2, families.task(), logit_diff, orders=2)
     torch.testing.assert_close(whole.gains, pieces.gains)
 
 

@@ -11,6 +11,7 @@ from circuits.judging.uncertainty import ensemble, uncertainty
 from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
 from circuits.select import top_n
+from patching import memory
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model
@@ -116,13 +117,14 @@ def test_two_examples_are_enough_and_no_resample_is_empty():
     assert bool(result.standard_error.isfinite().all())
 
 
-def test_the_seed_decides(monkeypatch):
+def test_the_seed_decides():
     values = normal(20)
     first, again, other = (bootstrap(values, seed=seed, n_resamples=50) for seed in (0, 0, 1))
     assert torch.equal(first.standard_error, again.standard_error)
     assert not torch.equal(first.standard_error, other.standard_error)
-    monkeypatch.setattr("circuits.judging.uncertainty._MOST_NUMBERS", 1)  # one edge a tile
-    tiled = bootstrap(values, n_resamples=50)
+    with memory.budget(1) as ledger:
+        tiled = bootstrap(values, n_resamples=50)
+    assert ledger.largest_tile == 1  # edge
     torch.testing.assert_close(tiled.standard_error, first.standard_error, atol=1e-14, rtol=0)
     assert torch.equal(tiled.sign_stability, first.sign_stability)
 

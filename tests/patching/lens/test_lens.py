@@ -9,6 +9,7 @@ import toys
 import transformers as hf
 from transformer_lens.tools.analysis import logit_lens as library_lens
 
+from patching import memory
 from patching.lens import logit_lens, reading
 from patching.lens import prompts as lens_prompts
 from patching.lens.plots import plot_nodes
@@ -148,10 +149,10 @@ def test_facts_are_those_of_the_softmax_written_out(gpt2):
                 assert both == pytest.approx(line[7] + line[9], abs=1e-12)
 
 
-def test_tiles_change_no_number(gpt2, monkeypatch):
+def test_tiles_change_no_number(gpt2):
     whole = logit_lens(gpt2, tokens(), "heads", scale="frozen").facts(3)
-    monkeypatch.setattr(reading, "TILE_BYTES", 1)
-    tiled = logit_lens(gpt2, tokens(), "heads", scale="frozen").facts(3)
+    with memory.budget(1):
+        tiled = logit_lens(gpt2, tokens(), "heads", scale="frozen").facts(3)
     assert torch.equal(whole.ids, tiled.ids)
     torch.testing.assert_close(whole.kl, tiled.kl, atol=1e-12, rtol=0)
 
