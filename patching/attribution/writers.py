@@ -24,6 +24,7 @@ from patching.live import Live, Start, differentiate
 from patching.memory import in_tiles
 from patching.metrics import Metric, require_slope
 from patching.model import Model
+from patching.modes import without_gradients
 from patching.rules import Rule, plain
 from patching.runs.spots import require_spans
 from patching.tasks.task import Batch, Task
@@ -148,7 +149,7 @@ class _Products:
         embed = self.difference.embed
         return len(self.model.graph.sources) * embed.shape[1] * embed.element_size()
 
-    @torch.no_grad()
+    @without_gradients
     def add(self, tile: slice) -> None:
         """Add those of some tokens to both sums."""
         product = expand_writes(self.model, self.difference[tile])
