@@ -10,7 +10,7 @@ DEVICE ?= cpu
 CARD ?= h100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check soak bench truth reference model notebooks run-notebooks docs clean
+.PHONY: help demo test test-lowest test-newest fuzz check soak bench truth reference model notebooks run-notebooks docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,12 @@ demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, 
 
 test: $(STAMP)  ## tests and doctests, a process for each core
 	$(BIN)/pytest -q -n auto --dist loadfile
+
+test-lowest:  ## the same with the oldest versions that pyproject.toml allows, in .venv-lowest
+	@PYTHON=$(PYTHON) .ci/versions lowest
+
+test-newest:  ## the same with the newest of everything, in .venv-newest
+	@PYTHON=$(PYTHON) .ci/versions newest
 
 fuzz: $(STAMP)  ## 10,000 damaged files: each refused in words, or read and sound
 	$(BIN)/python -m tests.fuzz

@@ -1,4 +1,4 @@
-"""The packages import on systems that are not POSIX: what only those have is asked for when used."""
+"""The packages import on systems that are not POSIX: what those have is asked for when used."""
 
 import ast
 import sys
