@@ -7,9 +7,11 @@ A reader's input is the stream with each removed edge's writer replaced:
 
 The replaced stream is what is left where every writer is replaced (see `starts`). Each reader
 starts from the end with fewer terms: what is taken off again is only rounding, and a norm that has
-little else to read would blow that up. What cannot matter is left alone: readers of nodes from
-which no kept edge leads to the logits, and (if there is a corrupt run) of nodes to which none leads
-from the embedding, whose writes are then the corrupt run's own.
+little else to read would blow that up. Two runs are loud at the same places; constants are quiet,
+so that one loud writer taken off the live stream is enough, and only few terms are. What cannot
+matter is left alone: readers of nodes from which no kept edge leads to the logits, and (if there is
+a corrupt run) of nodes to which none leads from the embedding, whose writes are then the corrupt
+run's own.
 """
 
 from collections.abc import Sequence
@@ -21,6 +23,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.graph import Graph
+
+FEW = 16
+"""Where constants replace writers: sums start at the live stream if so many times more is kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +123,7 @@ def _make_plan(
 ) -> Plan:
     removed = graph.exists.to(kept) - kept
     n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
-    from_replaced = n_kept < n_removed
+    from_replaced = n_kept < (n_removed if paired else FEW * n_removed)
     touched = needed & (n_removed > 0)
     replaced = touched & (n_kept == 0)
     if not paired:  # heads make the same of it in all circuits; MLPs and logits are run

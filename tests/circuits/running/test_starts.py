@@ -47,6 +47,18 @@ def test_float32_equals_float64_however_little_is_kept(models, name):
     assert (wide.values - narrow.values).abs().max() < 1e-3 * gap
 
 
+def test_one_loud_writer_taken_off_leaves_no_rounding():
+    """Half of all edges: some readers keep most of what they read, but not the embedding."""
+    wide, narrow = (families.loud("llama", dtype) for dtype in (torch.float64, torch.float32))
+    graph = wide.graph
+    circuits = [random_circuit(graph, graph.n_edges // 2, seed=seed) for seed in range(6)]
+    expected, found = (
+        evaluate(model, TASK, circuits, logit_diff, ablation=zero) for model in (wide, narrow)
+    )
+    gap = (expected.clean - expected.corrupt).abs().mean()
+    assert (expected.values - found.values).abs().max() < 1e-3 * gap
+
+
 def test_without_any_edge_the_logits_see_constants_alone_to_the_bit():
     model = families.loud("llama", torch.float32)
     (batch,) = TASK.batches(len(TASK))
