@@ -151,8 +151,8 @@ def warn_of_other_weights(path: str, said: Mapping[str, object], model: "Model")
         now = {"inside": "as stored", **model.identity.facts}
         ours = ", ".join(f"{name} {now[name]}" for name in differ)
         warnings.warn(
-            f"{path} is of {said.get('model', 'a model')} ({theirs}); here it is used on "
-            f"{model.name} ({ours})",
+            f"{path} is of {said.get('model', 'a model')} with the {theirs}; here it is used on "
+            f"{model.name}, with the {ours}",
             stacklevel=1,
         )
 
