@@ -1,4 +1,4 @@
-"""What `make bench` measures, on shapes so small that only the paths through the code are tested."""
+"""What `make bench` measures, on tiny shapes: only the paths through the code are tested."""
 
 from dataclasses import replace
 
