@@ -32,8 +32,9 @@ test-lowest:  ## the same with the oldest versions that pyproject.toml allows, i
 test-newest:  ## the same with the newest of everything, in .venv-newest
 	@PYTHON=$(PYTHON) .ci/versions newest
 
-fuzz: $(STAMP)  ## 10,000 damaged files: each refused in words, or read and sound
+fuzz: $(STAMP)  ## 10,000 damaged files and 2,400 hostile ones: each refused in words, or sound
 	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz 2400 0 hostile
 
 check: $(STAMP)  ## lint, format, types, floors
 	$(BIN)/ruff check .

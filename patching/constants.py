@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from patching.ablations import Constants, zero
 from patching.anatomy.identity import COMPUTES
 from patching.capture import Writes
+from patching.files.parsing import naming
 from patching.files.tensors import read_tensors, require_names, write_tensors
 from patching.history import History
 from patching.model import Model
@@ -80,17 +80,33 @@ def load_optimal(path: str | Path, model: Model) -> Optimal:
     require_names(path, tensors, [*expected, *_LOSSES])
     for part, like in expected.items():
         found = tensors.get(part)
-        if found is None or found.shape != like.shape or not bool(found.isfinite().all()):
+        right = found is not None and found.is_floating_point() and found.shape == like.shape
+        if found is None or not right or not bool(found.isfinite().all()):
             raise ValueError(
                 f"{path}: {part} should be finite numbers of shape {list(like.shape)} for "
                 f"{model.name}"
             )
-    losses, mean_losses, curve = (tensors.get(x, torch.zeros(0)).double() for x in _LOSSES)
+    losses, mean_losses, curve = (_losses(path, tensors, name) for name in _LOSSES)
     writes = from_names(tensors, model.graph.n_layers).to(model.device)
     history = History({"loss": curve}, stopped)
     found = Optimal(Constants(name, writes), weights, losses, mean_losses, history, provenance)
-    found(model)
+    with naming(path):
+        found(model)
     return found
+
+
+def _losses(path: str | Path, tensors: Mapping[str, Tensor], name: str) -> Float[Tensor, " loss"]:
+    """Losses in the order they were written in.
+
+    Raises:
+        ValueError: if they are missing, or no finite numbers in a row.
+    """
+    found = tensors.get(name)
+    if found is None or not found.is_floating_point() or found.ndim != 1:
+        raise ValueError(f"{path} lacks the tensor {name!r}, or it is no row of numbers")
+    if not found.isfinite().all():
+        raise ValueError(f"{path}: {name} should be finite numbers")
+    return found.double()
 
 
 def by_name(writes: Writes) -> dict[str, Float[Tensor, "..."]]:

@@ -232,7 +232,8 @@ def _save(state: _State, schedule: Schedule, identity: Mapping[str, object]) -> 
     tensors = {f"{kind} {name}": some[name] for kind, some in _kinds(state) for name in some}
     for name, curve in state.curves.items():
         tensors[f"{_CURVE}{name}"] = torch.tensor(curve, dtype=torch.float64)
-    write_tensors(Path(schedule.folder) / STATE, tensors, _FORMAT, {"of": identity})
+    facts = {"of": identity, "steps": state.n_steps}
+    write_tensors(Path(schedule.folder) / STATE, tensors, _FORMAT, facts)
 
 
 def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, object]) -> None:
@@ -253,6 +254,8 @@ def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, 
     if any((saved[name] < 0).any() for name in saved if name.startswith("squares")):
         raise ValueError(f"{path} holds squares below 0; delete it to begin anew")
     _check_curves(path, curves, schedule.steps)
+    if facts.get("steps") != len(curves.get(_CURVE + LOSS, ())):
+        raise ValueError(f"{path} does not say how many steps were taken; delete it to begin anew")
     for kind, some in _kinds(state):
         for name, value in some.items():
             some[name] = saved[f"{kind} {name}"].to(value)

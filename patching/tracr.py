@@ -164,6 +164,9 @@ def _boot(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Transf
     stored = _weights(folder)
     sizes = {key: config[key] for key in SHAPES}
     _require_sizes(folder, sizes, stored)
+    strange = [name for name, part in stored.items() if 0 in part.shape or part.ndim > 3]
+    if strange:
+        raise ValueError(f"{folder}/weights.npz holds no weights under {strange[0]!r}")
     try:
         cfg = TransformerBridgeConfig(
             **sizes,

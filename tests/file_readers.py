@@ -5,8 +5,8 @@ import json
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,19 @@ from circuits.circuit import to_json
 from circuits.drawing.roles import load_roles
 from circuits.explorer.levels import load_levels
 from circuits.export import from_mib_json, from_mib_pt, to_mib_json, to_mib_pt
+from circuits.paper import methods_latex, methods_markdown, open_run
+from circuits.paper.tables import edges_latex, faithfulness_latex
+from circuits.repeating import rerun
+from circuits.repeating.permitted import OPTIONS
 from circuits.reporting.measurements import Measurements, load_measurements
 from circuits.scores import provenance_json
 from circuits.search.log import Log
 from patching import Model
+from patching.ablations import Constants, zero
+from patching.constants import Optimal, by_name, load_optimal
+from patching.descent import STATE, Parameter, Schedule, descend
 from patching.graph import Graph
+from patching.history import History
 from patching.lens.tuned import load_tuned_lens, zero_lens
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.formats import read_conflicts
@@ -44,7 +52,9 @@ class Refused(ValueError):
 class Reader:
     """`make` writes a sound file into a folder; `read` gives values that compare by `==`.
 
-    `sealed` files carry a checksum: whatever is read from them is what was written.
+    `sealed` files carry a checksum: whatever is read from them is what was written. `exact` ones
+    hold tensors of given names, shapes and types. `named`: how messages call the file, if not by
+    its name.
     """
 
     name: str
@@ -52,6 +62,8 @@ class Reader:
     read: Callable[[Path], object]
     sealed: bool = False
     cost: int = 1  # of so many inputs this reader is given one
+    exact: bool = False
+    named: str = ""
 
 
 class Words:
@@ -74,6 +86,7 @@ def readers(home: Path) -> list[Reader]:
         *_tables(),
         *_tensors(model, home),
         *_programs(home),
+        *_results(home),
     ]
 
 
@@ -215,9 +228,129 @@ def _tensors(model: Model, home: Path) -> list[Reader]:
         return {name: _bytes(part) for name, part in found.parts.items()}
 
     return [
-        Reader("scores .safetensors", _by(_scores().save, "s.safetensors"), _scored, sealed=True),
-        Reader("tuned lens", _by(lens.save, "lens.safetensors"), read_lens, sealed=True),
-        Reader("chunk of a run", make_chunk, read_chunk, sealed=True),
+        Reader(
+            "scores .safetensors",
+            _by(_scores().save, "s.safetensors"),
+            _scored,
+            sealed=True,
+            exact=True,
+        ),
+        Reader(
+            "tuned lens", _by(lens.save, "lens.safetensors"), read_lens, sealed=True, exact=True
+        ),
+        Reader(
+            "chunk of a run", make_chunk, read_chunk, sealed=True, named="chunk-00000.safetensors"
+        ),
+        *_trained(model, home),
+    ]
+
+
+def _trained(model: Model, home: Path) -> list[Reader]:
+    """What trainings leave: states and constants."""
+    nothing = zero(model)
+    assert isinstance(nothing, Constants)
+    losses = [torch.arange(n, dtype=torch.float64) for n in (3, 3, 5)]
+    history = History({"loss": losses[2]}, "all steps done")
+    facts = {"model": model.name, "weights": model.weights, "tokens": "t"}
+    constants = Optimal(nothing, model.weights, losses[0], losses[1], history, facts)
+
+    def read_constants(path: Path) -> object:
+        found = load_optimal(path, model)
+        curve = found.history.curves["loss"]
+        writes = [_bytes(part) for part in by_name(found.constants.writes).values()]
+        numbers = (found.losses.tolist(), found.mean_losses.tolist(), curve.tolist())
+        return writes, numbers, found.constants.name, dict(found.provenance)
+
+    def train(folder: Path) -> object:
+        start = torch.zeros(3, dtype=torch.float64)
+        plan = Schedule(steps=4, save_every=2, folder=folder)
+        values, curves = descend({"x": Parameter(start, 0.1)}, _bowl, 7, plan, facts={"of": "x"})
+        assert values["x"].shape == (3,) and values["x"].isfinite().all()
+        assert curves.steps == 4
+        return values["x"].tolist(), curves.curves["loss"].tolist()
+
+    def make_state(folder: Path) -> Path:
+        train(home / "training")
+        return (home / "training" / STATE).rename(folder / STATE)
+
+    def read_state(path: Path) -> object:
+        (home / "training" / STATE).unlink(missing_ok=True)
+        path.rename(home / "training" / STATE)
+        return train(home / "training")
+
+    return [
+        Reader(
+            "learned constants",
+            _by(constants.save, "c.safetensors"),
+            read_constants,
+            sealed=True,
+        ),
+        Reader("state of a training", make_state, read_state, sealed=True, exact=True),
+    ]
+
+
+def _bowl(
+    values: Mapping[str, torch.Tensor], step: object
+) -> tuple[torch.Tensor, dict[str, float]]:
+    return (values["x"] ** 2 - values["x"]).sum(), {}
+
+
+class Ran(Exception):
+    """A command was about to be run."""
+
+
+def _about_to_run(words: Sequence[str]) -> None:
+    raise Ran(words)
+
+
+def _repeated(path: Path) -> object:
+    """The command that a result would be made again by, with nothing in it but what makes it."""
+    try:
+        rerun(path, announce=_about_to_run)
+    except Ran as ran:
+        (words,) = ran.args
+    for word in words[1:]:
+        option = word.removeprefix("--").partition("=")[0] if word.startswith("-") else ""
+        assert option in OPTIONS[words[0]], word
+        assert option not in ("trust-remote-code", "scores"), word
+    return words
+
+
+def _results(home: Path) -> list[Reader]:
+    """What is made again, or made into a paper, from what it says of itself."""
+    command = ["score", "--model=toy", "--dtype=float32", "--task=ioi", "--n=4", "--metric=kl"]
+    selection = {"selector": "top_n", "requested": 3, "ranking": "signed", "pruned": False}
+    made = replace(_circuit(), provenance={"command": command, "selection": selection})
+    origin = {"task": "ioi", "n": 4, "seed": 0, "then": [["take", 3]]}
+    said = {"source": "toy", "origin": origin, "metric": "logit_diff", "method": "eap-ig"}
+    said |= {"options": {"steps": 5}, "ablation": "zero", "n_examples": 3, "dtype": "float32"}
+    printed = json.dumps([{"metric": 0.5, "provenance": {"command": command}}])
+    alone = json.dumps({"mean": [0.5, None], "provenance": said})
+    size = made.size
+    found = replace(_measurements(), edges=(size, size), n_edges=made.graph.n_edges)
+    folder = home / "search"
+    folder.mkdir()
+
+    def written(path: Path) -> object:
+        made.save(folder / "circuit.json")
+        found.save(folder / "measurements.json")
+        (folder / path.name).unlink()
+        path.rename(folder / path.name)
+        run = open_run(folder)
+        page = methods_markdown(run)
+        assert "<" not in page.replace("&lt;", "") and page.count("\n") == 1
+        latex = methods_latex(run), edges_latex(run, 3), faithfulness_latex(run)
+        assert "<" not in "".join(latex)
+        return page, latex
+
+    facts = {**made.provenance, **said, "task": "ioi", "model": "m", "versions": {"torch": "2"}}
+    stated = replace(made, provenance=facts)
+    return [
+        Reader("rerun of a circuit", _by(made.save, "m.json"), _repeated),
+        Reader("rerun of what was printed", _text("p.json", printed), _repeated),
+        Reader("rerun without a command", _text("a.json", alone), _repeated),
+        Reader("paper, circuit.json", _by(stated.save, "circuit.json"), written),
+        Reader("paper, measurements.json", _by(found.save, "measurements.json"), written),
     ]
 
 
@@ -242,7 +375,13 @@ def _programs(home: Path) -> list[Reader]:
         return lambda into: _written(into / name, lambda path: path.write_bytes(whole[name]))
 
     return [
-        Reader(f"program, {name}", make(name), lambda p, name=name: read(p, name), cost=5)
+        Reader(
+            f"program, {name}",
+            make(name),
+            lambda p, name=name: read(p, name),
+            cost=5,
+            named="program",
+        )
         for name in whole
     ]
 

@@ -14,6 +14,18 @@ def test_damaged_files_are_refused_in_words_or_still_sound(tmp_path):
     assert table(counts).endswith(f"{0:>14}{0:>14}")
 
 
+def test_whole_files_that_hold_something_else_are_refused_in_words_or_sound(tmp_path):
+    """With checksums that fit: of every reader some, 2,400 in `make soak`."""
+    counts, wrong = run(120, seed=2, home=tmp_path, hostile=True)
+    assert wrong == []
+    assert sum(found.total() for found in counts.values()) == 120
+    assert sum(found["refused"] for found in counts.values()) > 60
+    assert all(counts[name].total() for name in HOSTILE), "states, logs, chunks have a turn"
+
+
+HOSTILE = ("state of a training", "log of a search", "chunk of a run", "rerun of a circuit")
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_every_kind_of_damage_changes_files(damage):
     import random
@@ -24,4 +36,7 @@ def test_every_kind_of_damage_changes_files(damage):
 
 def test_sealed_files_are_those_with_a_checksum(tmp_path):
     sealed = {reader.name for reader in readers(tmp_path) if reader.sealed}
-    assert sealed == {"circuit .json", "scores .safetensors", "tuned lens", "chunk of a run"}
+    assert sealed == {
+        *("circuit .json", "scores .safetensors", "tuned lens", "chunk of a run"),
+        *("learned constants", "state of a training"),
+    }

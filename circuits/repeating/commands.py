@@ -122,7 +122,7 @@ def _cut(origin: Mapping[str, object]) -> dict[str, object]:
         raise ValueError(f"how the prompts were cut (recorded is {shown(steps)})")
     if len(steps) == 1 and steps[0][0] == "take" and len(steps[0]) == 2:
         return {"limit": steps[0][1]}
-    done = ", then ".join(str(step[0]) for step in steps)
+    done = ", then ".join(shown(str(step[0]))[1:-1] for step in steps)
     raise ValueError(f"a command for prompts that were cut so: {done} (only Python)")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from circuits.circuit import Circuit, load_circuit
 from circuits.scores import Scores, load_scores
-from patching.files.parsing import read_json
+from patching.files.parsing import naming, number, read_json
 
 OF_A_SEARCH = ("scores.safetensors", "circuit.json", "measurements.json")
 """What in the folder of `circuits discover` holds numbers."""
@@ -51,7 +51,8 @@ def read_result(path: Path) -> Recorded:
     content = read_json(path)
     if is_circuit(content):
         return of_circuit(load_circuit(path))
-    return of_json(content)
+    with naming(path):
+        return of_json(content)
 
 
 def of_scores(scores: Scores) -> Recorded:
@@ -73,14 +74,18 @@ def of_circuit(circuit: Circuit) -> Recorded:
 
 
 def of_json(content: object) -> Recorded:
-    """Any JSON; `provenance` stands aside, that of the first row where every row has its own."""
+    """Any JSON; `provenance` stands aside, that of the first row where every row has its own.
+
+    Raises:
+        ValueError: if a number is too large for a float.
+    """
     numbers: dict[str, dict[str, float]] = {}
     texts: dict[str, dict[str, str]] = {}
     for group, label, value in _leaves(content, "", ""):
         if isinstance(value, str | bool):
             texts.setdefault(group, {})[label] = str(value)
         else:
-            numbers.setdefault(group, {})[label] = math.nan if value is None else float(value)
+            numbers.setdefault(group, {})[label] = math.nan if value is None else number(value)
     first = content[0] if isinstance(content, list) and content else content
     said = first.get("provenance") if isinstance(first, Mapping) else None
     return Recorded(numbers, texts, said if isinstance(said, Mapping) else {})

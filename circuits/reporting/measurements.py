@@ -148,7 +148,10 @@ def _from_content(content: object) -> Measurements:
 def _numbers(values: object) -> Float[Tensor, " example"]:
     if not isinstance(values, list):
         raise ValueError(f"a list of numbers would be right, got {shown(values)}")
-    return torch.tensor([number(value) for value in values], dtype=torch.float64)
+    found = torch.tensor([number(value) for value in values], dtype=torch.float64)
+    if len(found) and not (found.abs().max() * len(found)).isfinite():
+        raise ValueError("its numbers are too large to be added up")
+    return found
 
 
 def _count(value: object) -> int:

@@ -10,7 +10,8 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from patching.files.whole import read_text, require_file
@@ -118,6 +119,20 @@ def shown(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """A message from within names the file it is about.
+
+    Raises:
+        ValueError: whatever is raised within.
+    """
+    try:
+        yield
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from None
 
 
 def require_keys(

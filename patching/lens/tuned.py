@@ -14,7 +14,8 @@ from torch import Tensor
 
 from patching.anatomy.blocks import widen
 from patching.anatomy.identity import COMPUTES
-from patching.files.tensors import read_tensors, write_tensors
+from patching.files.parsing import naming
+from patching.files.tensors import in_words, read_tensors, write_tensors
 from patching.model import Model
 
 _FORMAT = "tuned lens 1"
@@ -67,15 +68,13 @@ def load_tuned_lens(path: str | Path, model: Model) -> TunedLens:
         ValueError: if the file is no tuned lens, or was trained for another model.
     """
     tensors, provenance = read_tensors(path, _FORMAT)
-    TunedLens(torch.empty(0, 0, 0), torch.empty(0, 0), provenance).check(model)
+    with naming(path):
+        TunedLens(torch.empty(0, 0, 0), torch.empty(0, 0), provenance).check(model)
     expected, device = zero_lens(model, provenance), model.device
     for name, like in (("maps", expected.maps), ("offsets", expected.offsets)):
         found = tensors.get(name)
-        if found is None or found.shape != like.shape or not bool(found.isfinite().all()):
-            raise ValueError(
-                f"{path}: {name} should be finite numbers of shape {list(like.shape)} for "
-                f"{model.name}"
-            )
+        if found is None or in_words(found) != in_words(like) or not found.isfinite().all():
+            raise ValueError(f"{path}: {name} should be finite {in_words(like)} for {model.name}")
     return TunedLens(tensors["maps"].to(device), tensors["offsets"].to(device), provenance)
 
 

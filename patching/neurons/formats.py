@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 
-from patching.files.parsing import parse_json, parse_literal, read_json, read_table, shown
+from patching.files.parsing import (
+    naming,
+    parse_json,
+    parse_literal,
+    read_json,
+    read_table,
+    shown,
+)
 from patching.files.whole import read_text, write_text
 from patching.neurons.conflicts import Conflict, ConflictTask, from_text
 from patching.tasks.tokens import Tokenizer
@@ -147,7 +154,9 @@ def _read(
             dropped.append(i)
         else:
             conflicts.append(conflict)
-    return ConflictTask(path.stem, tuple(conflicts), extra={"dropped": dropped} if dropped else {})
+    extra = {"dropped": dropped} if dropped else {}
+    with naming(path):
+        return ConflictTask(path.stem, tuple(conflicts), extra=extra)
 
 
 def _json_rows(path: Path) -> list[object]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from patching.files.parsing import read_json, read_table, shown
+from patching.files.parsing import naming, read_json, read_table, shown
 from patching.files.whole import write_text
 from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.published import read_ids
@@ -35,7 +35,8 @@ def from_json(
     ]
     name = own_name(path, rest)
     origin = {"file": str(path), "first_token": first_token}
-    return Task(name, tuple(prompts), extra=rest, origin=origin)
+    with naming(path):
+        return Task(name, tuple(prompts), extra=rest, origin=origin)
 
 
 def open_json(path: Path) -> tuple[list[object], dict[str, object]]:
@@ -89,7 +90,8 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
     """
     path = Path(path)
     prompts = (read_csv_row(path, i, row, tokenizer) for i, row in enumerate(open_csv(path)))
-    return Task(path.stem, tuple(prompts), origin={"file": str(path)})
+    with naming(path):
+        return Task(path.stem, tuple(prompts), origin={"file": str(path)})
 
 
 def open_csv(path: Path) -> list[dict]:

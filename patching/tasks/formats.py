@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patching.files.parsing import shown
+from patching.files.parsing import naming, shown
 from patching.tasks.files import own_name, read_json_row
 from patching.tasks.foreign import refuse_foreign
 from patching.tasks.published import (
@@ -106,11 +106,13 @@ def from_file(
         raise ValueError(f"{path}: {_report(bad, len(rows))}{'' if drop else _HINT}")
     if bad:
         warnings.warn(f"{path}: left out {_report(bad, len(rows))}", stacklevel=1)
-    rows.require_own_ids(prompts)
+    with naming(path):
+        rows.require_own_ids(prompts)
     extra = {**rows.rest, "dropped": sorted(bad)} if bad else rows.rest
     origin = {"file": str(path), "format": rows.format, "counterfactual": counterfactual}
     origin |= {"first_token": first_token, "drop": drop}
-    return Task(rows.name, tuple(prompts.values()), extra=extra, origin=origin)
+    with naming(path):
+        return Task(rows.name, tuple(prompts.values()), extra=extra, origin=origin)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from patching.files.parsing import shown
 from patching.tasks.task import Prompt
 
 
@@ -62,7 +63,7 @@ def encode_answer(
     together = encode_prompt(tokenizer, prompt + answer)
     if together[: len(before)] != before:
         raise ValueError(
-            f"the answer {answer!r} merges with the end of its prompt ...{prompt[-20:]!r} into "
+            f"the answer {shown(answer)} merges with the end of its prompt ...{prompt[-20:]!r} into "
             "other tokens; move the space between them from the prompt to the answer"
         )
     continuation = together[len(before) :]

@@ -3,7 +3,7 @@
 A chunk is a safetensors file with a checksum over its tensors and over who it belongs to. It is
 written to a temporary file and renamed, so that it is there or not, whoever is killed when. What
 is damaged or of another computation is named in a warning, taken away and done again. Numbers are
-finite: none other is kept, and what was altered since has another checksum.
+finite: none other is kept or read.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ MOST_BYTES = 2**32
 ABANDONED = 3600.0
 """Seconds after which a half-written chunk is nobody's: other workers may be writing just now."""
 
-Kind = dict[str, tuple[torch.dtype, int]]
-"""Names, types and numbers of axes of a chunk's parts: the same for all chunks."""
+Kind = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Names, types and shapes of a chunk's parts: the same for all but for the length of one axis."""
 
 
 def run_id(settings: Mapping[str, object]) -> str:
@@ -122,13 +122,15 @@ class Store:
         if (said.get("run"), said.get("chunk")) != (self.id, str(number)):
             raise ValueError("it is another chunk, or of another run, whose file was put here")
         self._check_kind(parts)
+        if not all(_is_finite(part) for part in parts.values()):
+            raise ValueError("it holds NaN or infinite numbers")
         worker, seconds, memory = _facts(said.get("facts", ""))
         return Done(parts, worker, seconds, memory=memory)
 
     def _check_kind(self, parts: Parts) -> None:
-        kind = {name: (part.dtype, part.ndim) for name, part in parts.items()}
+        kind = {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()}
         self.kind = self.kind or kind
-        if kind != self.kind:
+        if not _is_alike(kind, self.kind):
             raise ValueError(f"it holds {_in_words(kind)}, and other chunks {_in_words(self.kind)}")
 
 
@@ -217,9 +219,23 @@ def _canonical(settings: Mapping[str, object]) -> str:
         raise ValueError(f"the settings of a run do not fit into JSON: {error}") from None
 
 
+def _is_alike(kind: Kind, other: Kind) -> bool:
+    """Whether parts can be of one computation: only the axis of examples differs in length."""
+    if kind.keys() != other.keys():
+        return False
+    for name, (dtype, shape) in kind.items():
+        type_, like = other[name]
+        if dtype != type_ or len(shape) != len(like):
+            return False
+        if sum(a != b for a, b in zip(shape, like, strict=True)) > 1:
+            return False
+    return True
+
+
 def _in_words(kind: Kind) -> str:
     names: Sequence[str] = [
-        f"{name} ({dtype}, {axes} axes)" for name, (dtype, axes) in kind.items()
+        f"{name} ({dtype}, {len(shape)} axes: {list(shape)})"
+        for name, (dtype, shape) in kind.items()
     ]
     return ", ".join(names) or "nothing"
 

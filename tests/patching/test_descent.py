@@ -135,6 +135,7 @@ TAMPERED = {
     "a curve is a square": lambda t: t.update({"curve loss": t["curve loss"].reshape(2, 2)}),
     "a curve is a number": lambda t: t.update({"curve loss": torch.tensor(3.0).double()}),
     "a curve has another type": lambda t: t.update({"curve rows": torch.zeros(4)}),
+    "the loss is cut": lambda t: t.update({"curve loss": t["curve loss"][:2].clone()}),
     "the loss is missing": lambda t: t.pop("curve loss"),
     "a curve is too long": lambda t: t.update({"curve loss": torch.zeros(999).double()}),
     "the loss is none": lambda t: t.update({"curve loss": t["curve loss"] / 0}),
