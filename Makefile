@@ -32,9 +32,8 @@ test-lowest:  ## the same with the oldest versions that pyproject.toml allows, i
 test-newest:  ## the same with the newest of everything, in .venv-newest
 	@PYTHON=$(PYTHON) .ci/versions newest
 
-fuzz: $(STAMP)  ## 10,000 damaged files and 2,400 hostile ones: each refused in words, or sound
+fuzz: $(STAMP)  ## 10,000 damaged files: each refused in words, or read and sound
 	$(BIN)/python -m tests.fuzz
-	$(BIN)/python -m tests.fuzz 2400 0 hostile
 
 check: $(STAMP)  ## lint, format, types, floors
 	$(BIN)/ruff check .
@@ -43,8 +42,9 @@ check: $(STAMP)  ## lint, format, types, floors
 	$(BIN)/lint-imports
 
 soak: export OMP_NUM_THREADS ?= 1
-soak: $(STAMP)  ## the longest tests: runs killed at random moments, 200 scorings in one process
-	$(BIN)/pytest -q -m slow -s tests/patching/work tests/circuits/test_runs.py tests/circuits/test_killed.py
+soak: $(STAMP)  ## the longest tests: 2,400 hostile files, runs killed at random, 200 scorings
+	$(BIN)/python -m tests.fuzz 2400 0 hostile
+	$(BIN)/pytest -q -m slow -s tests/patching/work tests/circuits/test_runs.py tests/circuits/test_killed.py tests/test_killed_writers.py
 
 bench: $(STAMP)  ## operations, time and memory beside the plain model; DEVICE=cuda, MODEL=FOLDER, CARD=a100
 	$(BIN)/python -m benchmarks --device $(DEVICE) $(if $(MODEL),--model $(MODEL)) --card $(CARD)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.files.parsing import parse_json
+from patching.files.parsing import parse_json, shown
 from patching.files.tensors import (
     read_tensor_file,
     require_checksum,
@@ -152,7 +152,7 @@ def load_scores(path: str | Path) -> Scores:
         raise ValueError(f"{path} is no file of scores: it lacks {', '.join(absent)}")
     if metadata["version"] != _VERSION:
         raise ValueError(
-            f"{path} has version {metadata['version']} of the format; "
+            f"{path} has version {shown(metadata['version'])} of the format; "
             f"this program reads version {_VERSION}"
         )
     require_checksum(path, tensors, metadata)

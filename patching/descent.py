@@ -289,7 +289,7 @@ def _difference(of: object, identity: Mapping[str, object]) -> str:
         return ""
     before, now = _flat_facts(of), _flat_facts(identity)
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return f" ({', '.join(names)} differ)" if names else ""
+    return f" ({', '.join(name[:40] for name in names[:9])} differ)" if names else ""
 
 
 def _flat_facts(facts: Mapping[str, object], within: str = "") -> dict[str, object]:

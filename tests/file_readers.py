@@ -332,6 +332,8 @@ def _results(home: Path) -> list[Reader]:
     folder.mkdir()
 
     def written(path: Path) -> object:
+        for name in ("circuit.json", "measurements.json"):
+            (folder / name).unlink(missing_ok=True)
         made.save(folder / "circuit.json")
         found.save(folder / "measurements.json")
         (folder / path.name).unlink()

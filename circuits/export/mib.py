@@ -23,7 +23,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, node_of
 from circuits.scores import Scores, provenance_json
-from patching.files.parsing import number, read_json, shown
+from patching.files.parsing import naming, number, read_json, shown
 from patching.files.tensors import read_pt
 from patching.files.whole import write_bytes, write_text
 from patching.graph import Graph
@@ -107,7 +107,8 @@ def from_mib_json(path: str | Path, graph: Graph) -> Scores | Circuit:
         _check_row(path, name, row)
     scores, mask = wide.exists.double() * 0, torch.zeros_like(wide.exists)
     index = torch.tensor([where[name] for name in rows], dtype=torch.long).view(-1, 2).unbind(1)
-    scores[index] = scores.new_tensor([number(row.get("score") or 0.0) for row in rows.values()])
+    with naming(path):
+        scores[index] = scores.new_tensor([number(row.get("score") or 0) for row in rows.values()])
     mask[index] = mask.new_tensor([row["in_graph"] for row in rows.values()])
     _check_about_edges(path, "neurons" in about, "score" in about and not scores.any())
     return _grouped(path, _Table(wide, scores, mask), graph, content)

@@ -149,7 +149,7 @@ def _ablation(provenance: Provenance, elsewhere: Elsewhere) -> list[str]:
         return []
     if name == "zero":
         return _options({"ablation": "zero"})
-    raise ValueError(f"the prompts behind the ablation {name!r}")
+    raise ValueError(f"the prompts behind the ablation {shown(name)}")
 
 
 def _options(values: Mapping[str, object]) -> list[str]:

@@ -147,8 +147,7 @@ def _model(value: str, permitted: Permitted) -> str:
     Raises:
         ValueError: if it is neither.
     """
-    path = Path(value)
-    if path.exists():
+    if _is_there(value):
         return _inside(value, "--model", permitted)
     if _HUB_NAME.fullmatch(value) is None or ".." in value:
         raise ValueError(
@@ -171,7 +170,7 @@ def _revision(value: str, permitted: Permitted) -> str:
 
 def _task(value: str, permitted: Permitted) -> str:
     """A task's name, or a file of prompts that may be read."""
-    is_path = Path(value).suffix in _FILE_OF_PROMPTS or Path(value).exists()
+    is_path = Path(value).suffix in _FILE_OF_PROMPTS or _is_there(value)
     return _file(value, permitted, "--task") if is_path else _plain(value, permitted)
 
 
@@ -194,10 +193,10 @@ def _file(value: str, permitted: Permitted, option: str | None = None) -> str:
     Raises:
         ValueError: if there is neither, or it lies elsewhere.
     """
-    if Path(value).is_file():
+    if _is_there(value) and Path(value).is_file():
         return _inside(value, option, permitted)
     beside = Path(permitted.folders[0]) / Path(value).name if permitted.folders else Path(value)
-    if Path(value).name and beside.is_file():
+    if Path(value).name and _is_there(str(beside)) and beside.is_file():
         return _inside(str(beside), option, permitted)
     hint = f"; {option} says where it is now" if option else ""
     raise ValueError(
@@ -221,6 +220,14 @@ def _inside(value: str, option: str | None, permitted: Permitted) -> str:
             "is what you want"
         )
     return value if not value.startswith("-") else f"./{value}"
+
+
+def _is_there(value: str) -> bool:
+    """Whether something is there; nothing is under a name that no system takes."""
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _each(check: Check | str, names: str) -> dict[str, Check | str]:

@@ -224,7 +224,9 @@ def _own_row(row: Row, tokenizer: Tokenizer | None) -> Conflict:
 def _memotrap_row(row: Row, tokenizer: Tokenizer) -> Conflict:
     context, colon, question = str(row["prompt"]).partition(": ")
     if not colon:
-        raise ValueError(f"the prompt {row['prompt']!r} has no ': ' between context and question")
+        raise ValueError(
+            f"the prompt {shown(row['prompt'])} has no ': ' between context and question"
+        )
     try:
         classes = parse_literal(str(row["classes"]))
         right = int(str(row["answer_index"]))

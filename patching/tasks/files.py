@@ -173,7 +173,9 @@ def _answer(value: object, prompt: object, tokenizer: Tokenizer | None, first_to
     if not isinstance(value, str):
         raise ValueError(f"an answer is text or a token id, got {shown(value)}")
     if not isinstance(prompt, str):
-        raise ValueError(f"the answer {value!r} is text, its prompt token ids; give both alike")
+        raise ValueError(
+            f"the answer {shown(value)} is text, its prompt token ids; give both alike"
+        )
     return encode_answer(_need(tokenizer), prompt, value, first_token=first_token)
 
 

@@ -63,8 +63,8 @@ def encode_answer(
     together = encode_prompt(tokenizer, prompt + answer)
     if together[: len(before)] != before:
         raise ValueError(
-            f"the answer {shown(answer)} merges with the end of its prompt ...{prompt[-20:]!r} into "
-            "other tokens; move the space between them from the prompt to the answer"
+            f"the answer {shown(answer)} merges with the end of its prompt ...{prompt[-20:]!r} "
+            "into other tokens; move the space between them from the prompt to the answer"
         )
     continuation = together[len(before) :]
     if not continuation:
