@@ -232,8 +232,8 @@ def _save(state: _State, schedule: Schedule, identity: Mapping[str, object]) -> 
     tensors = {f"{kind} {name}": some[name] for kind, some in _kinds(state) for name in some}
     for name, curve in state.curves.items():
         tensors[f"{_CURVE}{name}"] = torch.tensor(curve, dtype=torch.float64)
-    facts = {"of": identity, "steps": state.n_steps}
-    write_tensors(Path(schedule.folder) / STATE, tensors, _FORMAT, facts)
+    said = {"of": identity, "steps": state.n_steps}
+    write_tensors(Path(schedule.folder) / STATE, tensors, _FORMAT, said)
 
 
 def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, object]) -> None:
@@ -251,11 +251,10 @@ def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, 
     curves = {name: saved.pop(name) for name in [*saved] if name.startswith(_CURVE)}
     wanted = {f"{kind} {name}": x for kind, some in _kinds(state) for name, x in some.items()}
     require_like(path, saved, wanted)
-    if any((saved[name] < 0).any() for name in saved if name.startswith("squares")):
-        raise ValueError(f"{path} holds squares below 0; delete it to begin anew")
     _check_curves(path, curves, schedule.steps)
-    if facts.get("steps") != len(curves.get(_CURVE + LOSS, ())):
-        raise ValueError(f"{path} does not say how many steps were taken; delete it to begin anew")
+    below = any((x < 0).any() for name, x in saved.items() if name.startswith("squares"))
+    if below or facts.get("steps") != len(curves.get(_CURVE + LOSS, ())):
+        raise ValueError(f"{path} holds other steps than it says, or squares below 0; delete it")
     for kind, some in _kinds(state):
         for name, value in some.items():
             some[name] = saved[f"{kind} {name}"].to(value)
@@ -285,9 +284,7 @@ def _kinds(state: _State) -> list[tuple[str, dict[str, Tensor]]]:
 
 def _difference(of: object, identity: Mapping[str, object]) -> str:
     """In which facts two trainings differ."""
-    if not isinstance(of, dict):
-        return ""
-    before, now = _flat_facts(of), _flat_facts(identity)
+    before, now = _flat_facts(of if isinstance(of, dict) else {}), _flat_facts(identity)
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return f" ({', '.join(name[:40] for name in names[:9])} differ)" if names else ""
 

@@ -6,8 +6,8 @@ never shared: a group's edge stands for one edge to each of its query heads, wit
 an equal part of the score, and MIB's percentages count those. Scores made there with `loss=True`
 have our sign: positive helps the metric in the clean run.
 
-Our files say whether they are a circuit or scores; one from elsewhere is a circuit if some edge is
-in the graph. Masks of nodes are not read: EAP-IG finds them from the edges.
+Our files say whether they are a circuit or scores; others are a circuit if an edge is in the graph.
+Masks of nodes are not read: EAP-IG finds them from the edges.
 """
 
 import io
@@ -97,8 +97,7 @@ def from_mib_json(path: str | Path, graph: Graph) -> Scores | Circuit:
     if not isinstance(nodes, dict) or not isinstance(rows, dict):
         raise ValueError(f"{path} is no graph file: nodes and edges should be tables of names")
     about = {key for node in nodes.values() if isinstance(node, dict) for key in node}
-    wide = ungrouped(graph)
-    where = _edges(wide)
+    where = _edges(wide := ungrouped(graph))
     for name, row in rows.items():
         if name not in where:
             raise ValueError(
@@ -108,7 +107,7 @@ def from_mib_json(path: str | Path, graph: Graph) -> Scores | Circuit:
     scores, mask = wide.exists.double() * 0, torch.zeros_like(wide.exists)
     index = torch.tensor([where[name] for name in rows], dtype=torch.long).view(-1, 2).unbind(1)
     with naming(path):
-        scores[index] = scores.new_tensor([number(row.get("score") or 0) for row in rows.values()])
+        scores[index] = scores.new_tensor([number(r.get("score") or 0) for r in rows.values()])
     mask[index] = mask.new_tensor([row["in_graph"] for row in rows.values()])
     _check_about_edges(path, "neurons" in about, "score" in about and not scores.any())
     return _grouped(path, _Table(wide, scores, mask), graph, content)
