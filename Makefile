@@ -10,7 +10,7 @@ DEVICE ?= cpu
 CARD ?= h100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-newest fuzz check soak bench truth reference model notebooks run-notebooks docs clean
+.PHONY: help demo test test-lowest test-newest fuzz check soak bench truth reference families model notebooks run-notebooks docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +54,10 @@ truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.m
 
 reference: $(STAMP)  ## exact scores of all edges on every task of the trained models (minutes)
 	$(BIN)/python -m benchmarks.reference
+
+families: export OMP_NUM_THREADS ?= 1
+families: $(STAMP)  ## every causal model class of transformers, tiny, against plain hooks: docs/families.md
+	$(BIN)/python tests/judged.py
 
 model: $(STAMP)  ## train the embedded models anew (some minutes each)
 	$(BIN)/python -m patching.models

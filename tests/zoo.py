@@ -14,7 +14,8 @@ VOCAB = 97
 SEEN = 7  # tokens of a prompt
 
 _BY_SIZE: dict[int | str, str] = {
-    VOCAB: "vocab_size vocab_size_per_layer_input",
+    VOCAB: "vocab_size vocab_size_per_layer_input n_words pronunciation_vocab_size "
+    "shape_vocab_size",
     32: "hidden_size d_model n_embd dim embedding_size embed_dim n_embed word_embed_proj_dim "
     "projection_dim decoder_hidden_size text_hidden_size attention_hidden_size lru_width "
     "out_hidden_size conv_dim oe_split_embed_dim",
@@ -57,12 +58,16 @@ _LINEAR_FULL = {"layer_types": ["linear_attention", "full_attention"]}
 _CONV_FULL = {"layer_types": ["conv", "full_attention"]}
 _LATENT = {"num_key_value_heads": 4}
 _PECULIAR: dict[str, dict[str, object]] = {
+    "AXK1ForCausalLM": _LATENT,
+    "AXK2ForCausalLM": _LATENT,
     "AfmoeForCausalLM": _LOCAL_GLOBAL,
+    "BailingHybridForCausalLM": _LATENT,
     "BambaForCausalLM": {"attn_layer_indices": [1]},
     "BertLMHeadModel": {"is_decoder": True},
     "BloomForCausalLM": {"num_key_value_heads": None},
     "Cohere2ForCausalLM": _LOCAL_GLOBAL,
     "DeepseekV2ForCausalLM": {**_LATENT, "first_k_dense_replace": 0, "topk_method": "greedy"},
+    "DeepseekV32ForCausalLM": _LATENT,
     "DeepseekV3ForCausalLM": _LATENT,
     "Exaone4ForCausalLM": {**_LOCAL_GLOBAL, "sliding_window_pattern": 2},
     "FalconForCausalLM": {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 2},
@@ -104,6 +109,7 @@ _PECULIAR: dict[str, dict[str, object]] = {
         "expert_layer_offset": 1,
         "use_mamba_kernels": False,
     },
+    "KimiLinearForCausalLM": _LATENT,
     "LagunaForCausalLM": {**_LOCAL_GLOBAL, "num_attention_heads_per_layer": [4, 4]},
     "Lfm2ForCausalLM": {**_CONV_FULL, "block_auto_adjust_ff_dim": False},
     "Lfm2MoeForCausalLM": _CONV_FULL,
@@ -114,8 +120,10 @@ _PECULIAR: dict[str, dict[str, object]] = {
         "layer_types": ["chunked_attention", "full_attention"],
         "num_experts_per_tok": 1,
     },
+    "LongcatFlashForCausalLM": _LATENT,
     "Mamba2ForCausalLM": {"expand": 2, "num_heads": 8, "head_dim": 8},
     "MambaForCausalLM": {"expand": 2, "intermediate_size": 64},
+    "MiniCPM3ForCausalLM": _LATENT,
     "MiniMaxM2ForCausalLM": {"rotary_dim": 8},
     "MinistralForCausalLM": _LOCAL_GLOBAL,
     "ModernBertDecoderForCausalLM": {**_LOCAL_GLOBAL, "local_attention": 8},
@@ -154,6 +162,11 @@ _PECULIAR: dict[str, dict[str, object]] = {
         "mamba_headdim": 8,
     },
 }
+_ELSEWHERE = {
+    "BltForCausalLM": "reads bytes, which another model cuts into patches",
+    "MusicgenForCausalLM": "reads several codebooks of sounds at once",
+    "MusicgenMelodyForCausalLM": "reads several codebooks of sounds at once",
+}
 
 
 def names() -> tuple[str, ...]:
@@ -164,7 +177,13 @@ def names() -> tuple[str, ...]:
 
 
 def build(name: str, seed: int = 0) -> hf.PreTrainedModel:
-    """A fresh tiny model in float32, with weights so large that nothing is nearly linear."""
+    """A fresh tiny model in float32, with weights so large that nothing is nearly linear.
+
+    Raises:
+        ValueError: if the class reads no tokens, or takes too long to build.
+    """
+    if name in _ELSEWHERE:
+        raise ValueError(_ELSEWHERE[name])
     cls = getattr(hf, name.partition(":")[0])
     config = _config(cls.config_class, _PECULIAR.get(name, {}))
     torch.manual_seed(seed)
@@ -178,9 +197,7 @@ def build(name: str, seed: int = 0) -> hf.PreTrainedModel:
     return model.float().eval()
 
 
-def logits_of(
-    model: nn.Module, tokens: torch.Tensor, positions: torch.Tensor | None = None
-) -> torch.Tensor:
+def logits_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """What the plain model computes for some tokens."""
     with torch.no_grad():
         return model(tokens, use_cache=False).logits
@@ -223,14 +240,17 @@ def _sizes(cls: type[hf.PretrainedConfig], usual: hf.PretrainedConfig) -> dict[s
 
 
 def _is_list(usual: hf.PretrainedConfig, key: str) -> bool:
-    with contextlib.suppress(Exception):
-        return isinstance(getattr(usual, key, None), Iterable) and not isinstance(
-            getattr(usual, key), str
-        )
-    return False
+    value = _get(usual, key)
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
 def _parts(usual: hf.PretrainedConfig) -> dict[str, object]:
-    parts = {key: getattr(usual, key, None) for key in usual.to_dict()}
+    parts = {key: _get(usual, key) for key in usual.to_dict()}
     found = {key: part for key, part in parts.items() if isinstance(part, hf.PretrainedConfig)}
     return {key: _config(type(part), {}).to_dict() for key, part in found.items()}
+
+
+def _get(config: hf.PretrainedConfig, key: str) -> object:
+    with contextlib.suppress(Exception):  # some refuse to say what differs between layers
+        return getattr(config, key, None)
+    return None

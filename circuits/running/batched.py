@@ -217,7 +217,8 @@ class _Pass:
                 x = sums.inputs(torch.tensor([reader]), n_sources)[0].to(live.dtype)
                 x = x if block.mlp_norm is None else block.mlp_norm(x)
             parts.append(x)
-        return torch.cat(parts)[None] if parts else live[:1, :1]
+        x = torch.cat(parts)[None] if parts else live[:1, :1]
+        return _filled_up(x, live) if block.mlp_keeps_shape else x
 
     def _on_mlp_out(
         self, block: Block, out: Float[Tensor, "one token d_model"], ran: list[int]
@@ -226,7 +227,8 @@ class _Pass:
         mlp = self._graph.mlp_source(block.index)
         clean = self._pair.mlp_outs[block.mlp_out]
         whole = clean.repeat(self._n, *[1] * clean.ndim).view(self._n, *clean.shape)
-        for i, part in zip(ran, out[0].split(len(self._tokens[0])), strict=False):
+        tokens = out.flatten(0, 1)
+        for i, part in zip(ran, tokens.split(len(self._tokens[0])), strict=False):
             whole[i][self._tokens] = part
         for i, sums in enumerate(self._circuits):
             rows, which = sums.rows(slice(mlp, mlp + 1))
@@ -260,3 +262,12 @@ def _is_answer(batch: Batch, tokens: Bool[Tensor, "batch pos"]) -> Bool[Tensor, 
     """Answer positions, of the rows where anything can differ."""
     positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)
     return (positions == batch.answer_pos[:, None]) & tokens
+
+
+def _filled_up(
+    x: Float[Tensor, "one token d_model"], live: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "row pos d_model"]:
+    """The tokens first, in a tensor of the shape of `live`."""
+    whole = torch.zeros_like(live)
+    whole.flatten(0, 1)[: x.shape[1]] = x[0]
+    return whole

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.norms import Norm, find_norm, widen
+from patching.anatomy.refusing import refusing
 from patching.graph import Graph
 
 EMBEDDING = "blocks.0.hook_in"
@@ -129,10 +130,15 @@ class Block:
     @cached_property
     def couples_heads(self) -> bool:
         """Whether a head's write depends on the inputs of others too: by a norm over them all."""
-        norms = (find_norm(getattr(self.bridge.attn, name, None)) for name in ("q_norm", "k_norm"))
-        gammas = [norm.gamma for norm in norms if norm is not None and norm.gamma is not None]
+        norms = (getattr(self.bridge.attn, name, None) for name in ("q_norm", "k_norm"))
+        gammas = [gamma for norm in norms if norm is not None for gamma in norm.parameters()]
         d_head = self.w_o.shape[1]
         return self.post_attention_norm is not None or any(len(g) > d_head for g in gammas)
+
+    @property
+    def mlp_keeps_shape(self) -> bool:
+        """Whether the MLP's output must have its input's numbers of rows and tokens (Llama 4)."""
+        return "Llama4MoE" in type(self.bridge.mlp).__name__
 
     @property
     def w_o(self) -> Float[Tensor, "head d_head d_model"]:
@@ -246,7 +252,8 @@ def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
             f"{bridge.cfg.model_name} is refused: it is not one stack of blocks, each with "
             "attention and an MLP"
         )
-    return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
+    with refusing(str(bridge.cfg.model_name), "its layers hold what this workbench does not know"):
+        return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
 
 
 def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:

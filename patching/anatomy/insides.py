@@ -16,10 +16,11 @@ from patching.anatomy.blocks import Block
 class NeuronPoints:
     """Hook points of an MLP's neurons: before and after the activation (and gate).
 
-    `linear` is the other factor of a gated product; None where there is no gate.
+    `linear` is the other factor of a gated product; None where there is no gate. `pre` is None
+    where one projection makes both factors and nothing shows them apart (ModernBERT's decoder).
     """
 
-    pre: str
+    pre: str | None
     linear: str | None
     post: str
 
@@ -40,7 +41,8 @@ def neurons(block: Block) -> NeuronPoints | None:
     linear, gate, out = (f"blocks.{block.index}.mlp.{x}" for x in ("in", "gate", "out"))
     if hasattr(mlp, "gate"):
         return NeuronPoints(f"{gate}.hook_out", f"{linear}.hook_out", f"{out}.hook_in")
-    return NeuronPoints(f"{linear}.hook_out", None, f"{out}.hook_in")
+    makes, takes = (getattr(mlp, x).original_component.weight.numel() for x in ("in", "out"))
+    return NeuronPoints(f"{linear}.hook_out" if makes == takes else None, None, f"{out}.hook_in")
 
 
 def softmax(block: Block) -> AttentionPoints | None:

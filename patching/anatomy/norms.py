@@ -82,11 +82,22 @@ def widen(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def has_formula(bridge: nn.Module | None) -> bool:
+    """Whether the model library says which formula a norm has (not of norms for each head)."""
+    return hasattr(bridge, "uses_rms_norm") and hasattr(bridge, "uses_weight_offset")
+
+
 def find_norm(bridge: nn.Module | None) -> Norm | None:
-    """A norm of the model library as a `Norm`; None where the family has none there."""
+    """A norm of the model library as a `Norm`; None where the family has none there.
+
+    Raises:
+        ValueError: if there is one whose formula the library does not know.
+    """
     module = getattr(bridge, "original_component", None)
     if bridge is None or module is None or isinstance(module, nn.Identity):
         return None
+    if not has_formula(bridge):
+        raise ValueError(f"nothing says which formula its {type(module).__name__} has")
     norm = cast(_NormBridge, bridge)
     gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
     if gamma is not None:

@@ -32,11 +32,14 @@ def refusing(name: str, what: str, *, own: bool = False) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    r"""The error's kind and the first line of what it says.
+    r"""The first line of what an error says, and its kind where it is no ValueError.
 
     >>> first_line(RuntimeError("shapes do not fit\nat layer 3"))
     'RuntimeError: shapes do not fit'
     """
     said = str(error).strip()
     kind = type(error).__name__
-    return f"{kind}: {said.splitlines()[0]}" if said else kind
+    if not said:
+        return kind
+    line = said.splitlines()[0]
+    return line if isinstance(error, ValueError) else f"{kind}: {line}"

@@ -77,7 +77,10 @@ def norm_rule(model: Model) -> list[Site | Unruled]:
 
 def head_norm_rule(model: Model) -> list[Site | Unruled]:
     """LN rule on the norms of queries and keys, in families that have them."""
-    return [_norm_site("head norm", points) for points in head_norms(model)]
+    return [
+        points if isinstance(points, Unruled) else _norm_site("head norm", points)
+        for points in head_norms(model)
+    ]
 
 
 def identity_rule(model: Model) -> list[Site | Unruled]:
@@ -89,7 +92,7 @@ def identity_rule(model: Model) -> list[Site | Unruled]:
     sites: list[Site | Unruled] = []
     for block in model.blocks:
         place, points = f"m{block.index}", neurons(block)
-        if points is None:
+        if points is None or points.pre is None:
             sites.append(_hidden_neurons("identity", place))
         else:
             sites.append(
@@ -113,7 +116,7 @@ def half_rule(model: Model) -> list[Site | Unruled]:
     sites: list[Site | Unruled] = []
     for block in model.blocks:
         place, points = f"m{block.index}", neurons(block)
-        if points is None:
+        if points is None or points.pre is None:
             sites.append(_hidden_neurons("half", place))
         elif points.linear is not None:
             sites.append(Site("half", f"{place}'s gate", ((points.pre, _scale(0.5)),)))
@@ -283,4 +286,5 @@ def _scale(factor: float) -> Hook:
 
 
 def _hidden_neurons(part: str, place: str) -> Unruled:
-    return Unruled(part, place, "its neurons (experts) have no hook points; plain gradient there")
+    why = "no hook points show its neurons' inputs (experts, fused gates); plain gradient there"
+    return Unruled(part, place, why)

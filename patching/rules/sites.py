@@ -11,7 +11,7 @@ from patching.anatomy.insides import AttentionPoints as AttentionPoints
 from patching.anatomy.insides import NeuronPoints as NeuronPoints
 from patching.anatomy.insides import neurons as neurons
 from patching.anatomy.insides import softmax as softmax
-from patching.anatomy.norms import Norm, find_norm
+from patching.anatomy.norms import Norm, find_norm, has_formula
 from patching.model import Hook, Model
 
 LOGITS_BEFORE_SOFTCAP = "unembed.hook_out"
@@ -64,12 +64,17 @@ def stream_norms(model: Model) -> Iterator[NormPoints]:
     yield from _norms(model.bridge, "", ("ln_final",))
 
 
-def head_norms(model: Model) -> Iterator[NormPoints]:
+def head_norms(model: Model) -> Iterator[NormPoints | Unruled]:
     """Norms of queries and keys (Qwen 3, Gemma 3, OLMo 2, ...)."""
     for block in model.blocks:
-        yield from _norms(
-            getattr(block.bridge, "attn", None), f"blocks.{block.index}.attn", _HEAD_NORMS
-        )
+        attention, prefix = getattr(block.bridge, "attn", None), f"blocks.{block.index}.attn"
+        for name in _HEAD_NORMS:
+            norm = getattr(attention, name, None)
+            if norm is not None and not has_formula(norm):
+                why = "each head has a norm of its own; plain gradient there"
+                yield Unruled("head norm", f"{prefix}.{name}", why)
+            else:
+                yield from _norms(attention, prefix, (name,))
 
 
 def softcap(model: Model) -> float | None:
