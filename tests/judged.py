@@ -27,6 +27,7 @@ from circuits import Circuit, Scores, eap, evaluate, exact
 from circuits.scoring import gim, relp
 from patching.metrics import logit_diff
 from patching.model import Model
+from patching.rules.sites import NormPoints, head_norms, stream_norms
 from patching.tasks import Prompt, Task
 
 ANSWER, WRONG = 5, 9
@@ -65,6 +66,7 @@ def judge(name: str) -> Verdict:
         return Verdict(name, "refused", str(error))
     errors = {what: error / CIRCUIT[model.dtype] for what, error in _circuit_errors(model, plain)}
     errors["eap, against exact effects"] = _slope_error(model) / SLOPE
+    errors["norms, by their formulas"] = _norm_error(model) / 1e-5  # many run in float32
     refusing = [rule for rule, score in (("relp", relp), ("gim", gim)) if _refuses(score, model)]
     worst = max(errors, key=lambda what: errors[what])
     if all(error <= 1 for error in errors.values()):  # not so for NaN
@@ -208,6 +210,18 @@ def _refuses(score: Callable[..., Scores], model: Model) -> bool:
     return False
 
 
+def _norm_error(model: Model) -> float:
+    """How far the formulas that rules use are from what the norms compute."""
+    norms = [p for p in (*stream_norms(model), *head_norms(model)) if isinstance(p, NormPoints)]
+    worst = 0.0
+    for points in norms:
+        width = 8 if points.norm.gamma is None else len(points.norm.gamma)
+        x = torch.randn(1, 1, 4, width, generator=_seeded(1)).to(model.dtype)
+        made = points.norm(x)
+        worst = max(worst, float((points.norm.formula(x) - made).abs().max() / made.abs().max()))
+    return worst
+
+
 def _gaps(plain: nn.Module, tokens: Tensor) -> Tensor:
     logits = zoo.logits_of(plain, tokens)[:, -1].double()
     return logits[:, ANSWER] - logits[:, WRONG]
@@ -270,6 +284,13 @@ def _quiet() -> None:
     torch.set_num_threads(1)
 
 
+def _judge_or_tell(name: str) -> Verdict:
+    try:
+        return judge(name)
+    except Exception as error:  # whatever is no refusal is wrong too
+        return Verdict(name, "WRONG", repr(error))
+
+
 def main() -> None:
     """Judge every class and write the page.
 
@@ -278,7 +299,7 @@ def main() -> None:
     """
     _quiet()
     with multiprocessing.get_context("spawn").Pool(2, _quiet) as pool:
-        verdicts = pool.map(judge, zoo.names(), chunksize=4)
+        verdicts = pool.map(_judge_or_tell, zoo.names(), chunksize=4)
     wrong = [verdict for verdict in verdicts if verdict.verdict == "WRONG"]
     if wrong:
         raise SystemExit("\n".join(map(str, wrong)))

@@ -260,12 +260,14 @@ def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
     """The graph of a model with these blocks.
 
     Raises:
-        ValueError: if their numbers of heads differ.
+        ValueError: if their numbers of heads differ, or queries, keys and values are no projections
+            of the stream.
     """
-    graphs = {
-        Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
-        for block in blocks
-    }
+    with refusing(name, "its attention shows no projection of the stream for each head's q, k, v"):
+        graphs = {
+            Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
+            for block in blocks
+        }
     if len(graphs) > 1:
         raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
     return graphs.pop()

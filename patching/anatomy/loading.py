@@ -10,12 +10,21 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils.hub import cached_file
 
 from patching.anatomy.checkpoint import folder_facts, refuse_hostile, refuse_huge, weight_files
 from patching.anatomy.claims import Probe, draw_probe, run_plain
 from patching.anatomy.complete import refuse_empty, refuse_incomplete
+from patching.anatomy.lenders import adapter_of
 from patching.anatomy.refusing import first_line, refusing
 from patching.anatomy.spread import Spread, check_spread
 from patching.anatomy.standing import Names
@@ -164,16 +173,25 @@ def _tokenizer(name: str, wishes: Wishes) -> Tokenizer:
 
 
 def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
+    """The model; of one that sees pictures as well all of it, whose text part is then wrapped.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
     spread = {} if wishes.spread is None else wishes.spread.options()
+    where = {"revision": wishes.revision, "trust_remote_code": wishes.trust_remote_code}
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        config = type(AutoConfig.from_pretrained(name, **where))
+        shows = config not in MODEL_FOR_CAUSAL_LM_MAPPING
+        shows = shows and config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        kind = AutoModelForImageTextToText if shows else AutoModelForCausalLM
+        module, report = kind.from_pretrained(
             name,
             dtype=wishes.dtype or torch.float32,
-            revision=wishes.revision,
-            trust_remote_code=wishes.trust_remote_code,
             attn_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            **where,
             **spread,
         )
     except Exception as error:  # many kinds, by library and format: said in one line
@@ -208,8 +226,9 @@ def _boot(
     with refusing(name, f"a {type(module).__name__} does not run on a few tokens"):
         probe = run_plain(module, _probe_of(module))
     with refusing(name, f"the model library cannot wrap a {type(module).__name__}"):
+        own = adapter_of(type(module).__name__)
         bridge = build_bridge_from_module(
-            module, type(module).__name__, hf_config=module.config, tokenizer=None, model_name=name
+            module, own, hf_config=module.config, tokenizer=None, model_name=name
         )
     bridge.cfg.n_devices = len(devices)
     return Opened(name, None, _rest(bridge), tokenizer, names, probe)

@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 import torch
 import transformers as hf
+import zoo
 from jaxtyping import config
 from tokenizers import models, pre_tokenizers
 from torch import Tensor, nn
@@ -102,6 +103,16 @@ def test_a_module_keeps_its_dtype_unless_told_otherwise():
     assert Model.load(families.module("gpt2", torch.float64)).dtype == torch.float64
     told = Model.load(families.module("gpt2", torch.float64), dtype=torch.float32, device="cpu")
     assert (told.dtype, told.device) == (torch.float32, torch.device("cpu"))
+
+
+def test_a_folder_of_a_model_that_sees_pictures_gives_its_text_part(tmp_path):
+    module = zoo.build("Mistral3ForConditionalGeneration")
+    module.save_pretrained(tmp_path)
+    tokens = torch.tensor([[5, 9, 30, 7]])
+    expected = zoo.logits_of(module, tokens)
+    loaded = Model.load(tmp_path)
+    torch.testing.assert_close(loaded.run(tokens).logits, expected, rtol=1e-5, atol=1e-5)
+    assert loaded.graph.describe() == "2 sequential layers, 4 heads, 2 key-value heads"
 
 
 def test_a_tokenizer_in_the_folder_comes_with_the_model(folder):
