@@ -212,10 +212,11 @@ def _refuses(score: Callable[..., Scores], model: Model) -> bool:
 
 def _norm_error(model: Model) -> float:
     """How far the formulas that rules use are from what the norms compute."""
-    norms = [p for p in (*stream_norms(model), *head_norms(model)) if isinstance(p, NormPoints)]
-    worst = 0.0
-    for points in norms:
-        width = 8 if points.norm.gamma is None else len(points.norm.gamma)
+    worst, (_, d_head, d_model) = 0.0, model.blocks[0].w_o.shape
+    norms = [(points, d_model) for points in stream_norms(model)]
+    norms += [(p, d_head) for p in head_norms(model) if isinstance(p, NormPoints)]
+    for points, width in norms:
+        width = width if points.norm.gamma is None else len(points.norm.gamma)
         x = torch.randn(1, 1, 4, width, generator=_seeded(1)).to(model.dtype)
         made = points.norm(x)
         worst = max(worst, float((points.norm.formula(x) - made).abs().max() / made.abs().max()))
