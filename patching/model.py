@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, graph_of, widen
+from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
 from patching.anatomy.devices import AtLayer, Hook, at_home, library_hook, rows_at
 from patching.anatomy.identity import COMPUTES, Identity, hash_config, hash_tokenizer
 from patching.anatomy.insides import forgetting
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
-from patching.anatomy.proof import prove
+from patching.anatomy.proof import graph_of, prove
 from patching.anatomy.readable import reads_both_ways, refuse_overflow, refuse_unreadable
 from patching.anatomy.refusing import refusing
 from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths

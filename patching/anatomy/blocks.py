@@ -15,7 +15,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.norms import Norm, find_norm, widen
 from patching.anatomy.refusing import refusing
-from patching.graph import Graph
 
 EMBEDDING = "blocks.0.hook_in"
 POSITIONS = "pos_embed.hook_out"
@@ -254,23 +253,6 @@ def find_blocks(bridge: TransformerBridge) -> tuple[Block, ...]:
         )
     with refusing(str(bridge.cfg.model_name), "its layers hold what this workbench does not know"):
         return tuple(_find_block(bridge, i) for i in range(len(bridge.blocks)))
-
-
-def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
-    """The graph of a model with these blocks.
-
-    Raises:
-        ValueError: if their numbers of heads differ, or queries, keys and values are no projections
-            of the stream.
-    """
-    with refusing(name, "its attention shows no projection of the stream for each head's q, k, v"):
-        graphs = {
-            Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
-            for block in blocks
-        }
-    if len(graphs) > 1:
-        raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
-    return graphs.pop()
 
 
 def _find_block(bridge: TransformerBridge, index: int) -> Block:

@@ -21,8 +21,26 @@ from patching.anatomy.claims import Claim, Probe, Seen, tolerance_in
 from patching.anatomy.held import held_claims, row_claims, see
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.refusing import refusing
+from patching.graph import Graph
 
 PLAIN_OUTPUT = "the plain model's output"
+
+
+def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
+    """The graph of a model with these blocks.
+
+    Raises:
+        ValueError: if their numbers of heads differ, or queries, keys and values are no projections
+            of the stream.
+    """
+    with refusing(name, "its attention shows no projection of the stream for each head's q, k, v"):
+        graphs = {
+            Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
+            for block in blocks
+        }
+    if len(graphs) > 1:
+        raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
+    return graphs.pop()
 
 
 def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> None:

@@ -14,7 +14,8 @@ from tokenizers import models, pre_tokenizers
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from patching.anatomy.blocks import EMBEDDING, graph_of
+from patching.anatomy.blocks import EMBEDDING
+from patching.anatomy.proof import graph_of
 from patching.anatomy.weights import hash_tensors
 from patching.graph import Graph
 from patching.model import Model
