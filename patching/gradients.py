@@ -147,7 +147,7 @@ class _Alike:
             yield AttentionGradients(
                 projected,
                 none if x_hat is None else x_hat[:, i],
-                none[..., :readers] if radial is None else radial[:, :, i],
+                projected.new_zeros(0, tokens, readers) if radial is None else radial[:, :, i],
             )
 
     def mlps(self) -> Iterator[Float[Tensor, "token d_model"]]:

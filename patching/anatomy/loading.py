@@ -185,7 +185,7 @@ def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
         shows = config not in MODEL_FOR_CAUSAL_LM_MAPPING
         shows = shows and config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         kind = AutoModelForImageTextToText if shows else AutoModelForCausalLM
-        module, report = kind.from_pretrained(
+        loaded: object = kind.from_pretrained(
             name,
             dtype=wishes.dtype or torch.float32,
             attn_implementation="eager",
@@ -202,6 +202,7 @@ def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
             f"no model {name!r}: it is no folder, not embedded ({', '.join(embedded_names())}), "
             f"and the hub did not give it: {reason}"
         ) from error
+    module, report = cast(tuple[PreTrainedModel, Mapping[str, Collection[object]]], loaded)
     refuse_incomplete(name, report)
     return module
 
