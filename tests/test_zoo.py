@@ -29,4 +29,3 @@ def test_a_class_is_right_or_refused_in_words(name):
 def test_every_class_is_right_or_refused_in_words(name):
     verdict = judge(name)
     assert verdict.verdict != "WRONG", verdict
-    assert verdict.verdict, verdict

@@ -1,5 +1,6 @@
 """From a name, a folder, a module or a bridge to a booted model. Touches the model library only."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
