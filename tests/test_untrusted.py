@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import families
 import pytest
 import torch
 from browser import needs_browser, visit
@@ -127,6 +128,30 @@ def test_code_in_files_of_tensors_is_not_run(tmp_path):
     with pytest.raises(ValueError, match="old.pt is no whole .pt .*: it is no zip archive"):
         read_pt(tmp_path / "old.pt")
     assert not Path("/tmp/was-run-by-a-file").exists()
+
+
+class Planted:
+    """What a pickle calls when it is read: here, to leave a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self._trace,)
+
+
+def test_code_in_the_pickled_weights_of_a_model_is_not_run(tmp_path):
+    module, folder, trace = families.module("gpt2", torch.float32), tmp_path / "m", tmp_path / "ran"
+    module.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    weights = {**module.state_dict(), "transformer.planted": Planted(trace)}
+    torch.save(weights, folder / "pytorch_model.bin")
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert trace.exists(), "reading it without care runs it"
+    trace.unlink()
+    with pytest.raises(ValueError, match="the model in .* cannot be read: "):
+        Model.load(folder)
+    assert not trace.exists()
 
 
 def test_code_of_model_folders_is_off_unless_asked_for():
