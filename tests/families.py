@@ -9,7 +9,7 @@ from patching.tasks.task import PaddingSide
 
 VOCAB = 97
 FLOAT32_ONLY = ("mixtral", "qwen3_moe", "olmoe")  # torch's grouped product refuses float64
-TRUE_FLOAT64 = ("gpt2", "neox", "neox_sequential", "phi", "olmo2")  # nothing runs in float32
+TRUE_FLOAT64 = ("gpt2", "neox", "neox_sequential", "phi")  # nothing runs in float32
 WITHOUT_SPLIT_INPUTS = ("gptj", "opt", "gptneo")  # TransformerLens has no per-head inputs there
 
 

@@ -120,7 +120,7 @@ def test_the_parts_of_a_package_that_moved_are_not_made_twice(monkeypatch):
 
     with pytest.warns(DeprecationWarning):
         found = import_module("patching.sweeps.pairs")
-    assert found.run_pair is pairs.run_pair
+    assert found.run_both is pairs.run_both
 
 
 def test_what_is_a_function_by_now_can_be_called_after_its_module_was_asked_for(monkeypatch):

@@ -15,7 +15,7 @@ from circuits.running.evaluation import evaluate
 from circuits.scoring import eap, eap_hvp, eap_ig, exact, qk_fix
 from circuits.select import top_n
 from patching.activation import activation_patching
-from patching.attribution import attribute_neurons, attribution_patching
+from patching.attribution import attribution_patching
 from patching.descent import Schedule
 from patching.intervene import intervening, zero
 from patching.lens import logit_lens
@@ -56,7 +56,9 @@ ENTRIES: dict[str, Callable[[Model], Tensor]] = {
     "activation patching": lambda m: activation_patching(m, TASK, logit_diff).values,
     "attribution patching": lambda m: attribution_patching(m, TASK, logit_diff)["z"].values,
     "logit lens": read,
-    "neurons": lambda model: attribute_neurons(model, TASK, logit_diff),
+    "neurons": lambda m: (
+        attribution_patching(m, TASK, logit_diff, kinds=["neurons"])["neurons"].values
+    ),
     "tokens": lambda model: attribute_tokens(model, TASK, logit_diff).values,
     "learning": learned,
     "run": lambda model: model.run(PROMPT, cache=["m0"])["m0"],

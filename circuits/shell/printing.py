@@ -7,9 +7,23 @@ no result from them.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Protocol, runtime_checkable
 
 from patching.files.visible import visible
+
+
+@runtime_checkable
+class _Stream(Protocol):
+    """What is needed of stdout and stderr, or of what stands for them."""
+
+    @property
+    def encoding(self) -> str | None: ...
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+    def fileno(self) -> int: ...
 
 
 def say(text: str) -> int:
@@ -45,14 +59,14 @@ def open_closed_streams() -> None:
     os.close(handle)
 
 
-def _write(text: str, stream: TextIO) -> None:
+def _write(text: str, stream: _Stream) -> None:
     """Text without signs that act on a terminal or that it does not know."""
     code = stream.encoding or "utf-8"
     stream.write(visible(text).encode(code, "backslashreplace").decode(code))
     stream.flush()
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def _lead_nowhere(stream: _Stream) -> None:
     """What is left in a stream is lost, and no error when Python ends."""
     handle = os.open(os.devnull, os.O_WRONLY)
     os.dup2(handle, stream.fileno())

@@ -233,7 +233,8 @@ def test_scores_do_not_depend_on_batches(llama):
         llama, families.ragged_task(), logit_diff, rule=relp, batch_size=1
     )
     for kind, grid in whole.items():
-        assert_close(single[kind].values, grid.values, 1e-6)  # float32 norms
+        # float32 norms, five forwards and backwards: 1.2e-7 each where rows are added otherwise
+        assert_close(single[kind].values, grid.values, 5e-6)
         assert float(grid.values[:, :, :2].abs().max()) == 0  # the first tokens do not differ
 
 
