@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 _SHOWN = 3
 WRAPPERS = {
@@ -58,7 +58,7 @@ def refuse_empty(name: str, module: nn.Module) -> None:
         ValueError: naming the first.
     """
     for key, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if isinstance(tensor, UninitializedTensorMixin) or tensor.is_meta:
+        if is_lazy(tensor) or tensor.is_meta:
             raise ValueError(
                 f"{name} is refused: its {key} has no values (it was never initialised, or is on "
                 "the meta device); load the weights first"

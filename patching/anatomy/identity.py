@@ -101,7 +101,9 @@ def hash_tokenizer(tokenizer: object) -> str | None:
 def attributes_of(of: Mapping[str, object]) -> dict[str, object]:
     """Plain values and functions, by the names of attributes that say something of a model."""
     named = {key: of[key] for key in of if not key.startswith("_") and key not in _SAYS_NOTHING}
-    said = {key: value for key, value in named.items() if isinstance(value, _PLAIN)}
+    said: dict[str, object] = {
+        key: value for key, value in named.items() if isinstance(value, _PLAIN)
+    }
     functions = {
         key: name_of(value)
         for key, value in named.items()

@@ -22,7 +22,7 @@ from patching.attribution.runs import Gathered, Job, Seen
 from patching.attribution.sweep import place_rows
 from patching.model import Hook, Model
 from patching.modes import without_gradients
-from patching.rules.sites import head_norms
+from patching.rules.sites import Unruled, head_norms
 
 
 def require_patterns(model: Model, *, instead: str) -> None:
@@ -40,7 +40,14 @@ def require_patterns(model: Model, *, instead: str) -> None:
             f"GPT-Neo) or has sinks (GPT-OSS); take {instead}"
         )
     d_head = model.blocks[0].w_qkv[0].shape[2]
-    gammas = [points.norm.gamma for points in head_norms(model)]
+    norms = list(head_norms(model))
+    unknown = next((norm for norm in norms if isinstance(norm, Unruled)), None)
+    if unknown is not None:
+        raise ValueError(
+            f"the QK fix patches one head's query or key before its norm, and in {model.name} "
+            f"{unknown.place} is no norm that is known here; take {instead}"
+        )
+    gammas = [points.norm.gamma for points in norms if not isinstance(points, Unruled)]
     if any(gamma is not None and gamma.shape[-1] > d_head for gamma in gammas):
         raise ValueError(
             f"the QK fix patches one head's query or key, and in {model.name} one norm spans the "

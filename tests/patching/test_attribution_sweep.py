@@ -11,10 +11,12 @@ from circuits.scoring import Recipe, score
 from patching.anatomy.insides import neurons, softmax
 from patching.anatomy.places import of_kind
 from patching.attribution import attribution_patching
+from patching.attribution.patterns import require_patterns
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.paths import along_activations, along_inputs, at_both
 from patching.rules import RULES, plain, relp, relp_ah
+from patching.rules.sites import Unruled
 from patching.tasks import Prompt, Task
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -353,3 +355,10 @@ def test_plain_is_the_rule_by_default(gpt2):
         for options in ({}, {"rule": plain})
     )
     assert torch.equal(found["z"].values, same["z"].values)
+
+
+def test_the_qk_fix_refuses_norms_of_heads_that_it_does_not_know(gpt2, monkeypatch):
+    norm = Unruled("head norm", "blocks.0.attn.q_norm", "each head has a norm of its own")
+    monkeypatch.setattr("patching.attribution.patterns.head_norms", lambda model: [norm])
+    with pytest.raises(ValueError, match="q_norm is no norm that is known here; take exact"):
+        require_patterns(gpt2, instead="exact")
