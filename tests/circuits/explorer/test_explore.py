@@ -245,7 +245,7 @@ def test_view_says_what_is_wrong_in_one_line(home, tmp_path, capsys, judged, mon
     other[0]["provenance"]["scores"]["task"] = "another"
     (tmp_path / "other.json").write_text(json.dumps(other))
     cases = {
-        ("--out", "x.txt"): "cannot write a page to 'x.txt'",
+        ("--out", "x.txt"): "cannot write 'x.txt': a file that ends in .html would be right",
         ("--curve", str(wrong)): "wrong.json holds no curve: its list is empty",
         ("--curve", circuit): "holds no curve; what `circuits curve --json` prints",
         ("--scores", scores, "--curve", str(tmp_path / "other.json")): "no curve of these scores",
