@@ -123,4 +123,4 @@ def test_wrong_wishes_are_one_line(home, tmp_path, capsys, options, said):
 def test_a_file_is_no_folder_for_results(home, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file"
-    assert "name a folder for the results" in refused(capsys, "patch", *on(home), "--out", out)
+    assert "is a file; name a folder" in refused(capsys, "patch", *on(home), "--out", out)
