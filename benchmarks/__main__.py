@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from benchmarks.jobs import Job
     from benchmarks.subject import Subject
 
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 
 def main() -> None:
     """Parse the command line and print the tables."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     args = _parser().parse_args()
     warnings.simplefilter("ignore")
     if args.peak_of:
