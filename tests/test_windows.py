@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_the_peak_of_memory_is_known_without_resource(monkeypatch):
 
     class Windows:
         def memory_info(self) -> object:
-            return type("pmem", (), {"peak_wset": 123})()
+            return namedtuple("pmem", ["peak_wset"])(123)
 
     monkeypatch.setitem(sys.modules, "resource", None)  # importing it raises ModuleNotFoundError
     monkeypatch.setattr(psutil, "Process", Windows)
