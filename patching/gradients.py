@@ -102,6 +102,7 @@ class _Alike:
         self._x_hat: list[Tensor] = []
         self._radial: list[Tensor] = []
         self._mlps: Tensor | None = None
+        self._offsets: Tensor | None = None
 
     @property
     def names(self) -> Iterator[str]:
@@ -169,8 +170,10 @@ class _Alike:
         self, g: Float[Tensor, "token layer reader d_head"], tensors: Mapping[str, Tensor]
     ) -> Float[Tensor, "token layer reader"]:
         """`g . (W^T gamma x_hat)`: projections less what does not come from the stream."""
-        offsets = torch.cat([offset for block in self._blocks for offset in block.qkv_offset])
-        made = self._at_projections(tensors) - offsets.view(g.shape[1:])
+        if self._offsets is None:
+            offsets = torch.cat([offset for block in self._blocks for offset in block.qkv_offset])
+            self._offsets = offsets.view(g.shape[1:])
+        made = self._at_projections(tensors) - self._offsets
         return (g * made).sum(dim=-1)
 
     def _at_mlps(self, gradients: Mapping[str, Tensor]) -> Float[Tensor, "layer token d_model"]:
@@ -212,7 +215,7 @@ def _alike(model: Model) -> Iterator[tuple[Block, ...]]:
 
 def _make(block: Block) -> tuple[object, ...]:
     """What layers have in common that are added up together."""
-    norm, (queries, _, _) = block.attention_norm, block.qkv_offset
+    norm, queries = block.attention_norm, block.w_qkv[0]
     form = None if norm is None else (norm.centred, norm.eps)
     return block.device, block.parallel, form, queries.shape
 

@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
 from patching.anatomy.devices import AtLayer, Hook, at_home, library_hook, rows_at
 from patching.anatomy.identity import COMPUTES, Identity, hash_config, hash_tokenizer
+from patching.anatomy.ignored import refuse_ignored
 from patching.anatomy.insides import forgetting
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
@@ -22,7 +23,7 @@ from patching.anatomy.places import find
 from patching.anatomy.proof import graph_of, prove
 from patching.anatomy.readable import reads_both_ways, refuse_overflow, refuse_unreadable
 from patching.anatomy.refusing import refusing
-from patching.anatomy.rotation import Stretch, find_stretches, refuse_lengths
+from patching.anatomy.rotation import refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
 from patching.anatomy.standing import Standing, refuse_to_send
@@ -148,10 +149,6 @@ class Model:
     def _tokenizer_hash(self) -> str | None:
         return hash_tokenizer(self.tokenizer)
 
-    @cached_property
-    def _stretches(self) -> tuple[Stretch, ...]:
-        return find_stretches(cast(nn.Module, self.bridge.original_model))
-
     def check(self, task: Task) -> None:
         """Refuse a task that this model cannot read.
 
@@ -159,7 +156,7 @@ class Model:
             ValueError: if a token id is outside the vocabulary, a prompt is too long or is read
                 otherwise beside longer ones, or the task is for models that read other ways.
         """
-        refuse_unreadable(self.name, self.bridge, self._stretches, task)
+        refuse_unreadable(self.name, self.bridge, task)
 
     @without_gradients
     def run(
@@ -191,7 +188,7 @@ class Model:
         tokens = as_tokens(prompts, self.tokenizer, self.name, vocab=vocab).to(self.device)
         mask = None if is_token is None else is_token.long()
         rows = [tokens.shape[1]] if is_token is None else is_token.sum(dim=1).tolist()
-        refuse_lengths(self._stretches, self.name, "the batch", rows)
+        refuse_lengths(cast(nn.Module, self.bridge.original_model), self.name, "the batch", rows)
         with self.hooked(keeper.hooks):
             logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         return Activations(tokens, logits, places, {name: keeper.values[name] for name in places})
@@ -227,7 +224,11 @@ class Model:
         A hook takes the activation and returns a new one or None; whatever layer it is at, it sees
         it on the home device (`device`), unless it is `AtLayer`. Autocast is off inside, and other
         threads that run this model wait.
+
+        Raises:
+            ValueError: if a weight was changed in memory that runs do not read.
         """
+        refuse_ignored(self.name, self.standing.ignored)
         home = self.device
         fwd_hooks = [(name, library_hook(at_home(hook, home))) for name, hook in hooks]
         hooked = self.bridge.hooks(fwd_hooks=fwd_hooks)
@@ -236,6 +237,7 @@ class Model:
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Model":
         """A model of its own, which shares no tensor with this one, proven anew."""
+        refuse_ignored(self.name, self.standing.ignored)
         bridge = cast(TransformerBridge, copy.deepcopy(self.bridge, memo))
         opened = replace(self.opened, bridge=bridge, names=self.standing.names_in(memo))
         return _proven(opened if self.standing.is_kept() else opened.in_memory())

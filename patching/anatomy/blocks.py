@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
@@ -26,13 +25,12 @@ UNEMBED_IN = "unembed.hook_in"
 class Block:
     """One layer: where its readers and writers sit in the model, and with which weights.
 
-    `scale` multiplies what the block writes to the stream (1 in all families but Granite).
+    Weights are read anew at each use: they may have been changed in memory.
     """
 
     index: int
     bridge: nn.Module
     parallel: bool
-    scale: float
     attention_norm: Norm | None
     mlp_norm: Norm | None
     post_attention_norm: Norm | None
@@ -90,10 +88,15 @@ class Block:
     # Weights: views of the model's own, one matrix a head, on the layer's device. What the methods
     # below are given is taken there, and their results lie where it lay.
 
-    @cached_property
+    @property
+    def scale(self) -> float:
+        """What multiplies all that the block writes (1 in all families but Granite)."""
+        return float(getattr(self.bridge, "residual_contribution_scale", None) or 1.0)
+
+    @property
     def device(self) -> torch.device:
         """Where the layer's attention lies."""
-        return self.w_o.device
+        return next(self.bridge.attn.parameters()).device
 
     def projected(
         self,
@@ -195,8 +198,9 @@ class Block:
     def _scale_(self, write: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The way from the output projection to the stream, in place."""
         norm = self.post_attention_norm
-        if norm is not None and norm.gamma is not None:
-            write *= norm.gamma.to(write)
+        gamma = None if norm is None else norm.gamma
+        if gamma is not None:
+            write *= gamma.to(write)
         if self.scale != 1.0:
             write *= self.scale
         return write
@@ -224,7 +228,7 @@ class Block:
             back = self.attention_norm.pull_back_(back, centre=centre)
         return back.to(home)
 
-    @cached_property
+    @property
     def qkv_offset(self) -> tuple[Float[Tensor, "head d_head"], ...]:
         """What of q, k and v does not depend on the stream: `W beta + b`."""
         beta = None if self.attention_norm is None else self.attention_norm.beta
@@ -266,7 +270,6 @@ def _find_block(bridge: TransformerBridge, index: int) -> Block:
         index=index,
         bridge=block,
         parallel=parallel,
-        scale=float(getattr(block, "residual_contribution_scale", None) or 1.0),
         attention_norm=attention_norm,
         mlp_norm=attention_norm if parallel and mlp_norm is None else mlp_norm,
         post_attention_norm=find_norm(getattr(block, "ln1_post", None)),
@@ -278,10 +281,8 @@ def _offset(
     b: Float[Tensor, "head d_head"] | None,
     beta: Float[Tensor, " d_model"] | None,
 ) -> Float[Tensor, "head d_head"]:
-    offset = w.new_zeros(w.shape[0], w.shape[2]) if b is None else b.detach()
-    offset = widen(offset)
+    bias = widen(w.new_zeros(w.shape[0], w.shape[2]) if b is None else b.detach())
     if beta is None:
-        return offset
-    return offset + einsum(
-        widen(w), widen(beta).to(w.device), "head d_model d_head, d_model -> head d_head"
-    )
+        return bias
+    row = widen(beta).to(w.device).expand(len(w), 1, -1)
+    return torch.baddbmm(bias[:, None], row, widen(w))[:, 0]

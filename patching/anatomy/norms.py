@@ -20,18 +20,35 @@ class Norm:
     """A LayerNorm or RMSNorm, `gamma * x_hat + beta` with `x_hat = x / sigma` (x centred or not).
 
     `module` is the model's own norm, to be used wherever a value is needed; the formula here is
-    only for derivatives, and `prove` holds it against the module.
+    only for derivatives, and `prove` holds it against the module. Its numbers are read at each use,
+    as weights may be changed in memory. `from_one` says that its weight is gamma less 1.
     """
 
     module: nn.Module
-    gamma: Float[Tensor, " d_model"] | None
-    beta: Float[Tensor, " d_model"] | None
     centred: bool
-    eps: float
+    from_one: bool
+
+    @property
+    def gamma(self) -> Float[Tensor, " d_model"] | None:
+        """What the normalised input is multiplied by, where there is something."""
+        weight = self._weight
+        return 1.0 + widen(weight) if weight is not None and self.from_one else weight
+
+    @property
+    def beta(self) -> Float[Tensor, " d_model"] | None:
+        """What is added last, where there is something."""
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else bias.detach()
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance."""
+        eps = getattr(self.module, "eps", getattr(self.module, "variance_epsilon", None))
+        return 1e-5 if eps is None else float(eps)
 
     def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The norm's output, by the model's own module, where the input lies."""
-        there = x.device if self.gamma is None else self.gamma.device
+        there = x.device if self._weight is None else self._weight.device
         return self.module(x.to(there)).to(x.device)
 
     def sigma(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
@@ -52,23 +69,30 @@ class Norm:
 
     def formula(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """What `module` should compute, written out."""
-        out = self.x_hat(x)
-        out = out if self.gamma is None else out * widen(self.gamma).to(x.device)
-        return out if self.beta is None else out + widen(self.beta).to(x.device)
+        out, gamma, beta = self.x_hat(x), self.gamma, self.beta
+        out = out if gamma is None else out * widen(gamma).to(x.device)
+        return out if beta is None else out + widen(beta).to(x.device)
 
     def pull_back(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """`centre(gamma * g)`: the norm's linear part transposed, without the division by sigma."""
-        return self._centre(g if self.gamma is None else g * widen(self.gamma).to(g.device))
+        gamma = self.gamma
+        return self._centre(g if gamma is None else g * widen(gamma).to(g.device))
 
     def pull_back_(
         self, g: Float[Tensor, "*rows d_model"], *, centre: bool = True
     ) -> Float[Tensor, "*rows d_model"]:
         """`pull_back` in place; without `centre`, what is multiplied by it is centred instead."""
-        if self.gamma is not None:
-            g *= self.gamma.to(g.device)
+        gamma = self.gamma
+        if gamma is not None:
+            g *= gamma.to(g.device)
         if self.centred and centre:
             g -= g.mean(dim=-1, keepdim=True)
         return g
+
+    @property
+    def _weight(self) -> Float[Tensor, " d_model"] | None:
+        weight = getattr(self.module, "weight", None)
+        return None if weight is None else weight.detach()
 
     def _sigma(self, centred: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
         return (centred.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
@@ -99,14 +123,4 @@ def find_norm(bridge: nn.Module | None) -> Norm | None:
     if not has_formula(bridge):
         raise ValueError(f"nothing says which formula its {type(module).__name__} has")
     norm = cast(_NormBridge, bridge)
-    gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
-    if gamma is not None:
-        gamma = 1.0 + widen(gamma.detach()) if norm.uses_weight_offset else gamma.detach()
-    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
-    return Norm(
-        module=module,
-        gamma=gamma,
-        beta=None if beta is None else beta.detach(),
-        centred=not norm.uses_rms_norm,
-        eps=1e-5 if eps is None else float(eps),
-    )
+    return Norm(module, centred=not norm.uses_rms_norm, from_one=norm.uses_weight_offset)

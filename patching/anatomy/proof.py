@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patching.anatomy.blocks import FINAL_STREAM, Block
 from patching.anatomy.claims import Claim, Probe, Seen, tolerance_in
 from patching.anatomy.held import held_claims, row_claims, see
+from patching.anatomy.ignored import find_ignored, refuse_ignored
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.refusing import refusing
 from patching.graph import Graph
@@ -47,7 +48,8 @@ def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe
     """Hold every claim about the model's structure against three short runs of it.
 
     Raises:
-        ValueError: naming the first claim that fails, or that weights hold NaN.
+        ValueError: naming the first claim that fails, or what no run reads; or that weights hold
+            NaN.
     """
     with refusing(name, "the wrapped model does not run on a few tokens"):
         logits, seen = _watch(bridge, blocks, probe)
@@ -61,6 +63,7 @@ def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe
         claim.check(name, tolerance)
     for claim in row_claims(bridge, logits, probe.tokens):
         claim.check(name, tolerance)
+    refuse_ignored(name, find_ignored(bridge))
 
 
 def make_claims(

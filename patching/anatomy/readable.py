@@ -1,10 +1,12 @@
 """Whether a model can read a task: its tokens, its lengths, its direction."""
 
+from typing import cast
+
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.rotation import Stretch, refuse_lengths
+from patching.anatomy.rotation import refuse_lengths
 from patching.tasks.task import Task
 
 
@@ -13,9 +15,7 @@ def reads_both_ways(bridge: TransformerBridge) -> bool:
     return bridge.cfg.attention_dir == "bidirectional"
 
 
-def refuse_unreadable(
-    name: str, bridge: TransformerBridge, stretches: tuple[Stretch, ...], task: Task
-) -> None:
+def refuse_unreadable(name: str, bridge: TransformerBridge, task: Task) -> None:
     """Refuse a task that a model cannot read.
 
     Raises:
@@ -35,7 +35,7 @@ def refuse_unreadable(
             f"at most {longest}"
         )
     lengths = [len(prompt.clean) for prompt in task.prompts]
-    refuse_lengths(stretches, name, f"task {task.name!r}", lengths)
+    refuse_lengths(cast(nn.Module, bridge.original_model), name, f"task {task.name!r}", lengths)
     if two_way != task.two_way:
         ways = ("only to the left", "both ways")
         raise ValueError(

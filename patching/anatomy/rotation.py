@@ -50,15 +50,15 @@ def find_stretches(module: nn.Module) -> tuple[Stretch, ...]:
     return tuple(dict.fromkeys(found for part in module.modules() for found in _stretches(part)))
 
 
-def refuse_lengths(
-    stretches: tuple[Stretch, ...], name: str, what: str, lengths: Sequence[int]
-) -> None:
+def refuse_lengths(module: nn.Module, name: str, what: str, lengths: Sequence[int]) -> None:
     """Refuse prompts of these lengths where what one gives would depend on the others.
+
+    The module is Hugging Face's, looked through for rotary embeddings at each call.
 
     Raises:
         ValueError: naming the model, what holds the prompts, and the length.
     """
-    for stretch in stretches:
+    for stretch in find_stretches(module):
         stretch.refuse(name, what, lengths)
 
 

@@ -25,6 +25,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.identity import attributes_of, name_of, short_hash
+from patching.anatomy.ignored import Ignored, State, find_ignored, state_of
 from patching.anatomy.turns import turn
 from patching.anatomy.weights import hash_tensors
 from patching.modes import as_typed
@@ -42,7 +43,7 @@ class _Held:
     name: str
     owner: nn.Module
     key: str
-    state: tuple[object, ...]
+    state: State
 
     @property
     def tensor(self) -> Tensor | None:
@@ -76,13 +77,15 @@ class Names:
 class Standing:
     """How a model stood when it was loaded.
 
-    `stored` are the tensors that its checkpoint has, `derived` all others, `hooks` PyTorch's own.
+    `stored` are the tensors that its checkpoint has, `derived` all others, `ignored` what no run
+    reads; `hooks` are PyTorch's own.
     """
 
     bridge: TransformerBridge
     names: Names
     stored: tuple[_Held, ...]
     derived: tuple[_Held, ...]
+    ignored: tuple[Ignored, ...]
     samples: bytes
     structure: _Structure
     hooks: Mapping[str, list[str]]
@@ -102,6 +105,7 @@ class Standing:
             names,
             stored,
             derived,
+            find_ignored(bridge),
             _samples((*stored, *derived)),
             _structure(bridge),
             _hooks(bridge),
@@ -194,12 +198,8 @@ def _held(bridge: TransformerBridge, names: Mapping[int, str]) -> Iterator[tuple
                 yield id(tensor) in names, _Held(name, module, key, _state(tensor))
 
 
-def _state(tensor: Tensor | None) -> tuple[object, ...]:
-    """What another state of a tensor cannot share: no number is looked at."""
-    if tensor is None:
-        return ()
-    version = None if tensor.is_inference() else tensor._version
-    return (tensor.data_ptr(), version, tensor.dtype, tensor.shape, tensor.stride())
+def _state(tensor: Tensor | None) -> State:
+    return () if tensor is None else state_of(tensor)
 
 
 def _samples(held: tuple[_Held, ...]) -> bytes:

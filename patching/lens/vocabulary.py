@@ -95,9 +95,8 @@ class Vocabulary:
         self, x: Float[Tensor, "*rows d_model"], sigma: Float[Tensor, "*#rows 1"]
     ) -> Float[Tensor, "*rows d_model"]:
         scaled = self._linear(x, sigma)
-        if self.norm is None or self.norm.beta is None:
-            return scaled
-        return scaled + widen(self.norm.beta).to(x.device)
+        beta = None if self.norm is None else self.norm.beta
+        return scaled if beta is None else scaled + widen(beta).to(x.device)
 
     def _linear(
         self, x: Float[Tensor, "*rows d_model"], sigma: Float[Tensor, "*#rows 1"]
@@ -109,7 +108,8 @@ class Vocabulary:
         if self.norm.centred:
             x = x - x.mean(dim=-1, keepdim=True)
         x = x / sigma
-        return x if self.norm.gamma is None else x * widen(self.norm.gamma).to(x.device)
+        gamma = self.norm.gamma
+        return x if gamma is None else x * widen(gamma).to(x.device)
 
 
 def find_vocabulary(model: Model) -> Vocabulary:

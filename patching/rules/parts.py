@@ -203,7 +203,8 @@ def with_constant_sigma(
     wide = widen(x)
     centred = wide - wide.mean(dim=-1, keepdim=True) if norm.centred else wide
     x_hat = centred / norm.sigma(x.detach())
-    return x_hat if norm.gamma is None else x_hat * widen(norm.gamma).to(x_hat.device)
+    gamma = norm.gamma
+    return x_hat if gamma is None else x_hat * widen(gamma).to(x_hat.device)
 
 
 def follow_the_ratio(
