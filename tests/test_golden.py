@@ -1,7 +1,7 @@
 """Published code's numbers on fixed weights: EAP-IG's scores and evaluations, where they lie about.
 
 The reference scores are corrupt - clean (the opposite sign) and give every query head its own key
-and value readers; a group's readers are summed.
+and value readers: as a model that is loaded `Ungrouped`; of one that is not, a group's are summed.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from circuits import Circuit
 from circuits.running.evaluation import evaluate
 from circuits.scoring import clean_corrupt, eap, eap_ig, ig_activations
 from patching.ablations import mean, positional_mean, zero
+from patching.anatomy.ungrouping import Ungrouped
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model
@@ -24,6 +25,7 @@ GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers here")
 
 FLOORS = {"b_gpt2tiny": 1e-10, "c_llama_gqa": 5e-6}  # Llama: norms and rotary are in float32
+CIRCUITS = {"b_gpt2tiny": 1e-6, "c_llama_gqa": 2e-5}
 SCORERS = {
     "EAP_zero": lambda model, task: eap(model, task, logit_diff, ablation=zero),
     "EAP_meanpos": lambda model, task: eap(
@@ -46,9 +48,10 @@ SCORERS = {
 class Reference:
     """One folder of fixed weights, prompts and reference numbers."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, grouped: bool = True) -> None:
         self.folder = folder
-        self.model = Model.load(GOLDEN / folder, dtype=torch.float64)
+        source = GOLDEN / folder
+        self.model = Model.load(source if grouped else Ungrouped(source), dtype=torch.float64)
         self.numbers = np.load(GOLDEN / folder / "eap_ig_reference_float64.npz")
         data = np.load(GOLDEN / folder / "data.npz")
         rows = zip(*(data[name].tolist() for name in ("clean", "corrupt", "answers")), strict=True)
@@ -56,7 +59,7 @@ class Reference:
         self.task = Task(folder, tuple(prompts))
 
     def matrix(self, theirs: np.ndarray) -> torch.Tensor:
-        """Their [source, dest] on our graph: readers of a group are summed."""
+        """Their [source, dest] on our graph: readers of a group, if there are any, are summed."""
         graph = self.model.graph
         ours = torch.zeros(graph.exists.shape, dtype=torch.float64)
         rows = [graph.source_index(n.replace("input", "embed")) for n in self.numbers["src_names"]]
@@ -82,8 +85,22 @@ def reference(request):
     return Reference(request.param)
 
 
+@pytest.fixture(scope="module", params=list(FLOORS))
+def ungrouped(request):
+    return Reference(request.param, grouped=False)
+
+
 @pytest.mark.parametrize("method", SCORERS)
 def test_scores_are_those_of_the_published_code(reference, method):
+    check_scores(reference, method)
+
+
+@pytest.mark.parametrize("method", SCORERS)
+def test_every_query_heads_own_scores_are_those_of_the_published_code(ungrouped, method):
+    check_scores(ungrouped, method)
+
+
+def check_scores(reference: Reference, method: str) -> None:
     expected = -reference.matrix(reference.numbers[f"scores/{method}"])
     found = SCORERS[method](reference.model, reference.task).matrix
     if method == "EAP-IG-activations_m5" and reference.folder == "c_llama_gqa":
@@ -113,31 +130,27 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs_m5"])
-def test_circuits_under_other_ablations_do_what_the_reference_measured(reference, method, ablation):
-    if reference.folder != "b_gpt2tiny":
-        pytest.skip("the reference's masks split groups, which our graph cannot express")
-    graph = reference.model.graph
-    masks = reference.numbers[f"eval/{method}/in_graph"]
-    circuits = [Circuit(reference.matrix(m).bool() & graph.exists, graph) for m in masks]
-    result = evaluate(
-        reference.model,
-        reference.task,
-        circuits,
-        logit_diff,
-        ablation=ABLATIONS[ablation](reference.task),
-    )
-    expected = torch.from_numpy(reference.numbers[f"eval/{method}/{ablation}"]).double()
-    torch.testing.assert_close(result.values, expected, atol=1e-6, rtol=0)
+def test_circuits_under_other_ablations_do_what_the_reference_measured(ungrouped, method, ablation):
+    model, task, circuits = ungrouped.model, ungrouped.task, circuits_of(ungrouped, method)
+    made = ABLATIONS[ablation](task)
+    result = evaluate(model, task, circuits, logit_diff, ablation=made)
+    check_values(ungrouped, result.values, f"eval/{method}/{ablation}")
 
 
 @pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs_m5"])
-def test_circuits_of_every_size_do_what_the_reference_measured(reference, method):
-    if reference.folder != "b_gpt2tiny":
-        pytest.skip("the reference's masks split groups, which our graph cannot express")
+def test_circuits_of_every_size_do_what_the_reference_measured(ungrouped, method):
+    model, circuits = ungrouped.model, circuits_of(ungrouped, method)
+    assert max(map(len, circuits)) == model.graph.n_edges  # the masks were read, not dropped
+    result = evaluate(model, ungrouped.task, circuits, logit_diff)
+    check_values(ungrouped, result.values, f"eval/{method}/patching")
+
+
+def circuits_of(reference: Reference, method: str) -> list[Circuit]:
     graph = reference.model.graph
     masks = reference.numbers[f"eval/{method}/in_graph"]
-    circuits = [Circuit(reference.matrix(m).bool() & graph.exists, graph) for m in masks]
-    assert max(map(len, circuits)) == graph.n_edges  # the masks were read, not dropped
-    result = evaluate(reference.model, reference.task, circuits, logit_diff)
-    expected = torch.from_numpy(reference.numbers[f"eval/{method}/patching"]).double()
-    torch.testing.assert_close(result.values, expected, atol=1e-6, rtol=0)
+    return [Circuit(reference.matrix(mask).bool() & graph.exists, graph) for mask in masks]
+
+
+def check_values(reference: Reference, found: torch.Tensor, name: str) -> None:
+    expected = torch.from_numpy(reference.numbers[name]).double()
+    torch.testing.assert_close(found, expected, atol=CIRCUITS[reference.folder], rtol=0)

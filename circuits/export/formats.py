@@ -19,6 +19,7 @@ from circuits.export.graphs import (
     to_graphml,
     to_node_link,
 )
+from circuits.export.mib_reading import GraphFile, read_mib
 from circuits.export.neuronpedia import to_neuronpedia
 from circuits.export.text import from_csv, to_csv, to_dot
 from circuits.export.tikz import tikz, tikz_document
@@ -49,10 +50,27 @@ def _json(circuit: Circuit) -> bytes:
 
 
 def _from_json(path: Path, graph: Graph | None) -> Circuit:
-    circuit = load_circuit(path)
+    """Of our own form, or of EAP-IG's."""
+    theirs = read_mib(path, graph)
+    circuit = load_circuit(path) if theirs is None else _circuit_in(theirs)
     if graph is not None:
         graph.require_same(circuit.graph, "the file is")
     return circuit
+
+
+def _circuit_in(file: GraphFile | None) -> Circuit:
+    """What EAP-IG calls a graph with edges in it.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if file is None or file.circuit is None:
+        raise ValueError("it holds scores of all edges and no circuit; choose one from them")
+    return file.circuit
+
+
+def _from_pt(path: Path, graph: Graph | None) -> Circuit:
+    return _circuit_in(read_mib(path, graph))
 
 
 def _html(circuit: Circuit) -> bytes:
@@ -122,7 +140,7 @@ def save(thing: Circuit | Picture, path: str | Path) -> None:
 
 
 def load(path: str | Path, graph: Graph | None = None) -> Circuit:
-    """Read a circuit from a file of any format that keeps its edges.
+    """Read a circuit from a file of any format that keeps its edges, EAP-IG's graph files too.
 
     `graph` is needed for files that do not name theirs (.csv), and checked against all others.
 
@@ -130,14 +148,22 @@ def load(path: str | Path, graph: Graph | None = None) -> Circuit:
         ValueError: if no such format has this suffix, or the file is damaged, holds no circuit, or
             is of another graph.
     """
-    readable = {suffix: entry for suffix, entry in FORMATS.items() if entry.read}
-    read = _format(path, "read a circuit from", readable).read
+    known = {suffix: entry for suffix, entry in FORMATS.items() if entry.read}
+    theirs = Path(path).suffix == ".pt"
+    read = _from_pt if theirs else _format(path, "read a circuit from", known).read
     assert read is not None, "only readable formats were asked"
     try:
         return read(Path(path), graph)
     except ValueError as error:
         message = str(error)
         raise ValueError(message if str(path) in message else f"{path}: {message}") from None
+
+
+def readable(path: str | Path) -> bool:
+    """Whether a file's suffix is one that `load` reads."""
+    name = Path(path).name.lower()
+    known = (suffix for suffix, entry in FORMATS.items() if entry.read)
+    return name.endswith((".pt", *known))
 
 
 def format_of(path: str | Path) -> Format:

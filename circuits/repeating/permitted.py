@@ -239,6 +239,7 @@ _LOADED: dict[str, Check | str] = {
     "revision": _revision,
     "device-map": _map,
     "trust-remote-code": _FLAG,
+    "ungroup": _FLAG,
     **_each(_plain, "dtype device n-devices"),
 }
 _ON_TASK = {

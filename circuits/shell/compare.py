@@ -2,11 +2,11 @@
 
 import json
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
+from circuits.shell.reading import read_result
 from circuits.shell.results import check_outputs, write_csv, write_figure
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: Parser) -> None:
     """Which files."""
-    parser.add_argument("files", metavar="FILE", nargs="+", help="circuits, or .safetensors scores")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="circuits, or scores")
     parser.add_argument(
         "--difference", metavar="FILE", help="write the first circuit without the second's edges"
     )
@@ -46,21 +46,22 @@ def compare(args: Namespace) -> None:
 
 
 def _compare_files(args: Namespace) -> "CircuitComparison | ScoreComparison":
-    from circuits.circuit import load_circuit
     from circuits.judging.compare import compare_circuits, compare_scores
-    from circuits.scores import load_scores
+    from circuits.scores import Scores
 
-    hold_scores = {Path(path).suffix == ".safetensors" for path in args.files}
-    if len(hold_scores) > 1:
+    results = {path: read_result(path) for path in args.files}
+    scores = {path: one for path, one in results.items() if isinstance(one, Scores)}
+    circuits = {path: one for path, one in results.items() if not isinstance(one, Scores)}
+    if scores and circuits:
         raise ValueError("circuits and scores cannot be compared; give files of one kind")
-    if True not in hold_scores:
-        found = compare_circuits({path: load_circuit(path) for path in args.files})
+    if circuits:
+        found = compare_circuits(circuits)
         if args.difference is not None:
             found.difference(*found.names[:2]).save(args.difference)
         return found
     if args.difference is not None:
         raise ValueError("--difference writes a circuit, and these are files of scores")
-    return compare_scores({p: load_scores(p) for p in args.files}, ranking=args.ranking)
+    return compare_scores(scores, ranking=args.ranking)
 
 
 def _records(table: "pandas.DataFrame") -> list[object]:

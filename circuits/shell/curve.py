@@ -12,6 +12,7 @@ from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_ot
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser, natural, numbers
 from circuits.shell.printing import print_columns
+from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
 from circuits.shell.results import check_outputs, write_csv, write_figure
 from circuits.shell.run_options import leads_here, open_run
@@ -89,16 +90,16 @@ def curve(args: Namespace) -> None:
 
 
 def _judge(args: Namespace) -> list[Judged]:
+    from circuits.grouping import join_scores
     from circuits.judging.faithfulness import Sweep
     from circuits.judging.faithfulness import curve as run
-    from circuits.scores import load_scores
 
     metric = open_metric(args)
-    scores = {path: load_scores(path) for path in args.files}
+    scores = {path: read_scores(path) for path in args.files}
     model = open_model(args)
     for path, one in scores.items():
-        if one.graph == model.graph:  # else refused below
-            warn_of_other_weights(path, one.provenance, model)
+        scores[path] = join_scores(one, model.graph, f"{path} holds scores")
+        warn_of_other_weights(path, one.provenance, model)
     task = open_task(args.task, model, args, seed=args.seed)
     sweep = Sweep(
         ranking=args.ranking,

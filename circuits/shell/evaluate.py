@@ -18,6 +18,7 @@ from circuits.shell.inputs import (
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
+from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
 from circuits.shell.run_options import leads_here, open_run
 
@@ -42,17 +43,17 @@ def evaluate(args: Namespace) -> None:
     Raises:
         ValueError: if a file is no circuit, or of another graph than the model's.
     """
-    from circuits.circuit import load_circuit
     from circuits.discover import measure
+    from circuits.grouping import join_circuit
     from circuits.running.evaluation import evaluate as run
 
     metric, kept = open_metric(args), open_run(args)
     if args.csv is not None:
         require_room(Path(args.csv))
-    circuits = [load_circuit(path) for path in args.files]
+    circuits = [read_circuit(path) for path in args.files]
     model = open_model(args)
-    for path, circuit in zip(args.files, circuits, strict=True):
-        model.graph.require_same(circuit.graph, f"{path} is a circuit")
+    for i, (path, circuit) in enumerate(zip(args.files, circuits, strict=True)):
+        circuits[i] = join_circuit(circuit, model.graph, f"{path} is a circuit")
         warn_of_other_weights(path, circuit.provenance, model)
     task = open_task(args.task, model, args, seed=args.seed)
     evaluation = run(

@@ -3,7 +3,9 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from circuits.shell.exchange import add_exchange, exchange
 from circuits.shell.options import Parser, add_width_and_roles, width
+from circuits.shell.reading import read_circuit
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: Parser) -> None:
     """Which circuit, and in which forms."""
-    parser.add_argument("file", metavar="CIRCUIT", help="a circuit file")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="a circuit; with --to, or scores, or nine circuits"
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -21,6 +25,7 @@ def add_options(parser: Parser) -> None:
         help="to write, say circuit.svg; may be given several times",
     )
     _add_looks(parser)
+    add_exchange(parser)
 
 
 def _add_looks(parser: Parser) -> None:
@@ -38,9 +43,14 @@ def export(args: Namespace) -> None:
     Raises:
         ValueError: if the file is no circuit, a suffix is unknown, or the looks do not fit.
     """
-    from circuits.export import FORMATS, format_of, load, save
+    from circuits.export import FORMATS, format_of, save
 
-    circuit = load(args.file)
+    if args.to is not None:
+        exchange(args)
+        return
+    if len(args.files) > 1 or any((args.scores, args.d_model, args.cell)):
+        raise ValueError("one circuit is written; several, --scores, --d-model, --cell need --to")
+    circuit = read_circuit(args.files[0])
     drawn = {path: format_of(path).paint is not None for path in args.out}
     picture = _picture(args, circuit)
     if picture is not None and not any(drawn.values()):
@@ -62,16 +72,14 @@ def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     from circuits.drawing.pictures import picture, picture_difference
     from circuits.drawing.role_pictures import picture_roles
     from circuits.drawing.roles import load_roles
-    from circuits.export import load
 
     drawn_at = width(args.width)
     if args.against is not None:
         if args.roles is not None or args.by_role:
             raise ValueError("--against draws two circuits; leave out --roles and --by-role")
-        names = args.file, args.against
-        return picture_difference(
-            circuit, load(args.against, circuit.graph), names, title=args.title, width=drawn_at
-        )
+        names = args.files[0], args.against
+        other = read_circuit(args.against, circuit.graph)
+        return picture_difference(circuit, other, names, title=args.title, width=drawn_at)
     roles = None if args.roles is None else load_roles(args.roles)
     if args.by_role:
         if roles is None:

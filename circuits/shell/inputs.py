@@ -40,6 +40,7 @@ def open_model(args: Namespace) -> "Model":
     """
     import torch
 
+    from patching.anatomy.ungrouping import Ungrouped
     from patching.model import Model
 
     device = device_of_worker(args.device)
@@ -47,7 +48,7 @@ def open_model(args: Namespace) -> "Model":
         _require_device(device)
     with _quiet_loading(args.model):
         return Model.load(
-            args.model,
+            Ungrouped(args.model) if args.ungroup else args.model,
             dtype=getattr(torch, args.dtype),
             device=device,
             revision=args.revision,

@@ -10,6 +10,7 @@ from circuits.shell import options
 from circuits.shell.inputs import choose, open_metric, open_model, open_task, require_room
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.printing import print_edges
+from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
 
 if TYPE_CHECKING:
@@ -137,9 +138,8 @@ def _learn(
         subnetwork_probing,
         uniform_sampling,
     )
-    from circuits.scores import load_scores
 
-    start = None if args.start is None else load_scores(args.start)
+    start = None if args.start is None else read_scores(args.start, model.graph)
     price = {} if args.penalty is None else {"penalty": args.penalty}
     if args.method == UGS:
         plan = _schedule(args, SAMPLING)

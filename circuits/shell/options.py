@@ -50,6 +50,11 @@ def model_options(*, required: bool = True) -> Parser:
         metavar="SIZE",
         help="for the tiles of large products: 500MB, 2GB, or 0.5 of what is free (32MB; GPU 1GB)",
     )
+    group.add_argument(
+        "--ungroup",
+        action="store_true",
+        help="give every query head keys and values of its own, as EAP-IG and MIB do",
+    )
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
     group.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with a hub model"

@@ -11,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from circuits.shell.exchange import SUFFIXES
+
 FIGURES = (".svg", ".pdf", ".png")
 
 _FILES: dict[str, tuple[str, ...]] = {
@@ -41,7 +43,17 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
 
 _READ = (
     *("file", "files", "run_dir", "model", "task", "eval_task", "ablation_task", "device_map"),
-    *("guess", "start", "apply", "tuned", "against", "roles", "view.scores", "view.curve"),
+    *(
+        "guess",
+        "start",
+        "apply",
+        "tuned",
+        "against",
+        "roles",
+        "view.scores",
+        "export.scores",
+        "view.curve",
+    ),
     *("view.compare", "result", "constants"),
 )
 """Options that may name a file or folder to read."""
@@ -96,13 +108,19 @@ def _written(args: Namespace) -> Iterator[_Output]:
         name = f"{args.what}-{args.method}"
         yield _Output("patch.out", Path(args.out), None, (name,))
     for option in ("select.out", "export.out"):
-        yield from (_Output(option, path, _exported()) for path in _values(args, option))
+        yield from (_Output(option, path, *_exported(args)) for path in _values(args, option))
 
 
-def _exported() -> tuple[str, ...]:
+def _exported(args: Namespace) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Suffixes of files that circuits are written to; of a submission, how names in it begin."""
+    to = getattr(args, "to", None)
+    if to == "mib":
+        return None, ("importances",)
+    if to is not None:
+        return SUFFIXES, ()
     from circuits.export import FORMATS
 
-    return tuple(FORMATS)
+    return tuple(FORMATS), ()
 
 
 def _values(args: Namespace, option: str) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from circuits.shell.inputs import check_out, choose, open_metric, open_model, op
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser, positive
 from circuits.shell.printing import print_columns
+from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ def thresholds(text: str) -> tuple[float, ...]:
 
 
 def _acdc(model: "Model", task: "Task", metric: "Metric", args: Namespace) -> None:
-    from circuits.circuit import load_circuit
     from circuits.search import Walk, acdc_sweep
 
     if args.threshold is None:
@@ -103,7 +103,7 @@ def _acdc(model: "Model", task: "Task", metric: "Metric", args: Namespace) -> No
     walk = Walk(
         change=args.change,
         seed=args.seed if args.shuffle else None,
-        guess=None if args.guess is None else load_circuit(args.guess),
+        guess=None if args.guess is None else read_circuit(args.guess, model.graph),
         log=args.log,
     )
     found = acdc_sweep(

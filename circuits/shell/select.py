@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from circuits.shell.inputs import open_selector
 from circuits.shell.options import Parser, add_out
+from circuits.shell.reading import read_scores
 
 
 def add_options(parser: Parser) -> None:
@@ -19,9 +20,8 @@ def select(args: Namespace) -> None:
         ValueError: if the file is no file of scores, or the graph has too few edges.
     """
     from circuits.export import save
-    from circuits.scores import load_scores
 
-    circuit = open_selector(args)(load_scores(args.file), args.size)
+    circuit = open_selector(args)(read_scores(args.file), args.size)
     save(circuit, args.out)
     print(
         f"{circuit.size:,} of {circuit.graph.n_edges:,} edges, chosen by {args.ranking} score "

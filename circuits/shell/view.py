@@ -3,18 +3,14 @@
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from circuits.shell.options import Parser, positive
-
-if TYPE_CHECKING:
-    from circuits.circuit import Circuit
-    from circuits.scores import Scores
+from circuits.shell.reading import read_result, read_scores
 
 
 def add_options(parser: Parser) -> None:
     """Which circuit or scores, and what beside them."""
-    parser.add_argument("file", metavar="FILE", help="a circuit, or .safetensors scores")
+    parser.add_argument("file", metavar="FILE", help="a circuit, or scores")
     parser.add_argument("--scores", metavar="FILE", help="all edges, to go beyond the circuit")
     parser.add_argument(
         "--curve", metavar="FILE", help="what `circuits curve --json` printed for these scores"
@@ -34,13 +30,13 @@ def view(args: Namespace) -> None:
         OSError: if no browser could be started.
     """
     from circuits.explorer import explore, load_levels
-    from circuits.scores import Scores, load_scores
+    from circuits.scores import Scores
 
     out = Path(args.out) if args.out is not None else Path(args.file).with_suffix(".html")
     if out.suffix.lower() != ".html":
         raise ValueError(f"cannot write a page to {str(out)!r}: the name should end in .html")
-    result = _load(args.file)
-    scores = None if args.scores is None else load_scores(args.scores)
+    result = read_result(args.file)
+    scores = None if args.scores is None else read_scores(args.scores)
     if isinstance(result, Scores) and scores is not None:
         raise ValueError(f"{args.file} holds scores already; leave out --scores")
     behind = result if isinstance(result, Scores) else scores
@@ -48,7 +44,7 @@ def view(args: Namespace) -> None:
         result,
         scores=scores,
         curve=None if args.curve is None else load_levels(args.curve, behind),
-        other=None if args.compare is None else _load(args.compare),
+        other=None if args.compare is None else read_result(args.compare),
         size=args.size,
         title=args.title or _title(args),
     )
@@ -63,10 +59,3 @@ def _title(args: Namespace) -> str | None:
     if args.compare is None:
         return None
     return f"{Path(args.file).name} (A) and {Path(args.compare).name} (B)"
-
-
-def _load(path: str) -> "Circuit | Scores":
-    from circuits.circuit import load_circuit
-    from circuits.scores import load_scores
-
-    return load_scores(path) if Path(path).suffix == ".safetensors" else load_circuit(path)

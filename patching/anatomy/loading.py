@@ -29,11 +29,13 @@ from patching.anatomy.lenders import adapter_of
 from patching.anatomy.refusing import first_line, refusing
 from patching.anatomy.spread import Spread, check_spread
 from patching.anatomy.standing import Names
+from patching.anatomy.ungrouping import Ungrouped, ungroup
 from patching.anatomy.weights import hash_files
 from patching.models import embedded, embedded_names, trained_folder
 from patching.tasks.tokens import Tokenizer
 
-Source = str | Path | PreTrainedModel | TransformerBridge
+Plain = str | Path | PreTrainedModel | TransformerBridge
+Source = Plain | Ungrouped
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
@@ -64,13 +66,17 @@ class Opened:
 
 @dataclass(frozen=True)
 class Wishes:
-    """How a model is to be loaded; a module or bridge in memory is taken as it is."""
+    """How a model is to be loaded; a module or bridge in memory is taken as it is.
+
+    `ungrouped`: with keys and values for every query head.
+    """
 
     dtype: torch.dtype | None
     device: str | None
     revision: str | None
     trust_remote_code: bool
     spread: Spread | None = None
+    ungrouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,18 +93,25 @@ def open_source(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> 
     Raises:
         ValueError: if there is no such model, it cannot be read, or the module is already booted.
     """
+    if isinstance(source, Ungrouped):
+        source, wishes = source.source, replace(wishes, ungrouped=True)
     shown = str(source) if isinstance(source, str | Path) else type(source).__name__
     with refusing(shown, "it cannot be loaded", own=True):
         return _open(source, tokenizer, wishes)
 
 
-def _open(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
+def _open(source: Plain, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     if wishes.spread is not None and not isinstance(source, str | Path):
         raise ValueError(
             "a model in memory stays where it lies: load a folder or a name over several devices, "
             "or have accelerate dispatch the module before"
         )
     if isinstance(source, TransformerBridge):
+        if wishes.ungrouped:
+            raise ValueError(
+                "a TransformerBridge is wrapped already, with the keys and values that it has; "
+                "give its module, folder or name"
+            )
         source.to(dtype=wishes.dtype, device=wishes.device)
         return _opened(source, source.cfg.model_name, None, tokenizer or source.tokenizer)
     if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
@@ -222,11 +235,13 @@ def _boot(
     refuse_empty(name, module)
     nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
     module.eval()
-    names = Names.of(module)
     devices = {str(parameter.device) for parameter in module.parameters()}
     force_eager_attention(module)
     with refusing(name, f"a {type(module).__name__} does not run on a few tokens"):
         probe = run_plain(module, _probe_of(module))
+    if wishes.ungrouped:
+        ungroup(name, module)
+    names = Names.of(module)
     with refusing(name, f"the model library cannot wrap a {type(module).__name__}"):
         own = adapter_of(type(module).__name__)
         bridge = build_bridge_from_module(

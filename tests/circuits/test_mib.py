@@ -8,15 +8,9 @@ import pytest
 import torch
 
 from circuits import Circuit, Scores, random_circuit, top_n
-from circuits.export.mib import (
-    PERCENTAGES,
-    from_mib_json,
-    from_mib_pt,
-    to_mib_json,
-    to_mib_pt,
-    ungrouped,
-    write_submission,
-)
+from circuits.export import from_mib_json, from_mib_pt, to_mib_json, to_mib_pt, write_submission
+from circuits.export.submission import PERCENTAGES
+from circuits.grouping import ungrouped
 from patching.graph import Graph
 
 WAYS = {".json": (to_mib_json, from_mib_json), ".pt": (to_mib_pt, from_mib_pt)}
