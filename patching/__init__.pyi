@@ -2,6 +2,7 @@ from .activation import activation_patching as activation_patching
 from .activation import as_share as as_share
 from .activation import neuron_patching as neuron_patching
 from .activation import span_patching as span_patching
+from .anatomy.ungrouping import Ungrouped as Ungrouped
 from .attention import compress as compress
 from .attention import copying_scores as copying_scores
 from .attention import head_scores as head_scores

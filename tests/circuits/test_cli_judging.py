@@ -100,7 +100,9 @@ def test_what_curve_cannot_do_is_one_line(home, task, tmp_path, capsys):
     assert "is a folder; name the file" in refused(capsys, *arguments, "--csv", tmp_path)
     assert "a file is given twice" in refused(capsys, "curve", *task, scores, scores)
     deeper = ["--model", home / "deeper", "--task", home / "task.json"]
-    assert "scores.safetensors holds scores of another graph" in refused(capsys, "curve", *deeper, scores, *FEW)
+    assert "scores.safetensors holds scores of another graph" in refused(
+        capsys, "curve", *deeper, scores, *FEW
+    )
 
 
 def test_compare_says_what_circuits_share(home, tmp_path, capsys):
