@@ -8,7 +8,7 @@ some families take their epsilon from the configuration.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ _SPLITS = {
 }
 
 
+@runtime_checkable
 class Ignored(Protocol):
     """Something that runs do not read, and what they read in its stead."""
 
