@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 
@@ -27,7 +28,7 @@ class Ungrouped:
     '4 sequential layers, 4 heads, 4 key-value heads'
     """
 
-    source: str | Path | PreTrainedModel
+    source: str | Path | PreTrainedModel | TransformerBridge
 
 
 def ungroup(name: str, module: PreTrainedModel) -> None:
