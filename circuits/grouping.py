@@ -17,11 +17,6 @@ SPLIT = "edges kept for some heads of a group"
 """In the provenance of a joined circuit: how many edges it keeps for more heads than before."""
 
 
-def ungrouped(graph: Graph) -> Graph:
-    """The graph in which every query head has keys and values of its own."""
-    return Graph(graph.n_layers, graph.n_heads, graph.n_heads, graph.parallel)
-
-
 def shared_readers(graph: Graph) -> Int[Tensor, " ungrouped_dest"]:
     """Which reader of the graph each reader of the ungrouped one is."""
     heads, n_shared = torch.arange(graph.n_heads), graph.n_kv_heads
@@ -39,7 +34,7 @@ def join_scores(scores: Scores, graph: Graph, what: str = "the scores are") -> S
     graph are handed back as they are. `what` is named where they do not fit.
 
     >>> graph = Graph(n_layers=1, n_heads=4, n_kv_heads=2)
-    >>> wide = ungrouped(graph)
+    >>> wide = graph.ungrouped
     >>> join_scores(Scores(wide.exists.double(), wide, {}), graph).of("embed", "a0.g1.k")
     2.0
 
@@ -82,5 +77,5 @@ def _is_split(n_kept: Float[Tensor, "source dest"], graph: Graph) -> Bool[Tensor
 
 
 def _require_fit(given: Graph, graph: Graph, what: str) -> None:
-    if given != ungrouped(graph):
+    if given != graph.ungrouped:
         graph.require_same(given, what)

@@ -45,7 +45,7 @@ def top_nodes(scores: Scores, n: int, *, ranking: Ranking) -> Circuit:
         ValueError: if the graph does not have n heads and MLPs, or the ranking is unknown.
     """
     graph = scores.graph
-    merit = scores.matrix.sum(dim=1)[1:]
+    merit = scores.matrix.sum(dim=1)[[graph.source_index(name) for name in graph.inner]]
     if not 0 <= n <= len(merit):
         raise ValueError(
             f"cannot choose {n} nodes; this graph has {len(merit)} heads and MLPs, 0 is the least"
@@ -53,8 +53,8 @@ def top_nodes(scores: Scores, n: int, *, ranking: Ranking) -> Circuit:
     if ranking not in ("signed", "absolute"):
         raise ValueError(f"no ranking named {ranking!r}; there are signed and absolute")
     merit = merit.abs() if ranking == "absolute" else merit
-    best = merit.argsort(descending=True, stable=True)[:n] + 1
-    circuit = node_circuit(graph, [graph.sources[i].name for i in best.tolist()])
+    best = merit.argsort(descending=True, stable=True)[:n]
+    circuit = node_circuit(graph, [graph.inner[i] for i in best.tolist()])
     selection = {"selector": "top_nodes", "requested": n, "ranking": ranking, "size": circuit.size}
     return Circuit(
         circuit.mask, graph, scores.matrix, {**scores.provenance, "selection": selection}

@@ -11,7 +11,7 @@ attention) there is one k and one v reader per group: `a{l}.g{g}.k`, `a{l}.g{g}.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 
@@ -19,9 +19,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-_MOST_CELLS = (
-    10**9
-)  # of the matrix of a graph that a file describes; the largest models have a third
+_SIZES = ("n_layers", "n_heads", "n_kv_heads")
+_MOST_CELLS = 10**9  # of a matrix that a file describes; the largest models have a third
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Node:
 class Graph:
     """All writers, readers and possible edges of one architecture.
 
+    With `attention_only`, layers have no MLPs: their places on the axes stay, without an edge.
+
     >>> graph = Graph(n_layers=12, n_heads=12, n_kv_heads=12)
     >>> int(graph.exists.sum())  # GPT-2 small
     32491
@@ -53,6 +54,7 @@ class Graph:
     n_heads: int
     n_kv_heads: int
     parallel: bool = False
+    attention_only: bool = False
 
     def __post_init__(self) -> None:
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
@@ -90,7 +92,22 @@ class Graph:
         """Which edges the architecture allows: the writer comes strictly before the reader."""
         wrote = torch.tensor([node.order for node in self.sources])
         read = torch.tensor([node.order for node in self.destinations])
-        return wrote[:, None] < read[None, :]
+        exists = wrote[:, None] < read[None, :]
+        for layer in range(self.n_layers) if self.attention_only else ():
+            exists[self.mlp_source(layer)] = False
+            exists[:, self.mlp_reader(layer)] = False
+        return exists
+
+    @cached_property
+    def inner(self) -> tuple[str, ...]:
+        """The heads and MLPs, in their order."""
+        writes = self.exists.any(dim=1).tolist()
+        return tuple(node.name for node, can in zip(self.sources, writes, strict=True) if can)[1:]
+
+    @property
+    def ungrouped(self) -> "Graph":
+        """The graph in which every query head has keys and values of its own."""
+        return replace(self, n_kv_heads=self.n_heads)
 
     @cached_property
     def feeds(self) -> Bool[Tensor, "dest source"]:
@@ -114,12 +131,11 @@ class Graph:
     @cached_property
     def fingerprint(self) -> str:
         """A short hash of all names and edges: equal for equal graphs."""
-        names = [node.name for node in self.sources], [node.name for node in self.destinations]
+        names = [[node.name for node in nodes] for nodes in (self.sources, self.destinations)]
+        names += [["attention only"]] if self.attention_only else []
         digest = hashlib.sha256(json.dumps(names).encode())
         digest.update(self.exists.numpy().tobytes())
         return digest.hexdigest()[:16]
-
-    # Where the nodes of one layer sit on the two axes.
 
     def head_sources(self, layer: int) -> slice:
         """The heads of a layer on the source axis."""
@@ -162,8 +178,6 @@ class Graph:
         heads = self.head_sources(layer)
         return heads.start if self.parallel else heads.stop
 
-    # Looking nodes and edges up by name.
-
     def source_index(self, name: str) -> int:
         """The position of a writer on the source axis.
 
@@ -188,21 +202,17 @@ class Graph:
         """
         edge = self.source_index(source), self.dest_index(dest)
         if not self.exists[edge]:
-            raise ValueError(
-                f"no edge {source}->{dest}: {source} writes to the residual stream "
-                f"only after {dest} has read it"
-            )
+            no_mlp = self.attention_only and "m" in (source[0], dest[0])
+            late = f"{source} writes to the residual stream only after {dest} has read it"
+            why = "this graph is of attention only, without MLPs" if no_mlp else late
+            raise ValueError(f"no edge {source}->{dest}: {why}")
         return edge
 
     def to_dict(self) -> dict[str, int | bool | str]:
         """The graph as plain values for a file."""
-        return {
-            "n_layers": self.n_layers,
-            "n_heads": self.n_heads,
-            "n_kv_heads": self.n_kv_heads,
-            "parallel": self.parallel,
-            "fingerprint": self.fingerprint,
-        }
+        said = {name: getattr(self, name) for name in (*_SIZES, "parallel")}
+        said |= {"attention_only": True} if self.attention_only else {}
+        return {**said, "fingerprint": self.fingerprint}
 
     @staticmethod
     def from_dict(values: object) -> "Graph":
@@ -211,22 +221,17 @@ class Graph:
         Raises:
             ValueError: if it is no description, lacks a field, or has another graph's fingerprint.
         """
-        sizes = ("n_layers", "n_heads", "n_kv_heads")
         if not isinstance(values, Mapping):
             raise ValueError(f"not the description of a graph: {json.dumps(values)[:200]}")
-        missing = [name for name in sizes if name not in values]
+        missing = [name for name in _SIZES if name not in values]
         if missing:
             raise ValueError(f"the description of the graph lacks {', '.join(missing)}")
-        parallel = values.get("parallel", False)
-        if not all(type(values[name]) is int for name in sizes) or not isinstance(parallel, bool):
+        sizes = [values[name] for name in _SIZES]
+        kinds = [values.get(name, False) for name in ("parallel", "attention_only")]
+        if {type(size) for size in sizes} != {int} or {type(kind) for kind in kinds} != {bool}:
             raise ValueError(f"not the description of a graph: {json.dumps(dict(values))[:200]}")
-        n_layers, n_heads, n_kv_heads = (int(values[name]) for name in sizes)
-        if n_layers**2 * (n_heads + 1) * (n_heads + 2 * n_kv_heads + 1) > _MOST_CELLS:
-            raise ValueError(
-                f"no model has {n_layers} layers of {n_heads} heads and {n_kv_heads} "
-                "key-value heads"
-            )
-        graph = Graph(n_layers, n_heads, n_kv_heads, parallel)
+        _refuse_huge(*sizes)
+        graph = Graph(*sizes, *kinds)
         if values.get("fingerprint", graph.fingerprint) != graph.fingerprint:
             raise ValueError(
                 f"the graph's fingerprint is {graph.fingerprint}, the file says "
@@ -236,11 +241,10 @@ class Graph:
 
     def describe(self) -> str:
         """The graph in a few words, for messages."""
-        blocks = "parallel" if self.parallel else "sequential"
-        return (
-            f"{self.n_layers} {blocks} layers, {self.n_heads} heads, "
-            f"{self.n_kv_heads} key-value heads"
-        )
+        kind = "parallel" if self.parallel else "sequential"
+        blocks = "layers of attention only" if self.attention_only else f"{kind} layers"
+        heads = f"{self.n_heads} heads, {self.n_kv_heads} key-value heads"
+        return f"{self.n_layers} {blocks}, {heads}"
 
     def require_same(self, other: "Graph", what: str) -> None:
         """Refuse something of another graph; `what` is what is of it, with its verb.
@@ -248,11 +252,9 @@ class Graph:
         Raises:
             ValueError: saying how the two graphs differ.
         """
+        here, there = self.describe(), other.describe()
         if other != self:
-            raise ValueError(
-                f"{what} of another graph ({other.describe()}) than the one here "
-                f"({self.describe()})"
-            )
+            raise ValueError(f"{what} of another graph ({there}) than the one here ({here})")
 
     def _shared_reader(self, name: str) -> str | None:
         """The shared reader that a head's own name for its keys or values stands for, if any."""
@@ -281,6 +283,12 @@ class Graph:
     @cached_property
     def _dest_positions(self) -> dict[str, int]:
         return {node.name: i for i, node in enumerate(self.destinations)}
+
+
+def _refuse_huge(n_layers: int, n_heads: int, n_kv_heads: int) -> None:
+    if n_layers**2 * (n_heads + 1) * (n_heads + 2 * n_kv_heads + 1) > _MOST_CELLS:
+        heads = f"{n_heads} heads and {n_kv_heads} key-value heads"
+        raise ValueError(f"no model has {n_layers} layers of {heads}")
 
 
 def _lookup(positions: Mapping[str, int], name: str, kind: str, likely: str | None = None) -> int:

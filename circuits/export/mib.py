@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.circuit import Circuit, node_of
-from circuits.grouping import shared_readers, ungrouped
+from circuits.grouping import shared_readers
 from circuits.scores import Scores, provenance_json
 from patching.files.whole import write_bytes, write_text
 from patching.graph import Graph
@@ -87,9 +87,11 @@ def table_of(result: Scores | Circuit, scores: Scores | None = None) -> Table:
     """What is written of scores, or of a circuit with its own scores or those of all edges.
 
     Raises:
-        ValueError: if the scores are of another graph.
+        ValueError: if the scores are of another graph, or the graph is of attention only.
     """
     graph = result.graph
+    if graph.attention_only:
+        raise ValueError("EAP-IG's graphs have an MLP in every layer, and this one has none")
     if scores is not None:
         graph.require_same(scores.graph, "the scores are")
         values: Tensor | None = scores.matrix
@@ -98,7 +100,7 @@ def table_of(result: Scores | Circuit, scores: Scores | None = None) -> Table:
     values = graph.exists.double() * 0 if values is None else values
     mask = torch.zeros_like(graph.exists) if isinstance(result, Scores) else result.mask
     shared = shared_readers(graph)
-    return Table(ungrouped(graph), values[:, shared] / shared.bincount()[shared], mask[:, shared])
+    return Table(graph.ungrouped, values[:, shared] / shared.bincount()[shared], mask[:, shared])
 
 
 def nodes_of(graph: Graph) -> list[str]:

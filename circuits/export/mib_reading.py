@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.export.mib import Table, cfg_of, edges_of, nodes_of, readers_of
-from circuits.grouping import join_circuit, join_scores, ungrouped
+from circuits.grouping import join_circuit, join_scores
 from circuits.scores import Scores, provenance_json
 from patching.files.parsing import naming, number, read_json, shown
 from patching.files.tensors import read_pt
@@ -171,7 +171,7 @@ def _checked(
     got = {key: cfg.get(key) for key in expected} if cfg else content["cfg"]
     if got != expected:
         raise ValueError(f"{path} is of another graph: cfg says {got!s:.99}, not {expected}")
-    return content, ungrouped(graph)
+    return content, graph.ungrouped
 
 
 def _check_row(path: str | Path, name: str, row: object) -> None:

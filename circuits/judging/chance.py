@@ -64,7 +64,7 @@ def layer_matched_nodes(circuit: Circuit, n: int, *, seed: int) -> list[Circuit]
 
 def _random_nodes(circuit: Circuit, seed: int, *, by_layer: bool) -> Circuit:
     graph, wanted = circuit.graph, inner_nodes(circuit)
-    names = [node.name for node in graph.sources[1:]]
+    names = graph.inner
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
     shuffled = [names[i] for i in order]
     if not by_layer:

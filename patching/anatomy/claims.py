@@ -81,4 +81,5 @@ def draw_probe(vocab: int, longest: int) -> Probe:
 def run_plain(module: nn.Module, probe: Probe) -> Probe:
     """The probe with what the plain module computes."""
     tokens = probe.tokens.to(next(module.parameters()).device)
-    return Probe(tokens, getattr(module(tokens, use_cache=False), "logits", None))
+    found = module(tokens, use_cache=False)
+    return Probe(tokens, found if isinstance(found, Tensor) else getattr(found, "logits", None))

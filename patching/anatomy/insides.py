@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
 from patching.anatomy.blocks import Block
+from patching.anatomy.silent import is_silent
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class AttentionPoints:
 
 
 def neurons(block: Block) -> NeuronPoints | None:
-    """The layer's neurons; None where no hook point shows them (mixtures of experts)."""
+    """The layer's neurons; None where it has none, or no hook point shows them (experts)."""
     mlp = getattr(block.bridge, "mlp", None)
+    if is_silent(mlp):
+        return None
     if not hasattr(mlp, "in") or not hasattr(mlp, "out"):
         return None
     linear, gate, out = (f"blocks.{block.index}.mlp.{x}" for x in ("in", "gate", "out"))

@@ -27,6 +27,7 @@ from patching.anatomy.claims import Probe, draw_probe, run_plain
 from patching.anatomy.complete import refuse_empty, refuse_incomplete
 from patching.anatomy.lenders import adapter_of
 from patching.anatomy.refusing import first_line, refusing
+from patching.anatomy.silent import with_silent_mlps
 from patching.anatomy.spread import Spread, check_spread
 from patching.anatomy.standing import Names
 from patching.anatomy.ungrouping import Ungrouped, ungroup
@@ -113,7 +114,10 @@ def _open(source: Plain, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
                 "give its module, folder or name"
             )
         source.to(dtype=wishes.dtype, device=wishes.device)
-        return _opened(source, source.cfg.model_name, None, tokenizer or source.tokenizer)
+        whole = with_silent_mlps(source)
+        opened = _opened(whole, source.cfg.model_name, None, tokenizer or source.tokenizer)
+        probe = opened.probe if whole is source else run_plain(source, opened.probe)
+        return replace(opened, probe=probe)
     if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
         raise ValueError(
             f"a model in memory is one of Hugging Face's, got a {type(source).__name__}; "

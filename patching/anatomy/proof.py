@@ -22,6 +22,7 @@ from patching.anatomy.held import held_claims, row_claims, see
 from patching.anatomy.ignored import find_ignored, refuse_ignored
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.refusing import refusing
+from patching.anatomy.silent import is_silent
 from patching.graph import Graph
 
 PLAIN_OUTPUT = "the plain model's output"
@@ -36,7 +37,13 @@ def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
     """
     with refusing(name, "its attention shows no projection of the stream for each head's q, k, v"):
         graphs = {
-            Graph(len(blocks), len(block.w_qkv[0]), len(block.w_qkv[1]), block.parallel)
+            Graph(
+                len(blocks),
+                len(block.w_qkv[0]),
+                len(block.w_qkv[1]),
+                parallel=block.parallel,
+                attention_only=is_silent(block.bridge.mlp),
+            )
             for block in blocks
         }
     if len(graphs) > 1:

@@ -10,7 +10,6 @@ import torch
 from circuits import Circuit, Scores, random_circuit, top_n
 from circuits.export import from_mib_json, from_mib_pt, to_mib_json, to_mib_pt, write_submission
 from circuits.export.submission import PERCENTAGES
-from circuits.grouping import ungrouped
 from patching.graph import Graph
 
 WAYS = {".json": (to_mib_json, from_mib_json), ".pt": (to_mib_pt, from_mib_pt)}
@@ -140,7 +139,7 @@ def test_a_shared_key_stands_for_one_edge_to_each_of_its_query_heads(tmp_path):
     scores = Scores(graph.exists.double() * 3, graph, {})
     to_mib_json(scores, tmp_path / "s.json", d_model=8)
     edges = json.loads((tmp_path / "s.json").read_text())["edges"]
-    assert len(edges) == ungrouped(graph).n_edges == 110
+    assert len(edges) == graph.ungrouped.n_edges == 110
     assert [edges[f"m0->a1.h{h}<k>"]["score"] for h in range(4)] == [1.5] * 4
     assert [edges[f"m0->a1.h{h}<q>"]["score"] for h in range(4)] == [3.0] * 4
     circuit = Circuit.from_edges(graph, [("m0", "a1.g1.v")])
@@ -154,7 +153,7 @@ def test_a_shared_key_stands_for_one_edge_to_each_of_its_query_heads(tmp_path):
 
 def test_a_group_kept_for_one_of_its_heads_is_kept_and_counted(tmp_path):
     graph = GRAPHS["grouped"]
-    wide = Circuit.from_edges(ungrouped(graph), [("m0", "a1.h2.v"), ("m0", "logits")])
+    wide = Circuit.from_edges(graph.ungrouped, [("m0", "a1.h2.v"), ("m0", "logits")])
     to_mib_json(wide, tmp_path / "c.json", d_model=8)
     back = from_mib_json(tmp_path / "c.json", graph)
     assert isinstance(back, Circuit)
@@ -284,7 +283,7 @@ def test_a_circuit_too_large_for_its_size_is_refused_counting_every_query_head(t
     """0.1 % of 3,628 edges are 3; one shared key is four."""
     graph = Graph(6, 8, 2)
     circuits = [Circuit.from_edges(graph, [("embed", "a0.g0.k")])] * 9
-    most = int(ungrouped(graph).n_edges * 0.001)
+    most = int(graph.ungrouped.n_edges * 0.001)
     with pytest.raises(ValueError, match=f"0.1 % has 4 ungrouped edges; {most} is the most"):
         write_submission(circuits, tmp_path, "ioi_gpt2", d_model=8)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 
 from circuits import Circuit, eap, eap_ig, evaluate, random_circuit
-from circuits.grouping import join_circuit, join_scores, ungrouped
+from circuits.grouping import join_circuit, join_scores
 from circuits.scoring import relp
 from patching.anatomy.ungrouping import Ungrouped
 from patching.metrics import logit_diff
@@ -29,7 +29,7 @@ def pair(request):
 @pytest.mark.parametrize("score", [eap, eap_ig, relp])
 def test_scores_of_a_groups_query_heads_sum_to_the_groups(pair, score):
     grouped, wide = pair
-    assert wide.graph == ungrouped(grouped.graph)
+    assert wide.graph == grouped.graph.ungrouped
     task = families.task()
     whole, parts = score(grouped, task, logit_diff), score(wide, task, logit_diff)
     joined = join_scores(parts, grouped.graph).matrix
