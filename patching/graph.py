@@ -94,8 +94,7 @@ class Graph:
         read = torch.tensor([node.order for node in self.destinations])
         exists = wrote[:, None] < read[None, :]
         for layer in range(self.n_layers) if self.attention_only else ():
-            exists[self.mlp_source(layer)] = False
-            exists[:, self.mlp_reader(layer)] = False
+            exists[self.mlp_source(layer)] = exists[:, self.mlp_reader(layer)] = False
         return exists
 
     @cached_property
@@ -202,9 +201,9 @@ class Graph:
         """
         edge = self.source_index(source), self.dest_index(dest)
         if not self.exists[edge]:
-            no_mlp = self.attention_only and "m" in (source[0], dest[0])
-            late = f"{source} writes to the residual stream only after {dest} has read it"
-            why = "this graph is of attention only, without MLPs" if no_mlp else late
+            why = f"{source} writes to the residual stream only after {dest} has read it"
+            if self.attention_only and "m" in (source[0], dest[0]):
+                why = "this graph is of attention only, without MLPs"
             raise ValueError(f"no edge {source}->{dest}: {why}")
         return edge
 
