@@ -22,7 +22,7 @@ from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.provenance import describe
-from patching.runs.batchwise import Keeping, Rows, all_rows
+from patching.runs.batches import Doing, Found, Keeping, all_rows
 from patching.runs.pairs import run_both
 from patching.runs.patches import DIRECTIONS, Patching
 from patching.runs.spots import Reach, Spots, Where, by_position, by_span, everywhere
@@ -219,11 +219,11 @@ class _Sweep:
         task.require_contrast()
         described = self._describe(task)
         deciding = (self.metric, self.what, self.layers, self.where, self.each_unit)
-        keeping = Keeping("patching", described, deciding, batch_size, run)
+        keeping = Keeping("patching", described, deciding, Doing(batch_size, run))
 
-        def finish(rows: Rows) -> Grid:
-            values, axes = arrange(rows.parts["effects"])
-            ends = rows.parts["clean"], rows.parts["corrupt"]
+        def finish(rows: Found[Parts]) -> Grid:
+            values, axes = arrange(rows.total["effects"])
+            ends = rows.total["clean"], rows.total["corrupt"]
             return Grid("effect", values, axes, *ends, rows.provenance(described))
 
         return all_rows(self.model, task, self, keeping, finish)

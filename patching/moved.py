@@ -11,7 +11,6 @@ from types import ModuleType
 _ROOMS = {
     "anatomy": "blocks devices insides kept loading norms places proof spread stack weights",
     "files": "parsing",
-    "runs": "batchwise fitting",
 }
 MOVES = {
     **{
@@ -19,6 +18,8 @@ MOVES = {
         for room in _ROOMS
         for name in _ROOMS[room].split()
     },
+    "patching.batchwise": "patching.runs.batches",
+    "patching.fitting": "patching.runs.batches",
     "patching.sweeps": "patching.runs",
     "patching.sweeps.engine": "patching.runs.patches",
     "patching.sweeps.pairs": "patching.runs.pairs",

@@ -27,7 +27,7 @@ from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.provenance import describe
-from patching.runs.batchwise import Keeping, Rows, all_rows
+from patching.runs.batches import Doing, Found, Keeping, all_rows
 from patching.runs.pairs import BothRuns, at_hook, measured
 from patching.runs.patches import Patching
 from patching.runs.recorded import record
@@ -109,14 +109,14 @@ def causal_tracing(
     }
     described = describe(model, task, metric, "causal tracing", {}, facts=facts)
 
-    def finish(rows: Rows) -> Grid:
-        values = rows.parts["effects"]
+    def finish(rows: Found[Parts]) -> Grid:
+        values = rows.total["effects"]
         layers, positions = (tuple(map(str, range(n))) for n in values.shape[1:])
         axes = {"layer": layers, "pos": positions}
-        ends = rows.parts["clean"], rows.parts["noised"]
+        ends = rows.total["clean"], rows.total["noised"]
         return Grid("indirect effect", values, axes, *ends, rows.provenance(described))
 
-    keeping = Keeping("tracing", described, (metric, spans), 1, run)
+    keeping = Keeping("tracing", described, (metric, spans), Doing(1, run))
     measures = [partial(tracer.trace, span=span) for span in spans]
     return all_rows(model, task, measures, keeping, finish)
 

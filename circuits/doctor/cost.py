@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_most
-from circuits.running.many import CHUNK_BYTES
 from circuits.scoring import eap
 from patching.memory import current, free_bytes
 from patching.metrics import Metric
@@ -20,22 +19,17 @@ def memory(model: Model, task: Task, metric: Metric, batch_size: int) -> list[Fi
     """Bytes for scoring and for evaluating a batch of the longest prompts, against what is free.
 
     Scoring keeps what autograd saves of a run (seen on one prompt, times the batch) and writes and
-    gradients of all nodes; evaluating keeps the streams of both runs and works in chunks of a fixed
-    size. The weights are there already. The fixed part is what tiles of large products may take: a
-    small model fills less of it, and needs less than is predicted.
+    gradients of all nodes; evaluating keeps the streams of both runs. The weights are there
+    already. The fixed part is what tiles of large products and passes of circuits may take: a small
+    model fills less of it, and needs less than is predicted.
     """
     longest = _with_wrong_answer(max(task.prompts, key=lambda prompt: len(prompt.clean)))
     per_prompt = {
         "scoring": _saved_by_autograd(model, longest, metric) + _kept_by_scoring(model, longest),
         "evaluating": _kept_by_evaluation(model, longest),
     }
-    fixed = {
-        "scoring": current().bytes_on(model.device),
-        "evaluating": current().bytes_on(model.device) if current().limit else CHUNK_BYTES,
-    }
-    return [
-        _finding(model, what, fixed[what], each, batch_size) for what, each in per_prompt.items()
-    ]
+    tiles = current().bytes_on(model.device)
+    return [_finding(model, what, tiles, each, batch_size) for what, each in per_prompt.items()]
 
 
 def _with_wrong_answer(prompt: Prompt) -> Prompt:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from circuits.provenance import describe
 from circuits.running.many import measure_circuits, run_circuits
 from circuits.running.pair import Pair, run_pair
 from patching.ablations import Ablation, Prepared, resample
-from patching.finite import require_finite
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Direction
-from patching.provenance import run_settings
-from patching.runs.fitting import fitted
+from patching.runs.batches import Doing, Keeping, in_batches
 from patching.tasks.task import Batch, Task
-from patching.work import Parts, Run, do
+from patching.work import Done, Parts, Run
 
 AT_ONCE = 64
 """Circuits planned together; passes take as many of them as memory allows."""
@@ -115,73 +113,50 @@ def evaluate_all(
             f"denoising restores the clean run in the paired corrupt one, and the ablation "
             f"{prepared.name!r} has no corrupt run; resample would be right"
         )
-    job = _Job(model, task, circuits, metrics, prepared, direction, batch_size)
-    settings = job.settings() if run else {}
-    chunks = do(run, job, job.n_chunks, what="evaluating", settings=settings)
-    found = [done.parts for done in chunks]
-    rows = [_side_by_side(found[i : i + job.n_blocks]) for i in range(0, len(found), job.n_blocks)]
-    whole = reduce(_one_after_the_other, rows)
+    job = _Job(model, metrics, prepared, direction)
+    starts = range(0, len(circuits), CIRCUITS_A_CHUNK)
+    blocks = [partial(job, circuits[start : start + CIRCUITS_A_CHUNK]) for start in starts]
+    described = job.describe(task, circuits) if run else {}
+    doing = Doing(batch_size, run)
+    keeping = Keeping("evaluating", described, (*metrics, prepared), doing, "the metric")
+    measures = blocks * task.n_batches(batch_size)
+    batches = in_batches(model, task, measures, keeping, join=_one_after_the_other)
+    whole = reduce(_one_after_the_other, map(_side_by_side, batches))
     ends = whole["values"], whole["clean"], whole["corrupt"]
     return [Evaluation(*one) for one in zip(*ends, strict=True)]
 
 
-def _side_by_side(blocks: Sequence[Parts]) -> Parts:
+def _side_by_side(blocks: Sequence[Done]) -> Parts:
     """One batch, run on all circuits."""
-    return {**blocks[0], "values": torch.cat([block["values"] for block in blocks], dim=1)}
+    values = [block.parts["values"] for block in blocks]
+    return {**blocks[0].parts, "values": torch.cat(values, dim=1)}
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What to run on what. A chunk is one batch run on some of the circuits, by all metrics."""
+    """How circuits are run. A chunk is one batch run on some of them, by all metrics."""
 
     model: Model
-    task: Task
-    circuits: Sequence[Circuit]
     metrics: Sequence[Metric]
     ablation: Prepared
     direction: Direction
-    batch_size: int
-
-    @property
-    def n_blocks(self) -> int:
-        """How many chunks a batch makes."""
-        return -(-len(self.circuits) // CIRCUITS_A_CHUNK)
-
-    @property
-    def n_chunks(self) -> int:
-        return self.task.n_batches(self.batch_size) * self.n_blocks
 
     @without_gradients
-    def __call__(self, number: int) -> Parts:
-        row, block = divmod(number, self.n_blocks)
-        batch = self.task.batch(row, self.batch_size, self.model.device)
-        first = block * CIRCUITS_A_CHUNK
-        circuits = self.circuits[first : first + CIRCUITS_A_CHUNK]
+    def __call__(self, circuits: Sequence[Circuit], batch: Batch) -> Parts:
+        runs = _run(self.model, batch, self.ablation, self.direction)
+        return _measure(self.model, runs, circuits, self.metrics)
 
-        def measure_on(part: Batch) -> Parts:
-            runs = _run(self.model, part, self.ablation, self.direction)
-            return _measure(self.model, runs, circuits, self.metrics)
-
-        found = fitted(batch, measure_on, _one_after_the_other)
-        for values in found.values():
-            require_finite(values, "the metric", self.model, batch)
-        return found
-
-    def settings(self) -> dict[str, object]:
-        """What decides the result to the last bit."""
-        masks = torch.stack([circuit.mask for circuit in self.circuits]).numpy()
+    def describe(self, task: Task, circuits: Sequence[Circuit]) -> dict[str, object]:
+        """What decides the result, for a run."""
+        masks = torch.stack([circuit.mask for circuit in circuits]).numpy()
         options = {
             "circuits": hashlib.sha256(np.packbits(masks).tobytes()).hexdigest(),
-            "n_circuits": len(self.circuits),
+            "n_circuits": len(circuits),
             "metrics": [metric.__name__ for metric in self.metrics],
             "direction": self.direction,
         }
-        described = describe(
-            self.model, self.task, self.metrics[0], "evaluate", options, ablation=self.ablation.name
-        )
-        functions = *self.metrics, self.ablation
-        return run_settings(
-            self.model, described, self.task, batch_size=self.batch_size, functions=functions
+        return describe(
+            self.model, task, self.metrics[0], "evaluate", options, ablation=self.ablation.name
         )
 
 

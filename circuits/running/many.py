@@ -8,7 +8,8 @@ the clean run at the same layer share passes, which start there and skip what ea
 pass.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,16 +20,15 @@ from circuits.running.grouped import run_group
 from circuits.running.groups import n_values
 from circuits.running.pair import Pair
 from circuits.running.plan import Plan, make_plans
-from patching.memory import current, in_tiles, takes_many
+from patching.memory import in_tiles, takes_many
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.tasks.task import Batch
 
-CHUNK_BYTES = 5 * 2**25
-MAX_ROWS = 1024
-
 Found = tuple[list[int], Float[Tensor, "chunk batch vocab"]]
+
+Use = Callable[[list[int], Float[Tensor, "chunk batch vocab"]], None]
 
 
 @torch.no_grad()
@@ -38,27 +38,11 @@ def run_circuits(
     """Logits at the answer positions of every circuit: some circuits at a time, in any order.
 
     `removed` is 1 for removed edges, 0 for kept ones and non-edges; values between blend both.
-    Passes take what fits in `CHUNK_BYTES` (or the memory budget) and `MAX_ROWS`; groups what fits
-    in the budget, or in half of what is free.
+    Passes take what fits in the memory budget, and groups in that or in half of what is free.
     """
-    coupled = [block.couples_heads for block in model.blocks]
-    removed = removed.to("cpu", pair.replaced.embed.dtype)
-    plans = make_plans(removed, model.graph, paired=pair.corrupt is not None, coupled=coupled)
-    by_layer: dict[int, list[int]] = {}
-    for i, plan in enumerate(plans):
-        if plan.first_layer is None:
-            yield [i], pair.clean.logits[None]
-        elif plan.is_corrupt and pair.corrupt is not None:
-            yield [i], pair.corrupt.logits[None]
-        else:
-            by_layer.setdefault(plan.first_layer, []).append(i)
-    if takes_many(model.device):
-        order = [i for _, together in sorted(by_layer.items()) for i in together]
-        yield from _in_groups(model, batch, pair, plans, order)
-        return
-    for together in by_layer.values():
-        for chunk in _chunks(model, pair.replaced.embed, len(batch), plans, together):
-            yield chunk, run_pass(model, batch, pair, [plans[i] for i in chunk])
+    found: list[Found] = []
+    _run(model, batch, pair, removed, lambda chunk, logits: found.append((chunk, logits)))
+    yield from found
 
 
 @without_gradients
@@ -73,15 +57,20 @@ def measure_circuits(
 ) -> Float[Tensor, "metric circuit batch"]:
     """What metrics say of every circuit, on the CPU; they see `batch` or, where given, `seen`."""
     values = torch.empty(len(metrics), len(removed), len(batch), dtype=torch.float64)
-    for chunk, some in run_circuits(model, batch, pair, removed):
-        values[:, chunk] = _measure(model, metrics, some, batch if seen is None else seen)
+    use = partial(_measure, values, model, metrics, batch if seen is None else seen)
+    _run(model, batch, pair, removed, use)
     return values
 
 
 def _measure(
-    model: Model, metrics: Sequence[Metric], logits: Float[Tensor, "circuit batch _"], batch: Batch
-) -> Float[Tensor, "metric circuit batch"]:
-    """All circuits of a group at once, as more examples; else one by one."""
+    values: Float[Tensor, "metric circuit batch"],
+    model: Model,
+    metrics: Sequence[Metric],
+    batch: Batch,
+    chunk: list[int],
+    logits: Float[Tensor, "chunk batch _"],
+) -> None:
+    """Put some circuits' values in: of a group at once, as more examples; else one by one."""
     n = len(logits)
     if takes_many(model.device) and n > 1:
         rows = torch.arange(len(batch), device=model.device).repeat(n)
@@ -89,55 +78,69 @@ def _measure(
     else:
         parts = list(logits)
     found = [[measure(metric, part, batch) for part in parts] for metric in metrics]
-    values = torch.stack([torch.cat(by_circuit) for by_circuit in found])
-    return values.double().cpu().unflatten(1, (n, -1))
+    made = torch.stack([torch.cat(by_circuit) for by_circuit in found])
+    values[:, chunk] = made.double().cpu().unflatten(1, (n, -1))
 
 
-def _in_groups(
-    model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan], order: Sequence[int]
-) -> list[Found]:
-    """Groups of circuits in this order, as many together as fit.
-
-    A token of a circuit takes what `n_values` says, and what the model itself has of a layer.
-    """
-    found: list[Found] = []
-    if not order:
-        return found
-
-    def run(span: slice) -> None:
-        chunk = list(order[span])
-        found.append((chunk, run_group(model, batch, pair, [plans[i] for i in chunk])))
-
-    like, width = pair.replaced.embed, pair.replaced.embed.shape[1]
-    inside = batch.clean.numel() * (16 * width + model.graph.n_heads * batch.clean.shape[1])
-    each = n_values([plans[i] for i in order]) * like.numel() + inside
-    in_tiles(len(order), each * like.element_size(), model.device, run, share=0.5)
-    return found
-
-
-def _chunks(
+def _run(
     model: Model,
-    like: Float[Tensor, "token d_model"],
-    n_examples: int,
-    plans: Sequence[Plan],
-    chosen: Sequence[int],
-) -> Iterator[list[int]]:
-    """Circuits to be run together: as many as memory and rows allow.
+    batch: Batch,
+    pair: Pair,
+    removed: Float[Tensor, "circuit source dest"],
+    use: Use,
+) -> None:
+    """Run every circuit, those with one first layer or all together; `use` what some answer."""
+    coupled = [block.couples_heads for block in model.blocks]
+    removed = removed.to("cpu", pair.replaced.embed.dtype)
+    plans = make_plans(removed, model.graph, paired=pair.corrupt is not None, coupled=coupled)
+    by_layer: dict[int, list[int]] = {}
+    for i, plan in enumerate(plans):
+        if plan.first_layer is None:
+            use([i], pair.clean.logits[None])
+        elif plan.is_corrupt and pair.corrupt is not None:
+            use([i], pair.corrupt.logits[None])
+        else:
+            by_layer.setdefault(plan.first_layer, []).append(i)
+    every = list(by_layer.values())
+    if every and takes_many(model.device):
+        every = [[i for layer in sorted(by_layer) for i in by_layer[layer]]]
+    for together in every:
+        _run_together(model, batch, pair, {i: plans[i] for i in together}, use)
 
-    A circuit keeps one row of `like` for each writer it uses, and while its attention readers are
-    put together some for each of them.
+
+def _run_together(
+    model: Model, batch: Batch, pair: Pair, plans: Mapping[int, Plan], use: Use
+) -> None:
+    """Run circuits in this order, as many at once as fit."""
+    many = takes_many(model.device)
+    run = partial(run_group if many else run_pass, model, batch, pair)
+    each = _bytes_each(model, batch, pair, list(plans.values()))
+    work = partial(_run_some, run, plans, use)
+    in_tiles(len(plans), each, model.device, work, share=0.5 if many else None)
+
+
+def _run_some(
+    run: Callable[[Sequence[Plan]], Float[Tensor, "chunk batch vocab"]],
+    plans: Mapping[int, Plan],
+    use: Use,
+    span: slice,
+) -> None:
+    chunk = list(plans)[span]
+    use(chunk, run([plans[i] for i in chunk]))
+
+
+def _bytes_each(model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan]) -> int:
+    """What a circuit takes in a pass, or in a group of these.
+
+    In a pass a vector a token for each writer it uses, and some for each of its attention readers
+    while they are put together. In a group what `n_values` says, and what the model itself has of a
+    layer.
     """
-    memory = current()
-    limit = memory.bytes_on(like.device) if memory.limit else CHUNK_BYTES
-    row = like.numel() * like.element_size()
-    chunk: list[int] = []
-    room, most = limit, max(1, MAX_ROWS // n_examples)
-    for i in chosen:
-        size = (len(plans[i].used) + 16) * row
-        if chunk and (size > room or len(chunk) == most):
-            yield chunk
-            chunk, room = [], limit
-        chunk.append(i)
-        room -= size
-    if chunk:
-        yield chunk
+    like, width = pair.replaced.embed, pair.replaced.embed.shape[1]
+    inside = 0
+    if takes_many(model.device):
+        inside = batch.clean.numel() * (16 * width + model.graph.n_heads * batch.clean.shape[1])
+        each = n_values(plans)
+    else:
+        each = 16 + max(len(plan.used) for plan in plans)
+    return (each * like.numel() + inside) * like.element_size()

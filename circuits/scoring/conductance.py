@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import Job, Recipe, prepare
 from patching.capture import Recorder, Run, capture
@@ -29,6 +29,7 @@ from patching.live import Point, Start
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Path
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run as WorkRun
 
@@ -59,13 +60,9 @@ def conductance(
     path = Path("inputs", "2F + (steps + 1) (F + B)", completes=True, options=options)
     job = prepare(model, task, metric, Recipe(path))
     described = job.describe(task, "conductance")
-    settings = job.settings(described, task, batch_size=batch_size) if run else {}
-
-    def finish(found: TaskScores) -> Scores:
-        return Scores(found.mean, model.graph, found.provenance(described), found.deltas)
-
-    scoring = Scoring([Portion(_ScoreBatch(job, steps))], batch_size, run, settings)
-    return score_batches(model, task, scoring, finish)
+    doing = Doing(batch_size, run)
+    keeping = Keeping("scoring", described, job.functions, doing, "scores")
+    return score_batches(model, task, [Portion(_ScoreBatch(job, steps))], keeping, to_scores)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from circuits.provenance import describe
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
 from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.capture import Recorder, Writes, expand_writes, indices
 from patching.memory import in_tiles
 from patching.metrics import Metric, logit_diff
 from patching.model import Hook, Model
 from patching.modes import without_gradients
-from patching.provenance import run_settings
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -52,15 +52,8 @@ def information_flow(
         "positions": "mean over real tokens",
         "sign": "shares of what a reader sees, never negative",
     }
-    settings = (
-        run_settings(model, described, task, batch_size=batch_size, functions=()) if run else {}
-    )
-
-    def finish(found: TaskScores) -> Scores:
-        return Scores(found.mean, model.graph, found.provenance(described))
-
-    scoring = Scoring([Portion(_ScoreBatch(model))], batch_size, run, settings)
-    return score_batches(model, task, scoring, finish)
+    keeping = Keeping("scoring", described, (), Doing(batch_size, run), "scores")
+    return score_batches(model, task, [Portion(_ScoreBatch(model))], keeping, to_scores)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from patching.metrics import Metric, measure, require_slope
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Ends, Path, Step, at_clean
-from patching.provenance import run_settings
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch, Task
 
@@ -87,12 +86,10 @@ class Job:
         said = describe(self.model, task, self.metric, name, options, ablation=ablation)
         return {**said, "unruled": unruled}
 
-    def settings(
-        self, described: Mapping[str, object], task: Task, *, batch_size: int
-    ) -> dict[str, object]:
-        """What decides this job's scores to the last bit, for a run."""
-        functions = self.metric, self.recipe.path, self.recipe.rule, self.prepared
-        return run_settings(self.model, described, task, batch_size=batch_size, functions=functions)
+    @property
+    def functions(self) -> tuple[object, ...]:
+        """Those that decide this job's scores and that a user may have written."""
+        return self.metric, self.recipe.path, self.recipe.rule, self.prepared
 
     def gather(self, batch: Batch) -> Gathered:
         """Gradients at the plain runs, then at the steps between them."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuits.provenance import describe
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, Portion, Scoring, score_batches, whole
+from circuits.scoring.batches import BatchScores, Portion, score_batches, whole
 from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Ablation, Prepared, resample
@@ -30,8 +30,8 @@ from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model
 from patching.modes import with_gradients, without_gradients
 from patching.paths import at_clean
-from patching.provenance import run_settings
 from patching.rules import Rule, plain
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -65,9 +65,8 @@ def qk_fix(
     scorer = _ScoreBatch(model, metric, rule, prepared)
     with whole():
         base = score(model, task, metric, recipe, batch_size=batch_size, run=run)
-        settings = scorer.settings(task, batch_size) if run else {}
-        scoring = Scoring([Portion(scorer)], batch_size, run, settings, "scoring-patterns")
-        fixed = score_batches(model, task, scoring, lambda found: found.mean)
+        keeping = scorer.keeping(task, Doing(batch_size, run))
+        fixed = score_batches(model, task, [Portion(scorer)], keeping, lambda found: found.mean)
     matrix = base.matrix.clone()
     for block in model.blocks:
         graph, i = model.graph, block.index
@@ -85,12 +84,12 @@ class _ScoreBatch:
     rule: Rule
     prepared: Prepared
 
-    def settings(self, task: Task, batch_size: int) -> dict[str, object]:
+    def keeping(self, task: Task, doing: Doing) -> Keeping:
         described = describe(
             self.model, task, self.metric, "qk-fix", {}, ablation=self.prepared.name
         )
         functions = self.metric, self.rule, self.prepared
-        return run_settings(self.model, described, task, batch_size=batch_size, functions=functions)
+        return Keeping("scoring-patterns", described, functions, doing, "scores")
 
     def __call__(self, batch: Batch) -> BatchScores:
         clean = _run_clean(self.model, batch, self.metric, self.rule, self.prepared)

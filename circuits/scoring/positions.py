@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import Job, Recipe, prepare
 from patching.attribution import over_spans
@@ -20,6 +20,7 @@ from patching.gradients import AttentionGradients, ReaderGradients
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -85,14 +86,14 @@ def position_scores(
     job = prepare(model, task, metric, recipe)
     positions = "kept, from the first real token"
     described = {**job.describe(task, None), "positions": positions, "n_positions": task.max_length}
-    settings = job.settings(described, task, batch_size=batch_size) if run else {}
+    doing = Doing(batch_size, run)
+    keeping = Keeping("scoring-positions", described, job.functions, doing, "scores")
 
     def finish(found: TaskScores) -> PositionScores:
-        return PositionScores(found.mean, model.graph, found.provenance(described))
+        return PositionScores(found.mean, found.graph, found.provenance)
 
-    scorer = _ScoreBatch(job, task.max_length)
-    scoring = Scoring([Portion(scorer)], batch_size, run, settings, "scoring-positions")
-    return score_batches(model, task, scoring, finish)
+    portions = [Portion(_ScoreBatch(job, task.max_length))]
+    return score_batches(model, task, portions, keeping, finish)
 
 
 @dataclass(frozen=True)

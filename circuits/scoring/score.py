@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import Job, Recipe, prepare
 from patching.metrics import Metric
 from patching.model import Model
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -38,13 +39,8 @@ def score(
     """
     job = prepare(model, task, metric, recipe)
     described = job.describe(task, method)
-    settings = job.settings(described, task, batch_size=batch_size) if run else {}
-
-    def finish(found: TaskScores) -> Scores:
-        return Scores(found.mean, model.graph, found.provenance(described), found.deltas)
-
-    scoring = Scoring([Portion(_ScoreBatch(job))], batch_size, run, settings)
-    return score_batches(model, task, scoring, finish)
+    keeping = Keeping("scoring", described, job.functions, Doing(batch_size, run), "scores")
+    return score_batches(model, task, [Portion(_ScoreBatch(job))], keeping, to_scores)
 
 
 @dataclass(frozen=True)

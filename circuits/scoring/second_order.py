@@ -38,14 +38,7 @@ from circuits.running.pair import run_pair
 from circuits.running.rewiring import lay_out
 from circuits.running.steered import Steered
 from circuits.scores import Scores
-from circuits.scoring.batches import (
-    BatchScores,
-    Portion,
-    Scoring,
-    TaskScores,
-    score_batches,
-    whole,
-)
+from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches, whole
 from circuits.scoring.gather import Job, Recipe, prepare
 from circuits.scoring.single_edges import Edge, exact
 from patching.ablations import Ablation, resample
@@ -54,6 +47,7 @@ from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import with_gradients, without_gradients
 from patching.paths import Path
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -139,15 +133,14 @@ def curvature(
         along = [f"{source}->{dest}" for source, dest in edges]
     options = {"path": "clean", "rule": "plain", "along": along}
     described = {**described, "options": options}
-    settings = job.settings(described, task, batch_size=batch_size) if run else {}
+    keeping = Keeping("curvature", described, job.functions, Doing(batch_size, run), "scores")
 
     def finish(found: TaskScores) -> Curvature:
         first, second = found.mean.unbind(dim=-1)
-        scores = Scores(first.contiguous(), model.graph, found.provenance(described))
+        scores = Scores(first.contiguous(), model.graph, found.provenance)
         return Curvature(scores, second.contiguous())
 
-    scoring = Scoring([Portion(score_batch)], batch_size, run, settings, what="curvature")
-    return score_batches(model, task, scoring, finish)
+    return score_batches(model, task, [Portion(score_batch)], keeping, finish)
 
 
 def eap_hvp(

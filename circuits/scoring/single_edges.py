@@ -17,12 +17,12 @@ from circuits.provenance import describe
 from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
 from circuits.scores import Scores
-from circuits.scoring.batches import BatchScores, Portion, Scoring, TaskScores, score_batches
+from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches, to_scores
 from patching.ablations import Ablation, Prepared, resample
 from patching.graph import Graph
 from patching.metrics import Metric, measure
 from patching.model import Model
-from patching.provenance import run_settings
+from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -82,23 +82,18 @@ def exact(
     which = "all" if edges is None else _digest(chosen)
     options = {"n_edges": int(chosen.sum()), "edges": which}
     described = describe(model, task, metric, "exact", options, ablation=prepared.name)
-    functions = metric, prepared
-    settings = (
-        run_settings(model, described, task, batch_size=batch_size, functions=functions)
-        if run
-        else {}
-    )
-    described["scored_edges"] = "all" if edges is None else _names(model.graph, chosen)
+    doing = Doing(batch_size, run)
+    keeping = Keeping("patching-edges", described, (metric, prepared), doing, "scores")
+    scored = "all" if edges is None else _names(model.graph, chosen)
 
     def finish(found: TaskScores) -> Scores:
-        return Scores(found.mean, model.graph, found.provenance(described))
+        return to_scores(replace(found, provenance={**found.provenance, "scored_edges": scored}))
 
     portions = [
         Portion(_ScoreBatch(model, metric, prepared, chosen, readers), readers)
         for readers in _few_readers(chosen)
     ]
-    scoring = Scoring(portions, batch_size, run, settings, "patching-edges")
-    return score_batches(model, task, scoring, finish)
+    return score_batches(model, task, portions, keeping, finish)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Kramár et al. 2024, arXiv:2403.00745.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ from patching.metrics import Metric
 from patching.model import Hook, Model
 from patching.paths import Path
 from patching.rules import Rule, plain
-from patching.runs.batchwise import Keeping, Rows, all_rows, in_batches, sums_joined, used
+from patching.runs.batches import Doing, Found, Keeping, all_rows, all_sums
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -81,7 +81,7 @@ def qk_fix(
         return to_parts(scores, gathered, metric)
 
     deciding = (metric, rule, tuple(kinds))
-    keeping = Keeping("attributing", described, deciding, batch_size, run)
+    keeping = Keeping("attributing", described, deciding, Doing(batch_size, run))
     return all_rows(model, task, measure, keeping, partial(to_attributions, job, described, kinds))
 
 
@@ -192,23 +192,26 @@ class _Dropping:
     method: str
 
     def run(self, direction: str, batch_size: int, run: Run | None) -> Attributions:
-        job, task, n_layers = self.job, self.task, self.job.model.graph.n_layers
+        job, task = self.job, self.task
         job.check(task)
         described = {
             **job.describe(task, self.method, direction),
             "sign": "absolute values: no sign",
         }
         deciding = (job.metric, tuple(self.kinds), self.by_position)
-        keeping = Keeping("attributing-dropped", described, deciding, batch_size, run)
-        done = list(in_batches(job.model, task, self, keeping, join=sums_joined))
-        totals = reduce(sums_joined, (one.parts for one in done))
+        doing = Doing(batch_size, run)
+        keeping = Keeping("attributing-dropped", described, deciding, doing)
+        return all_sums(job.model, task, self, keeping, partial(self._finish, described))
+
+    def _finish(self, described: Mapping[str, object], found: Found[Parts]) -> Attributions:
+        """Means over examples, and of the absolute values over layers left out."""
+        totals, n, n_layers = found.total, found.n_examples, self.job.model.graph.n_layers
         parts = {
-            kind: totals[kind].abs().sum(dim=0)[None] / len(task) / (n_layers - 1)
-            for kind in self.kinds
+            kind: totals[kind].abs().sum(dim=0)[None] / n / (n_layers - 1) for kind in self.kinds
         }
-        ends = {end: totals[end][None] / len(task) for end in ("clean", "corrupt")}
-        rows = Rows({**parts, **ends}, len(task), len(task), used(done))
-        return to_attributions(job, described, self.kinds, rows, signed=False)
+        ends = {end: totals[end][None] / n for end in ("clean", "corrupt")}
+        rows = replace(found, total={**parts, **ends})
+        return to_attributions(self.job, described, self.kinds, rows, signed=False)
 
     def __call__(self, batch: Batch) -> Parts:
         """A batch's scores summed over examples, `[layer left out, ...]`, by kind."""

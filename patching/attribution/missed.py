@@ -26,7 +26,7 @@ from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.provenance import describe
-from patching.runs.batchwise import Keeping, in_batches, sums_joined
+from patching.runs.batches import Doing, Found, Keeping, all_sums
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -149,11 +149,13 @@ def bound_missed(
     chosen = _Chosen(model, metric, of_kind(model, kind), tuple(scores.axes), direction, grid)
     facts = {"what": kind, "direction": direction, "sampling": asdict(sampling)}
     described = describe(model, task, metric, "bound missed", {}, facts=facts)
-    keeping = Keeping("bounding", described, (metric, masks, chosen.axes), batch_size, run)
-    effects = torch.zeros(sampling.n, dtype=torch.float64)
-    for done in in_batches(model, task, chosen, keeping, join=sums_joined):
-        effects += done.parts["effects"] / len(task)
-    return Missed(tuple(scores.axes), tuple(labels[i] for i in open_), subsets, effects)
+    keeping = Keeping("bounding", described, (metric, masks, chosen.axes), Doing(batch_size, run))
+
+    def finish(found: Found[Parts]) -> Missed:
+        effects = found.total["effects"] / found.n_examples
+        return Missed(tuple(scores.axes), tuple(labels[i] for i in open_), subsets, effects)
+
+    return all_sums(model, task, chosen, keeping, finish)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Path, at_clean, at_corrupt
 from patching.rules import Rule, plain
-from patching.runs.batchwise import Keeping, Rows, all_rows
+from patching.runs.batches import Doing, Found, Keeping, all_rows
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -151,7 +151,7 @@ def attribution_patching(
         return to_parts(scores, gathered, metric)
 
     deciding = (metric, rule, path, tuple(places))
-    keeping = Keeping("attributing", described, deciding, batch_size, run)
+    keeping = Keeping("attributing", described, deciding, Doing(batch_size, run))
     return all_rows(
         model, task, measure, keeping, partial(to_attributions, job, described, tuple(places))
     )
@@ -236,15 +236,15 @@ def to_attributions(
     job: Job,
     described: Mapping[str, object],
     kinds: Sequence[str],
-    rows: Rows,
+    rows: Found[Parts],
     *,
     signed: bool = True,
 ) -> Attributions:
     """Scores of all examples by kind, with names of the axes."""
-    clean, corrupt = (rows.parts[end] for end in _ENDS)
+    clean, corrupt = (rows.total[end] for end in _ENDS)
     provenance, grids = rows.provenance(described), {}
     for kind in kinds:
-        values = rows.parts[kind]
+        values = rows.total[kind]
         axes = axes_of(job.model, kind, values.shape[1:])
         facts = {**provenance, "what": kind}
         grids[kind] = Grid("estimated effect", values, axes, clean, corrupt, facts)

@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.memory import in_halves
 from patching.metrics import accuracy
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import scale_neurons
 from patching.neurons.measures import outcomes
-from patching.neurons.scores import Doing
+from patching.neurons.scores import Pairs
 from patching.neurons.selection import Neurons
-from patching.provenance import describe, run_settings
-from patching.work import Parts, do
+from patching.provenance import describe
+from patching.runs.batches import Doing, Keeping, in_batches
+from patching.tasks.task import Batch
+from patching.work import Done, Parts
 
 
 @dataclass(frozen=True)
@@ -38,52 +40,27 @@ def rates_under(
     """
     model.check(task.with_context)
     model.check(task.without_context)
-    work = _Work(model, task, edits, doing.batch_size)
-    chunks = do(doing.run, work, work.n, what="rating-edits", settings=work.settings(doing))
-    rows = [torch.where(c.parts["known"], c.parts["rates"], torch.nan) for c in chunks]
-    n = work.n_batches
-    return torch.stack([torch.cat(rows[i : i + n]) for i in range(0, len(rows), n)], dim=1)
+    described = _describe(model, task, edits) if doing.run else {}
+    keeping = Keeping("rating-edits", described, (), doing)
+    measures = Pairs(model, task, doing.batch_size).measures(
+        [partial(_rates, model, edit) for edit in edits]
+    )
+    batches = in_batches(model, task.with_context, measures, keeping)
+    return torch.cat([torch.stack([_known(one) for one in batch], dim=1) for batch in batches])
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A chunk: the outcomes of one batch under one edit, and which of them are known."""
+def _describe(model: Model, task: ConflictTask, edits: Sequence[Edit]) -> dict[str, object]:
+    named = [[*edit.neurons.names, edit.beta, edit.alpha] for edit in edits]
+    facts = {"conflicts": task.hash, "edits_of_each_batch": named}
+    return describe(model, task.with_context, accuracy, "rates under edits", {}, facts=facts)
 
-    model: Model
-    task: ConflictTask
-    edits: Sequence[Edit]
-    batch_size: int
 
-    @property
-    def n_batches(self) -> int:
-        return self.task.with_context.n_batches(self.batch_size)
+def _rates(model: Model, edit: Edit, with_context: Batch, alone: Batch) -> Parts:
+    """The outcomes of some conflicts under an edit, and which of them are known."""
+    with scale_neurons(model, edit.neurons, edit.beta):
+        rates = outcomes(model, with_context, alone, edit.alpha)
+    return {"rates": rates.nan_to_num(), "known": ~rates.isnan()}
 
-    @property
-    def n(self) -> int:
-        return self.n_batches * len(self.edits)
 
-    def __call__(self, number: int) -> Parts:
-        which, row = divmod(number, self.n_batches)
-        edit, device = self.edits[which], self.model.device
-        with_context = self.task.with_context.batch(row, self.batch_size, device)
-        alone = self.task.without_context.batch(row, self.batch_size, device)
-
-        def on(rows: range) -> Tensor:
-            at = torch.tensor(rows, device=device)
-            return outcomes(self.model, with_context.at(at), alone.at(at), edit.alpha)
-
-        def joined(first: Tensor, second: Tensor) -> Tensor:
-            return torch.cat([first, second])
-
-        with scale_neurons(self.model, edit.neurons, edit.beta):
-            rates = in_halves(range(len(with_context)), on, joined)
-        return {"rates": rates.nan_to_num(), "known": ~rates.isnan()}
-
-    def settings(self, doing: Doing) -> dict[str, object]:
-        """What decides the rates."""
-        if doing.run is None:
-            return {}
-        edits = [[*edit.neurons.names, edit.beta, edit.alpha] for edit in self.edits]
-        task, facts = self.task.with_context, {"conflicts": self.task.hash, "edits": edits}
-        described = describe(self.model, task, accuracy, "rates under edits", {}, facts=facts)
-        return run_settings(self.model, described, task, batch_size=self.batch_size, functions=())
+def _known(done: Done) -> Float[Tensor, "example measure"]:
+    return torch.where(done.parts["known"], done.parts["rates"], torch.nan)

@@ -20,8 +20,8 @@ from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import check_beta, check_neurons, random_like, scale_neurons
 from patching.neurons.edits import Edit, rates_under
 from patching.neurons.measures import FOLLOWS, MEASURES, task_accuracy, token_losses
-from patching.neurons.scores import Doing
 from patching.neurons.selection import Neurons
+from patching.runs.batches import Doing
 from patching.tasks.task import Task
 from patching.work import Run
 

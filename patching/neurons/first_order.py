@@ -14,7 +14,6 @@ from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.runs import record_neurons
 from patching.neurons.scores import (
-    Doing,
     NeuronScores,
     Plan,
     Scored,
@@ -24,6 +23,7 @@ from patching.neurons.scores import (
 )
 from patching.rules import Rule, plain
 from patching.rules import relp as relp_rule
+from patching.runs.batches import Doing
 from patching.tasks.task import Batch
 from patching.work import Run
 

@@ -15,7 +15,6 @@ from patching.neurons.conflicts import ConflictTask
 from patching.neurons.first_order import neurons_and_gradients
 from patching.neurons.runs import NeuronRun, Segment, record_neurons
 from patching.neurons.scores import (
-    Doing,
     NeuronScores,
     Plan,
     Scored,
@@ -26,6 +25,7 @@ from patching.neurons.scores import (
 )
 from patching.quadrature import Points, Quadrature, left, name_of, right
 from patching.rules import plain
+from patching.runs.batches import Doing
 from patching.tasks.task import Batch
 from patching.work import Run
 

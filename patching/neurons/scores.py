@@ -17,9 +17,9 @@ from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.selection import Neuron
 from patching.provenance import describe
-from patching.runs.batchwise import Keeping, Rows, all_rows, rows_joined
-from patching.tasks.task import Batch, Task
-from patching.work import Parts, Run
+from patching.runs.batches import Doing, Found, Keeping, Measure, all_rows, rows_joined
+from patching.tasks.task import Batch
+from patching.work import Parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +69,6 @@ Scored = tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer"]
 Score = Callable[[Batch, Batch], Scored]
 
 
-@dataclass(frozen=True)
-class Doing:
-    """How a method is carried out: conflicts a batch, and the run in which batches are kept."""
-
-    batch_size: int
-    run: Run | None = None
-
-
 def gather(
     model: Model, conflicts: ConflictTask, plan: Plan, score: Score, doing: Doing
 ) -> NeuronScores:
@@ -93,47 +85,61 @@ def gather(
     task, facts = conflicts.with_context, {"conflicts": conflicts.hash, "position": "last"}
     described = describe(model, task, plan.metric, plan.method, plan.options, facts=facts)
     functions = (plan.metric, *plan.functions)
-    keeping = Keeping("scoring-neurons", described, functions, doing.batch_size, doing.run)
-    pairs = _Pairs(model, conflicts.without_context, score, doing.batch_size, plan.only)
-    measures = [partial(pairs, number) for number in range(task.n_batches(doing.batch_size))]
+    keeping = Keeping("scoring-neurons", described, functions, doing)
+    pairs = Pairs(model, conflicts, doing.batch_size)
+    measures = pairs.measures([partial(_scored, score, plan.only)])
 
-    def finish(rows: Rows) -> NeuronScores:
-        values = _whole(model, rows.parts["scores"], plan.only)
+    def finish(rows: Found[Parts]) -> NeuronScores:
+        values = _whole(model, rows.total["scores"], plan.only)
         axes = {
             "layer": tuple(f"m{i}" for i in range(values.shape[1])),
             "neuron": tuple(f"n{i}" for i in range(values.shape[2])),
         }
         grid = Grid(plan.quantity, values, axes, provenance=rows.provenance(described))
-        return NeuronScores(grid, rows.parts.get("completeness"))
+        return NeuronScores(grid, rows.total.get("completeness"))
 
     return all_rows(model, task, measures, keeping, finish)
 
 
+MeasurePair = Callable[[Batch, Batch], Parts]
+"""Named numbers of a batch of conflicts, of the prompts with and without context."""
+
+
 @dataclass(frozen=True)
-class _Pairs:
-    """Scores of a batch of conflicts; where memory runs out, both of its sides are halved."""
+class Pairs:
+    """Batches of conflicts; where memory runs out, both of their sides are halved."""
 
     model: Model
-    without_context: Task
-    score: Score
+    conflicts: ConflictTask
     batch_size: int
-    only: Sequence[Neuron] | None
 
-    def __call__(self, number: int, with_context: Batch) -> Parts:
-        alone = self.without_context.batch(number, self.batch_size, self.model.device)
+    def measures(self, each: Sequence[MeasurePair]) -> list[Measure]:
+        """Of every batch, in order, each of these."""
+        numbers = range(self.conflicts.with_context.n_batches(self.batch_size))
+        return [partial(self._measure, number, one) for number in numbers for one in each]
 
-        def on(rows: range) -> Parts:
-            at = torch.tensor(rows, device=self.model.device)
-            return self._parts(*self.score(with_context.at(at), alone.at(at)))
+    def _measure(self, number: int, measure: MeasurePair, with_context: Batch) -> Parts:
+        without = self.conflicts.without_context
+        alone = without.batch(number, self.batch_size, self.model.device)
+        work = partial(self._on_rows, measure, with_context, alone)
+        return in_halves(range(len(with_context)), work, rows_joined)
 
-        return in_halves(range(len(with_context)), on, rows_joined)
+    def _on_rows(
+        self, measure: MeasurePair, with_context: Batch, alone: Batch, rows: range
+    ) -> Parts:
+        at = torch.tensor(rows, device=self.model.device)
+        return measure(with_context.at(at), alone.at(at))
 
-    def _parts(self, scores: Tensor, completeness: Tensor | None) -> Parts:
-        if self.only is not None:
-            layers, neurons = zip(*self.only, strict=True)
-            scores = scores[:, list(layers), list(neurons)]
-        known = {} if completeness is None else {"completeness": completeness}
-        return {"scores": scores, **known}
+
+def _scored(
+    score: Score, only: Sequence[Neuron] | None, with_context: Batch, alone: Batch
+) -> Parts:
+    scores, completeness = score(with_context, alone)
+    if only is not None:
+        layers, neurons = zip(*only, strict=True)
+        scores = scores[:, list(layers), list(neurons)]
+    known = {} if completeness is None else {"completeness": completeness}
+    return {"scores": scores, **known}
 
 
 def _whole(

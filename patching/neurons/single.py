@@ -15,7 +15,6 @@ from patching.neurons.conflicts import ConflictTask
 from patching.neurons.editing import check_neurons
 from patching.neurons.runs import NeuronRun, bytes_each, record_neurons
 from patching.neurons.scores import (
-    Doing,
     NeuronScores,
     Plan,
     Scored,
@@ -24,6 +23,7 @@ from patching.neurons.scores import (
     require_neurons,
 )
 from patching.neurons.selection import Neurons
+from patching.runs.batches import Doing
 from patching.tasks.task import Batch
 from patching.work import Run
 

@@ -14,6 +14,7 @@ from circuits.scoring import eap
 from circuits.scoring.single_edges import exact
 from circuits.select import random_circuit
 from patching.ablations import mean, zero
+from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.tasks import Prompt, Task
@@ -74,15 +75,13 @@ def test_chosen_edges_get_the_scores_they_have_among_all(gpt2):
     torch.testing.assert_close(some.matrix, expected, atol=1e-12, rtol=0)
 
 
-def test_scores_do_not_depend_on_the_batch_size_or_on_how_edges_are_put_together(
-    model, monkeypatch
-):
+def test_scores_do_not_depend_on_the_batch_size_or_on_how_edges_are_put_together(model):
     parts = [families.task(1, length, seed=length).prompts for length in (9, 6, 7, 9)]
     task = Task("ragged", tuple(prompt for part in parts for prompt in part))
     edges = some_edges(model, 60)
     together = exact(model, task, logit_diff, edges=edges).matrix
-    monkeypatch.setattr("circuits.running.many.CHUNK_BYTES", 1)  # one edge at a time
-    alone = exact(model, task, logit_diff, edges=edges, batch_size=3).matrix
+    with budget(1):  # one edge at a time
+        alone = exact(model, task, logit_diff, edges=edges, batch_size=3).matrix
     assert (alone - together).abs().max() < ROUNDING * together.abs().max()
 
 

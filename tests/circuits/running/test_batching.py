@@ -9,6 +9,7 @@ from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.select import greedy
 from patching.ablations import mean, resample, zero
+from patching.memory import budget
 from patching.metrics import logit_diff
 from patching.model import Model
 
@@ -64,7 +65,7 @@ def is_batch_invariant(model):
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_a_circuit_alone_measures_as_it_does_among_others(model, name, monkeypatch):
+def test_a_circuit_alone_measures_as_it_does_among_others(model, name):
     circuits, ablation = circuits_of(model), ABLATIONS[name]
     if name == "zero":  # a norm that reads nothing blows rounding up (by 1,000 in Gemma 2)
         circuits = [circuit | everything_from_embed(model.graph) for circuit in circuits]
@@ -78,8 +79,8 @@ def test_a_circuit_alone_measures_as_it_does_among_others(model, name, monkeypat
     together = values(circuits)
     backwards = values(circuits[::-1]).flip(0)
     alone = torch.cat([values([circuit]) for circuit in circuits])
-    monkeypatch.setattr("circuits.running.many.CHUNK_BYTES", 2**17)
-    chunked = values(circuits)
+    with budget(2**17):
+        chunked = values(circuits)
     for other in (backwards, alone, chunked):
         if exact:
             assert torch.equal(together, other)

@@ -8,6 +8,7 @@ import toys
 from circuits import Circuit, random_circuit
 from circuits.running.evaluation import Evaluation, evaluate
 from patching.graph import Graph
+from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.tasks import Prompt, Task
@@ -54,12 +55,12 @@ def test_faithfulness_without_a_gap_is_undefined():
     assert result.faithfulness.isnan().all()
 
 
-def test_chunks_and_batches_do_not_change_the_values(gpt2, monkeypatch):
+def test_chunks_and_batches_do_not_change_the_values(gpt2):
     task = families.task()
     circuits = [random_circuit(gpt2.graph, n, seed=n) for n in (0, 10, 40, 80, 110)]
     together = evaluate(gpt2, task, circuits, logit_diff).values
-    monkeypatch.setattr("circuits.running.many.CHUNK_BYTES", 1)  # one circuit at a time
-    alone = evaluate(gpt2, task, circuits, logit_diff, batch_size=1).values
+    with budget(1):  # one circuit at a time
+        alone = evaluate(gpt2, task, circuits, logit_diff, batch_size=1).values
     torch.testing.assert_close(alone, together, atol=1e-10, rtol=0)
 
 

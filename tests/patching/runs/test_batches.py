@@ -25,7 +25,7 @@ from patching.neurons import NEURON_METHODS, Neurons, control_rates, scale_neuro
 from patching.neurons.scores import answer_probability
 from patching.quadrature import left
 from patching.rules import relp
-from patching.runs.batchwise import sums_joined
+from patching.runs.batches import sums_joined
 from patching.tracing import Noise, causal_tracing
 from patching.work import Interrupted, Ranks, Run
 
