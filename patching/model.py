@@ -26,7 +26,7 @@ from patching.anatomy.refusing import refusing
 from patching.anatomy.rotation import refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
-from patching.anatomy.standing import Standing, refuse_to_send
+from patching.anatomy.standing import Look, Standing, refuse_to_send
 from patching.anatomy.turns import turn
 from patching.graph import Graph
 from patching.modes import as_typed, without_gradients
@@ -122,28 +122,30 @@ class Model:
     @property
     def weights(self) -> str:
         """A short hash of the weights as they are now: another one if somebody has changed them."""
-        if self.opened.weights is None or not self.standing.keeps_tensors():
-            return self.standing.weights()
-        return self.opened.weights
+        return self._weights(self.standing.look())
 
     @property
     def identity(self) -> Identity:
         """What it is now, in parts, as far as can be told without running it."""
-        return self._identity(self.standing.seems_kept())
+        return self._identity(self.standing.look())
 
     def confirmed(self) -> Identity:
         """What it is now, held against its answer to a probe, by a run: for what is reused."""
-        return self._identity(self.standing.is_kept())
+        return self._identity(self.standing.look(asking=True))
 
-    def _identity(self, same: bool) -> Identity:
-        as_stored = same and self.opened.reference is not None
+    def _identity(self, look: Look) -> Identity:
+        as_stored = self.opened.reference is not None and self.standing.is_kept(look)
         return Identity(
             config=hash_config(self.bridge),
-            weights=self.weights if same else self.standing.weights(),
+            weights=self._weights(look),
             tokenizer=self._tokenizer_hash,
             dtype=str(self.dtype).removeprefix("torch."),
-            inside=None if as_stored else self.standing.inside(),
+            inside=None if as_stored else self.standing.inside(look),
         )
+
+    def _weights(self, look: Look) -> str:
+        known = self.opened.weights if self.standing.is_kept(look) else None
+        return self.standing.weights(look) if known is None else known
 
     @cached_property
     def _tokenizer_hash(self) -> str | None:
@@ -240,7 +242,8 @@ class Model:
         refuse_ignored(self.name, self.standing.ignored)
         bridge = cast(TransformerBridge, copy.deepcopy(self.bridge, memo))
         opened = replace(self.opened, bridge=bridge, names=self.standing.names_in(memo))
-        return _proven(opened if self.standing.is_kept() else opened.in_memory())
+        kept = self.standing.is_kept(self.standing.look(asking=True))
+        return _proven(opened if kept else opened.in_memory())
 
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[object, ...]]:
         """Travel to other processes as what it was loaded from, not as its weights.
@@ -249,7 +252,11 @@ class Model:
             ValueError: if it was made of a module or bridge in memory, or changed there since.
         """
         refuse_to_send(self.name, self.standing, in_memory=self.opened.reference is None)
-        return _load_again, (self.opened.reference, self._identity(True), self.tokenizer)
+        return _load_again, (
+            self.opened.reference,
+            self._identity(self.standing.then),
+            self.tokenizer,
+        )
 
 
 def _at_tokens(chosen: tuple[Tensor, Tensor], x: Tensor) -> Tensor:

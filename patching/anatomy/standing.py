@@ -5,7 +5,7 @@ numbers of each, see what is done to weights and buffers in the open, and whole 
 written to behind the counters' backs (`.data`). The structure sees attributes, hooks, submodules
 and replaced functions. The answer, a bitwise hash of what the model says to a small fixed probe,
 sees all that reaches its logits, and sums of the embedding's bits its other rows; it takes a run,
-and is asked for where results are to be reused.
+and is asked for where results are to be reused. A device is read once a look.
 
 The answer's bits hang on the device, its libraries and the number of threads, so it is compared
 only within one process, with that of the moment of loading, under as many threads.
@@ -13,8 +13,9 @@ only within one process, with that of the moment of loading, under as many threa
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -38,12 +39,11 @@ _Structure = list[dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A tensor of a model: its name in the checkpoint, where it hangs, and its state then."""
+    """A tensor of a model: its name in the checkpoint, and where it hangs."""
 
     name: str
     owner: nn.Module
     key: str
-    state: State
 
     @property
     def tensor(self) -> Tensor | None:
@@ -73,12 +73,27 @@ class Names:
         return Names(by_id, dict(tied), f"{base}." if base else "")
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a model at one moment.
+
+    States of all tensors, hashes of a few numbers of those that its checkpoint has and of all
+    others, the structure, and the answer to the probe, None if it was not asked for.
+    """
+
+    states: tuple[State, ...]
+    stored: bytes
+    derived: bytes
+    structure: _Structure
+    answer: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """How a model stood when it was loaded.
+    """How a model stood when it was loaded: what a look saw `then`.
 
     `stored` are the tensors that its checkpoint has, `derived` all others, `ignored` what no run
-    reads; `hooks` are PyTorch's own.
+    reads.
     """
 
     bridge: TransformerBridge
@@ -86,13 +101,10 @@ class Standing:
     stored: tuple[_Held, ...]
     derived: tuple[_Held, ...]
     ignored: tuple[Ignored, ...]
-    samples: bytes
-    structure: _Structure
-    hooks: Mapping[str, list[str]]
+    then: Look
     tokens: Int[Tensor, "batch pos"]
-    answer: str
     n_threads: int
-    _known: dict[object, str] = field(default_factory=dict)
+    _known: dict[str, tuple[object, str]] = field(default_factory=dict)
 
     @staticmethod
     def of(bridge: TransformerBridge, names: Names, tokens: Tensor) -> "Standing":
@@ -100,38 +112,24 @@ class Standing:
         held = list(_held(bridge, names.by_id))
         stored = tuple(one for named, one in held if named)
         derived = tuple(one for named, one in held if not named)
-        return Standing(
-            bridge,
-            names,
-            stored,
-            derived,
-            find_ignored(bridge),
-            _samples((*stored, *derived)),
-            _structure(bridge),
-            _hooks(bridge),
-            tokens[:1],
-            _answer(bridge, tokens[:1]),
-            torch.get_num_threads(),
-        )
+        then = _look(bridge, stored, derived, _answer(bridge, tokens[:1]))
+        ignored, n_threads = find_ignored(bridge), torch.get_num_threads()
+        return Standing(bridge, names, stored, derived, ignored, then, tokens[:1], n_threads)
 
-    def seems_kept(self) -> bool:
-        """Whether the model is as it was, as far as can be told without running it."""
-        return self.keeps_tensors() and _structure(self.bridge) == self.structure
+    def look(self, *, asking: bool = False) -> Look:
+        """The model as it is now; `asking` takes a run, and sees what nothing else tells."""
+        answer = self._answer_now() if asking else None
+        return _look(self.bridge, self.stored, self.derived, answer)
 
-    def is_kept(self) -> bool:
-        """Whether it is as it was and answers the probe as it did, to the last bit: by a run."""
-        return self.seems_kept() and self._answer_now() == self.answer
-
-    def keeps_tensors(self) -> bool:
-        """Whether weights and buffers are as they were, as far as counters and samples tell."""
-        held = (*self.stored, *self.derived)
-        same = all(one.state == _state(one.tensor) for one in held)
-        return same and _samples(held) == self.samples
+    def is_kept(self, look: Look) -> bool:
+        """Whether the model is as it was, as far as a look tells."""
+        asked = look if look.answer is not None else replace(look, answer=self.then.answer)
+        return asked == self.then
 
     def new_hooks(self) -> list[str]:
         """The modules whose hooks of PyTorch's own are not those of then."""
-        now = _hooks(self.bridge)
-        names = [name for name in {*now, *self.hooks} if now.get(name) != self.hooks.get(name)]
+        now, then = _hooks(self.bridge), self.then.structure[0]
+        names = [name for name in {*now, *then} if now.get(name) != then.get(name)]
         return sorted({name.replace(_WRAPPED, "") for name in names})
 
     def names_in(self, memo: Mapping[int, object]) -> Names:
@@ -140,22 +138,29 @@ class Standing:
         by_id = {id(memo[id(tensor)]): name for name, tensor in held}
         return replace(self.names, by_id=by_id)
 
-    def weights(self) -> str:
-        """The hash of the tensors that the checkpoint has, as they are now."""
-        return self._hash(self.stored, self.names.prefix)
+    def weights(self, look: Look) -> str:
+        """The hash of the tensors that the checkpoint has, as a look sees them."""
+        seen = (look.states[: len(self.stored)], look.stored, self._answer_of(look))
+        return self._once("weights", seen, partial(_hash, self.stored, self.names.prefix))
 
-    def inside(self) -> str:
-        """A hash of all that configuration and weights do not say. Takes a run."""
-        parts = [_structure(self.bridge), self._hash(self.derived, ""), self._answer_now()]
-        return short_hash(json.dumps(parts))
+    def inside(self, look: Look) -> str:
+        """A hash of all that configuration and weights do not say. Runs what has changed, once."""
+        answer, structure = self._answer_of(look), json.dumps(look.structure)
+        if answer is None:
+            seen = (look.states, look.stored, look.derived, structure)
+            answer = self._once("answer", seen, self._answer_now)
+        seen = (look.states[len(self.stored) :], look.derived, answer)
+        derived = self._once("derived", seen, partial(_hash, self.derived, ""))
+        return short_hash(json.dumps([look.structure, derived, answer]))
 
-    def _hash(self, held: tuple[_Held, ...], prefix: str) -> str:
-        """Of some tensors, again only if they are not as they were the last time."""
-        key = (tuple(_state(one.tensor) for one in held), _samples(held))
-        if key not in self._known:
-            tensors = ((one.name, one.tensor) for one in held if one.tensor is not None)
-            self._known[key] = hash_tensors(tensors, prefix=prefix)
-        return self._known[key]
+    def _answer_of(self, look: Look) -> str | None:
+        return self.then.answer if self.is_kept(look) else look.answer
+
+    def _once(self, what: str, seen: object, find: Callable[[], str]) -> str:
+        """What is found now, again only if something else is seen than the last time."""
+        if what not in self._known or self._known[what][0] != seen:
+            self._known[what] = seen, find()
+        return self._known[what][1]
 
     def _answer_now(self) -> str:
         """The answer under as many threads as then: how sums are split may decide a bit."""
@@ -180,7 +185,7 @@ def refuse_to_send(name: str, standing: Standing, *, in_memory: bool) -> None:
         raise ValueError(
             f"{name} was made of a model in memory, which cannot go to another process; {kept}"
         )
-    if not standing.is_kept():
+    if not standing.is_kept(standing.look(asking=True)):
         raise ValueError(
             f"{name} was changed in memory since it was loaded, and another process would load it "
             f"as it was; {kept}"
@@ -195,24 +200,41 @@ def _held(bridge: TransformerBridge, names: Mapping[int, str]) -> Iterator[tuple
             if tensor is not None and id(tensor) not in seen:
                 seen.add(id(tensor))
                 name = names.get(id(tensor), f"{path}.{key}")
-                yield id(tensor) in names, _Held(name, module, key, _state(tensor))
+                yield id(tensor) in names, _Held(name, module, key)
 
 
-def _state(tensor: Tensor | None) -> State:
-    return () if tensor is None else state_of(tensor)
+def _look(
+    bridge: TransformerBridge,
+    stored: tuple[_Held, ...],
+    derived: tuple[_Held, ...],
+    answer: str | None,
+) -> Look:
+    tensors = [one.tensor for one in (*stored, *derived)]
+    states = tuple(() if tensor is None else state_of(tensor) for tensor in tensors)
+    samples = _samples(tensors[: len(stored)], tensors[len(stored) :])
+    return Look(states, *samples, _structure(bridge), answer)
 
 
-def _samples(held: tuple[_Held, ...]) -> bytes:
-    """A hash of a few numbers of each tensor, evenly spaced, its first among them."""
-    found: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for one in held:
-        if one.tensor is not None and one.tensor.numel():
-            taken = _sample(one.tensor.detach())
-            found.setdefault((taken.dtype, taken.device), []).append(taken)
-    digest = hashlib.sha256()
-    for parts in found.values():
-        digest.update(_bytes(torch.cat(parts)))
-    return digest.digest()
+def _hash(held: tuple[_Held, ...], prefix: str) -> str:
+    tensors = ((one.name, one.tensor) for one in held if one.tensor is not None)
+    return hash_tensors(tensors, prefix=prefix)
+
+
+def _samples(*groups: Sequence[Tensor | None]) -> list[bytes]:
+    """A hash of each group: a few numbers of each tensor, evenly spaced, its first among them."""
+    found: dict[torch.device, dict[tuple[int, torch.dtype], list[Tensor]]] = {}
+    for group, tensors in enumerate(groups):
+        for tensor in tensors:
+            if tensor is not None and tensor.numel():
+                kinds = found.setdefault(tensor.device, {})
+                kinds.setdefault((group, tensor.dtype), []).append(_sample(tensor.detach()))
+    digests = [hashlib.sha256() for _ in groups]
+    for kinds in found.values():
+        joined = [torch.cat(samples).view(torch.uint8) for samples in kinds.values()]
+        read = torch.cat(joined).cpu().split([len(part) for part in joined])
+        for (group, _), part in zip(kinds, read, strict=True):
+            digests[group].update(part.numpy().tobytes())
+    return [digest.digest() for digest in digests]
 
 
 def _sample(tensor: Tensor) -> Tensor:

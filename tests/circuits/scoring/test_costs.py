@@ -7,28 +7,20 @@ what one forward and one backward of the plain model hold.
 from functools import partial
 
 import pytest
+import torch
 
 from benchmarks.live import peak_live_bytes
 from benchmarks.operations import Operations, count, tensors_of
 from benchmarks.subject import Shape, Subject, make
 from circuits.scoring import eap, eap_ig
-from patching.anatomy.identity import Identity
 from patching.memory import budget
 from patching.metrics import logit_diff
-from patching.model import Model
 
 NARROW = Shape("GPT-2 small, narrow", 12, 12, 48, 500, batch=8, pos=16)
 GPT2_WIDE = Shape("2 layers of 256, as GPT-2", 2, 4, 256, 4000, batch=4, pos=32)
 LLAMA_WIDE = Shape(
     "2 layers of 256, as Llama", 2, 4, 256, 4000, batch=4, pos=32, n_kv_heads=1, d_mlp=896
 )
-
-
-@pytest.fixture(autouse=True)
-def identity_known(monkeypatch):
-    """What a model is, provenance asks once a task; what that takes is held elsewhere."""
-    known = Identity("config", "weights", None, "float32", None)
-    monkeypatch.setattr(Model, "identity", known)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +40,19 @@ def counted(subject: Subject, steps: int) -> Operations:
 def test_eap_takes_little_more_than_its_three_passes(narrow):
     found = counted(narrow, 0)
     assert found.in_all <= 2800
-    assert found.read_backs <= 4  # the tokens' indices, the scores, the completeness of examples
+    assert found.read_backs <= 4  # what the model is, tokens' indices, scores, completeness
 
 
 def test_integrated_gradients_take_little_more_than_their_twelve_passes(narrow):
     found = counted(narrow, 5)
     assert found.in_all <= 9500
     assert found.read_backs <= 4
+
+
+def test_a_model_that_was_changed_in_memory_is_run_once_for_what_it_is(narrow):
+    with torch.no_grad():
+        narrow.model.bridge.blocks[0].mlp.out.bias.add_(1e-3)
+    assert counted(narrow, 0).in_all > counted(narrow, 0).in_all <= 2800
 
 
 def test_a_further_step_reads_nothing_back(narrow):
