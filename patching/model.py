@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
-from patching.anatomy.devices import AtLayer, Hook, at_home, library_hook, rows_at
+from patching.anatomy.devices import AtLayer, Hook, placed, rows_at
 from patching.anatomy.identity import COMPUTES, Identity, hash_config, hash_tokenizer
 from patching.anatomy.ignored import refuse_ignored
 from patching.anatomy.insides import forgetting
@@ -122,7 +122,7 @@ class Model:
     @property
     def weights(self) -> str:
         """A short hash of the weights as they are now: another one if somebody has changed them."""
-        return self._weights(self.standing.look())
+        return self.standing.weights(self.standing.look())
 
     @property
     def identity(self) -> Identity:
@@ -137,15 +137,11 @@ class Model:
         as_stored = self.opened.reference is not None and self.standing.is_kept(look)
         return Identity(
             config=hash_config(self.bridge),
-            weights=self._weights(look),
+            weights=self.standing.weights(look),
             tokenizer=self._tokenizer_hash,
             dtype=str(self.dtype).removeprefix("torch."),
             inside=None if as_stored else self.standing.inside(look),
         )
-
-    def _weights(self, look: Look) -> str:
-        known = self.opened.weights if self.standing.is_kept(look) else None
-        return self.standing.weights(look) if known is None else known
 
     @cached_property
     def _tokenizer_hash(self) -> str | None:
@@ -231,10 +227,7 @@ class Model:
             ValueError: if a weight was changed in memory that runs do not read.
         """
         refuse_ignored(self.name, self.standing.ignored)
-        home = self.device
-        fwd_hooks = [(name, library_hook(at_home(hook, home))) for name, hook in hooks]
-        hooked = self.bridge.hooks(fwd_hooks=fwd_hooks)
-        with turn(self.bridge), as_typed(), forgetting(self.blocks), hooked:
+        with turn(self.bridge), as_typed(), forgetting(self.blocks), placed(self.bridge, hooks):
             yield
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Model":
@@ -303,5 +296,5 @@ def _proven(opened: Opened) -> Model:
         tokenizer=opened.tokenizer,
         revision=opened.revision,
         opened=opened,
-        standing=Standing.of(bridge, opened.names, opened.probe.tokens),
+        standing=Standing.of(bridge, opened.names, opened.probe.tokens, opened.weights),
     )

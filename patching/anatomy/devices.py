@@ -5,13 +5,18 @@ every activation there, whichever layer it is from, so that what is made of laye
 no thought. A hook that keeps much and mixes nothing says `AtLayer` and works where its layer lies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import alias_generation
 
 Hook = Callable[[Tensor], Tensor | None]
 
@@ -47,6 +52,43 @@ def rows_at(
     return x[tuple(index.to(x.device) for index in chosen)]
 
 
-def library_hook(change: Hook) -> Callable[..., Tensor | None]:
-    """A hook as the model library calls them: with the hook point as a second argument."""
-    return lambda tensor, hook: change(tensor)
+@contextmanager
+def placed(bridge: TransformerBridge, hooks: Iterable[tuple[str, Hook]]) -> Iterator[None]:
+    """Hooks of ours at the model library's hook points, in this order, and no others removed.
+
+    Its own context finds all hook points of the model anew, which takes longer than a small layer.
+
+    Raises:
+        KeyError: if there is no such hook point.
+        ValueError: if it does not fire as the model is configured.
+    """
+    home, points, added = next(bridge.parameters()).device, _points(bridge), []
+    try:
+        for name, hook in hooks:
+            if name not in points:
+                raise KeyError(f"Hook name {name!r} does not exist on this model.")
+            change = partial(_as_library, at_home(hook, home))
+            bridge.check_hooks_to_add(points[name], name, change)
+            added.append((points[name], points[name].add_hook(change)))
+        yield
+    finally:
+        for point, handle in added:
+            handle.hook.remove()
+            point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+def _as_library(change: Hook, tensor: Tensor, hook: HookPoint) -> Tensor | None:
+    return change(tensor)
+
+
+def _points(bridge: TransformerBridge) -> Mapping[str, HookPoint]:
+    """The hook points by all their names, which a part of a model may bind anew."""
+    known = _POINTS.get(bridge)
+    if known is None or known[0] != alias_generation():
+        _POINTS[bridge] = known = alias_generation(), bridge.hook_dict
+    return known[1]
+
+
+_POINTS: WeakKeyDictionary[TransformerBridge, tuple[int, Mapping[str, HookPoint]]] = (
+    WeakKeyDictionary()
+)

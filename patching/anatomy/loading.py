@@ -29,9 +29,8 @@ from patching.anatomy.lenders import adapter_of
 from patching.anatomy.refusing import first_line, refusing
 from patching.anatomy.silent import with_silent_mlps
 from patching.anatomy.spread import Spread, check_spread
-from patching.anatomy.standing import Names
 from patching.anatomy.ungrouping import Ungrouped, ungroup
-from patching.anatomy.weights import hash_files
+from patching.anatomy.weights import Names, hash_files
 from patching.models import embedded, embedded_names, trained_folder
 from patching.tasks.tokens import Tokenizer
 

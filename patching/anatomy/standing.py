@@ -28,12 +28,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from patching.anatomy.identity import attributes_of, name_of, short_hash
 from patching.anatomy.ignored import Ignored, State, find_ignored, state_of
 from patching.anatomy.turns import turn
-from patching.anatomy.weights import hash_tensors
+from patching.anatomy.weights import WRAPPED, Names, hash_tensors
 from patching.modes import as_typed
 
 _SAMPLED = 32
 _ROWS = 4096
-_WRAPPED = "._original_component"
 _Structure = list[dict[str, Any]]
 
 
@@ -50,27 +49,6 @@ class _Held:
         """The one that hangs there now."""
         found = self.owner._parameters.get(self.key)
         return self.owner._buffers.get(self.key) if found is None else found
-
-
-@dataclass(frozen=True)
-class Names:
-    """What a checkpoint calls its tensors: by their `id`; and what it may store beside others.
-
-    `tied` says of tied tensors whose they are; `prefix` is what names may have or lack.
-    """
-
-    by_id: Mapping[int, str]
-    tied: Mapping[str, str]
-    prefix: str
-
-    @staticmethod
-    def of(module: nn.Module) -> "Names":
-        """The names in a Hugging Face module, which the model library may have wrapped."""
-        stored = module.state_dict(keep_vars=True)
-        by_id = {id(stored[name]): name.replace(_WRAPPED, "") for name in reversed(stored)}
-        base = getattr(module, "base_model_prefix", "")
-        tied = getattr(module, "all_tied_weights_keys", None) or {}
-        return Names(by_id, dict(tied), f"{base}." if base else "")
 
 
 @dataclass(frozen=True)
@@ -107,14 +85,19 @@ class Standing:
     _known: dict[str, tuple[object, str]] = field(default_factory=dict)
 
     @staticmethod
-    def of(bridge: TransformerBridge, names: Names, tokens: Tensor) -> "Standing":
-        """How it stands now."""
+    def of(
+        bridge: TransformerBridge, names: Names, tokens: Tensor, weights: str | None
+    ) -> "Standing":
+        """How it stands now; `weights` is the hash of the stored tensors, where it is known."""
         held = list(_held(bridge, names.by_id))
         stored = tuple(one for named, one in held if named)
         derived = tuple(one for named, one in held if not named)
         then = _look(bridge, stored, derived, _answer(bridge, tokens[:1]))
         ignored, n_threads = find_ignored(bridge), torch.get_num_threads()
-        return Standing(bridge, names, stored, derived, ignored, then, tokens[:1], n_threads)
+        now = Standing(bridge, names, stored, derived, ignored, then, tokens[:1], n_threads)
+        if weights is not None:
+            now._once("weights", now._stored_in(then), lambda: weights)
+        return now
 
     def look(self, *, asking: bool = False) -> Look:
         """The model as it is now; `asking` takes a run, and sees what nothing else tells."""
@@ -130,7 +113,7 @@ class Standing:
         """The modules whose hooks of PyTorch's own are not those of then."""
         now, then = _hooks(self.bridge), self.then.structure[0]
         names = [name for name in {*now, *then} if now.get(name) != then.get(name)]
-        return sorted({name.replace(_WRAPPED, "") for name in names})
+        return sorted({name.replace(WRAPPED, "") for name in names})
 
     def names_in(self, memo: Mapping[int, object]) -> Names:
         """The names of stored tensors in a deep copy of the bridge, which `memo` is of."""
@@ -140,21 +123,23 @@ class Standing:
 
     def weights(self, look: Look) -> str:
         """The hash of the tensors that the checkpoint has, as a look sees them."""
-        seen = (look.states[: len(self.stored)], look.stored, self._answer_of(look))
-        return self._once("weights", seen, partial(_hash, self.stored, self.names.prefix))
+        hashed = partial(_hash, self.stored, self.names.prefix)
+        return self._once("weights", self._stored_in(look), hashed)
 
     def inside(self, look: Look) -> str:
         """A hash of all that configuration and weights do not say. Runs what has changed, once."""
-        answer, structure = self._answer_of(look), json.dumps(look.structure)
+        answer = self.then.answer if self.is_kept(look) else look.answer
         if answer is None:
-            seen = (look.states, look.stored, look.derived, structure)
+            seen = (look.states, look.stored, look.derived, json.dumps(look.structure))
             answer = self._once("answer", seen, self._answer_now)
         seen = (look.states[len(self.stored) :], look.derived, answer)
         derived = self._once("derived", seen, partial(_hash, self.derived, ""))
         return short_hash(json.dumps([look.structure, derived, answer]))
 
-    def _answer_of(self, look: Look) -> str | None:
-        return self.then.answer if self.is_kept(look) else look.answer
+    def _stored_in(self, look: Look) -> tuple[object, ...]:
+        """What a look tells of the stored tensors; another answer may be of others than it saw."""
+        other = None if look.answer in (None, self.then.answer) else look.answer
+        return (look.states[: len(self.stored)], look.stored, other)
 
     def _once(self, what: str, seen: object, find: Callable[[], str]) -> str:
         """What is found now, again only if something else is seen than the last time."""

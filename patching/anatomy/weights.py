@@ -9,11 +9,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from patching.anatomy.checkpoint import Facts, file_facts
 from patching.files.whole import write_text
@@ -22,6 +23,30 @@ _SLICE = 2**24
 """Numbers of a tensor that are brought to the CPU at once."""
 
 _NOTHING: Mapping[str, str] = {}
+
+WRAPPED = "._original_component"
+"""What the model library puts into the names of modules that it has wrapped."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a checkpoint calls its tensors: by their `id`; and what it may store beside others.
+
+    `tied` says of tied tensors whose they are; `prefix` is what names may have or lack.
+    """
+
+    by_id: Mapping[int, str]
+    tied: Mapping[str, str]
+    prefix: str
+
+    @staticmethod
+    def of(module: nn.Module) -> "Names":
+        """The names in a Hugging Face module, which the model library may have wrapped."""
+        stored = module.state_dict(keep_vars=True)
+        by_id = {id(stored[name]): name.replace(WRAPPED, "") for name in reversed(stored)}
+        base = getattr(module, "base_model_prefix", "")
+        tied = getattr(module, "all_tied_weights_keys", None) or {}
+        return Names(by_id, dict(tied), f"{base}." if base else "")
 
 
 def hash_files(
