@@ -36,12 +36,12 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
     Raises:
         ValueError: if there are none, one is not there, an index leads out of the folder, or the
-            folder is one of an adapter.
+            folder holds an adapter as well.
     """
     if (folder / ADAPTER).is_file():
         raise ValueError(
-            f"{folder} holds an adapter ({ADAPTER}), which is no whole model; merge it into its "
-            "model first (peft: merge_and_unload, save_pretrained) and load that folder"
+            f"{folder} holds a model and an adapter ({ADAPTER}): which is meant? Move the adapter "
+            "into a folder of its own"
         )
     for whole, index in _WHOLE_OR_INDEX:
         if (folder / whole).is_file():

@@ -1,6 +1,5 @@
 """From a name, a folder, a module or a bridge to a booted model. Touches the model library only."""
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -11,33 +10,34 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedModel,
-)
-from transformers.utils.hub import cached_file
+from transformers import PreTrainedModel
 
-from patching.anatomy.checkpoint import folder_facts, refuse_hostile, refuse_huge, weight_files
+from patching.anatomy.adapters import base_of, is_adapter
 from patching.anatomy.claims import Probe, draw_probe, run_plain
-from patching.anatomy.complete import refuse_empty, refuse_incomplete
+from patching.anatomy.complete import refuse_empty
 from patching.anatomy.lenders import adapter_of
-from patching.anatomy.refusing import first_line, refusing
+from patching.anatomy.quantised import refuse_quantised
+from patching.anatomy.refusing import refusing
 from patching.anatomy.silent import with_silent_mlps
-from patching.anatomy.spread import Spread, check_spread
+from patching.anatomy.spread import check_spread
+from patching.anatomy.stored import (
+    Wishes,
+    read_adapted,
+    read_folder,
+    read_hub,
+    read_tokenizer,
+    tokenizer_in,
+)
 from patching.anatomy.ungrouping import Ungrouped, ungroup
-from patching.anatomy.weights import Names, hash_files
+from patching.anatomy.weights import Names
+from patching.anatomy.wrappers import refuse_adapted, unwrapped
 from patching.models import embedded, embedded_names, trained_folder
 from patching.tasks.tokens import Tokenizer
 
-Plain = str | Path | PreTrainedModel | TransformerBridge
-Source = Plain | Ungrouped
+Plain = str | Path | nn.Module
+"""A name, a folder, or a module: Hugging Face's, one around it, or a TransformerBridge."""
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+Source = Plain | Ungrouped
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,6 @@ class Opened:
         """The same as something that was made in memory, as it is now."""
         probe = Probe(self.probe.tokens)
         return replace(self, weights=None, reference=None, probe=probe)
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How a model is to be loaded; a module or bridge in memory is taken as it is.
-
-    `ungrouped`: with keys and values for every query head.
-    """
-
-    dtype: torch.dtype | None
-    device: str | None
-    revision: str | None
-    trust_remote_code: bool
-    spread: Spread | None = None
-    ungrouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,14 +102,17 @@ def _open(source: Plain, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
         opened = _opened(whole, source.cfg.model_name, None, tokenizer or source.tokenizer)
         probe = opened.probe if whole is source else run_plain(source, opened.probe)
         return replace(opened, probe=probe)
-    if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
+    if not isinstance(source, nn.Module):
+        return _open_named(source, tokenizer, wishes)
+    module = unwrapped(source)
+    name = type(module).__name__
+    refuse_adapted(name, module)
+    if not isinstance(module, PreTrainedModel):
         raise ValueError(
-            f"a model in memory is one of Hugging Face's, got a {type(source).__name__}; "
-            "pass an AutoModelForCausalLM, a folder or a name"
+            f"a model in memory is one of Hugging Face's, got a {name}; pass an "
+            "AutoModelForCausalLM, a folder or a name"
         )
-    if isinstance(source, PreTrainedModel):
-        return _boot(source, type(source).__name__, tokenizer, wishes)
-    return _open_named(source, tokenizer, wishes)
+    return _boot(module, name, tokenizer, wishes)
 
 
 def _open_named(source: str | Path, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
@@ -148,80 +136,20 @@ def _open_named(source: str | Path, tokenizer: Tokenizer | None, wishes: Wishes)
 
 
 def _open_folder(folder: Path, name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a model folder: it holds no config.json")
-    before = folder_facts(folder)
-    refuse_hostile(folder)
-    module = _from_pretrained(str(folder), wishes)
-    weights = _hash_stored(folder, module)
-    if folder_facts(folder) != before:
-        raise ValueError(f"{folder} was written to while it was loaded; load it again")
-    if tokenizer is None and any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        tokenizer = _tokenizer(str(folder), wishes)
+    adapted = is_adapter(folder)
+    module, weights = (read_adapted if adapted else read_folder)(folder, wishes)
+    if tokenizer is None:
+        tokenizer = tokenizer_in(folder, wishes)
+    if tokenizer is None and adapted and Path(base_of(folder)).is_dir():
+        tokenizer = tokenizer_in(Path(base_of(folder)), wishes)
     return replace(_boot(module, name, tokenizer, wishes), weights=weights)
 
 
 def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
-    module = _from_pretrained(name, wishes)
+    module, weights, commit = read_hub(name, wishes)
     if tokenizer is None:
-        tokenizer = _tokenizer(name, wishes)
-    commit = getattr(module.config, "_commit_hash", None) or wishes.revision
-    kept = cached_file(name, "config.json", revision=commit)
-    assert kept is not None, "the model has just been loaded from there"
-    weights = _hash_stored(Path(kept).parent, module)
+        tokenizer = read_tokenizer(name, wishes)
     return replace(_boot(module, name, tokenizer, wishes), revision=commit, weights=weights)
-
-
-def _hash_stored(folder: Path, module: PreTrainedModel) -> str:
-    names = Names.of(module)
-    return hash_files(weight_files(folder), tied=names.tied, prefix=names.prefix)
-
-
-def _tokenizer(name: str, wishes: Wishes) -> Tokenizer:
-    refuse_huge(Path(name), _TOKENIZER_FILES)
-    try:
-        return AutoTokenizer.from_pretrained(
-            name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code
-        )
-    except Exception as error:  # many kinds, by library and format
-        raise ValueError(
-            f"the tokenizer of {name} cannot be read ({first_line(error)}); give one (tokenizer=)"
-        ) from error
-
-
-def _from_pretrained(name: str, wishes: Wishes) -> PreTrainedModel:
-    """The model; of one that sees pictures as well all of it, whose text part is then wrapped.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    spread = {} if wishes.spread is None else wishes.spread.options()
-    where = {"revision": wishes.revision, "trust_remote_code": wishes.trust_remote_code}
-    try:
-        config = type(AutoConfig.from_pretrained(name, **where))
-        shows = config not in MODEL_FOR_CAUSAL_LM_MAPPING
-        shows = shows and config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        kind = AutoModelForImageTextToText if shows else AutoModelForCausalLM
-        loaded: object = kind.from_pretrained(
-            name,
-            dtype=wishes.dtype or torch.float32,
-            attn_implementation="eager",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            **where,
-            **spread,
-        )
-    except Exception as error:  # many kinds, by library and format: said in one line
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if Path(name).is_dir():
-            raise ValueError(f"the model in {name} cannot be read: {reason}") from error
-        raise ValueError(
-            f"no model {name!r}: it is no folder, not embedded ({', '.join(embedded_names())}), "
-            f"and the hub did not give it: {reason}"
-        ) from error
-    module, report = cast(tuple[PreTrainedModel, Mapping[str, Collection[object]]], loaded)
-    refuse_incomplete(name, report)
-    return module
 
 
 def _boot(
@@ -234,6 +162,8 @@ def _boot(
         )
     if getattr(module.config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is refused: it is an encoder with a decoder, not one stack")
+    refuse_adapted(name, module)
+    refuse_quantised(name, module)
     check_spread(name, module)
     refuse_empty(name, module)
     nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)

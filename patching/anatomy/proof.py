@@ -23,6 +23,7 @@ from patching.anatomy.ignored import find_ignored, refuse_ignored
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.refusing import refusing
 from patching.anatomy.silent import is_silent
+from patching.anatomy.wrappers import refuse_foreign
 from patching.graph import Graph
 
 PLAIN_OUTPUT = "the plain model's output"
@@ -61,6 +62,7 @@ def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe
     with refusing(name, "the wrapped model does not run on a few tokens"):
         logits, seen = _watch(bridge, blocks, probe)
     _refuse_bad_parameters(name, bridge)
+    refuse_foreign(name, bridge)
     if not bool(logits.isfinite().all()):
         raise ValueError(f"{name}: the model's output is NaN or infinite")
     tolerance = tolerance_in(next(bridge.parameters()).dtype)

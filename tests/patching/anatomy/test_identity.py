@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from circuits.scoring import eap
 from patching import work
-from patching.anatomy import loading
+from patching.anatomy import stored as read_from
 from patching.anatomy.identity import Identity
 from patching.metrics import logit_diff
 from patching.model import Model
@@ -186,7 +186,7 @@ def test_an_embedded_model_is_as_its_files_say():
 
 
 def test_a_folder_that_is_written_to_while_it_is_loaded_is_refused(folder, monkeypatch):
-    path, read = folder / "model.safetensors", loading._from_pretrained
+    path, read = folder / "model.safetensors", read_from._from_pretrained
     stat = path.stat()
 
     def overwrite(*args: Any) -> Any:
@@ -195,14 +195,14 @@ def test_a_folder_that_is_written_to_while_it_is_loaded_is_refused(folder, monke
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         return module
 
-    monkeypatch.setattr(loading, "_from_pretrained", overwrite)
+    monkeypatch.setattr(read_from, "_from_pretrained", overwrite)
     with pytest.raises(ValueError, match="llama was written to while it was loaded; load it again"):
         Model.load(folder)
 
 
 def test_a_folder_of_an_adapter_is_refused(folder):
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds an adapter .* merge it into its model first"):
+    with pytest.raises(ValueError, match=r"holds a model and an adapter .*: which is meant\?"):
         Model.load(folder)
 
 
