@@ -4,7 +4,8 @@
 
 The circuits are those that a hook on a module of Hugging Face's can make: all edges, none, all but
 those out of an MLP, an attention or a head, all but those into a layer's queries, keys or values.
-A score is held against the exact effect where clean and corrupt prompt are close together.
+A score is held against the exact effect where clean and corrupt prompt are close together, and the
+edges out of a layer's MLP and attention against the plain gradient there, to which they add up.
 """
 
 import copy
@@ -65,6 +66,7 @@ def judge(name: str) -> Verdict:
         assert name.partition(":")[0] in str(error), f"a refusal names the model: {error}"
         return Verdict(name, "refused", str(error))
     errors = {what: error / CIRCUIT[model.dtype] for what, error in _circuit_errors(model, plain)}
+    errors |= {what: error / CIRCUIT[model.dtype] for what, error in _node_errors(model, plain)}
     errors["eap, against exact effects"] = _slope_error(model) / SLOPE
     errors["norms, by their formulas"] = _norm_error(model) / 1e-5  # many run in float32
     refusing = [rule for rule, score in (("relp", relp), ("gim", gim)) if _refuses(score, model)]
@@ -188,6 +190,52 @@ def _first(passed: object) -> Tensor:
     return passed[0] if isinstance(passed, tuple) else passed
 
 
+def _node_errors(model: Model, plain: nn.Module) -> Iterator[tuple[str, float]]:
+    """How far edges out of a layer's MLP and attention are from the sum that they should have."""
+    found = eap(model, _task(_tokens(), _corrupted()), logit_diff).node_scores()
+    written = dict(_written(model, plain))
+    expected = _node_scores(plain, [path for path, _ in written.values()])
+    size = max([abs(score) for score in expected.values()], default=0.0)
+    for what, (path, writers) in written.items():
+        yield f"edges out of {what}", abs(float(found[writers].sum()) - expected[path]) / size
+
+
+def _written(model: Model, plain: nn.Module) -> Iterator[tuple[str, tuple[str, slice]]]:
+    """Where the plain model has what a layer's MLP and heads add to its stream."""
+    own = any(part in type(plain).__name__ for part in ADDS_THE_STREAM)
+    for block in model.blocks:
+        i, heads = block.index, model.graph.head_sources(block.index)
+        mlp, attention = ("mlp", "out") if own else ("mlp",), ("attn", "o")
+        for name, parts, norm, writers in (
+            (f"m{i}", mlp, "ln2_post", slice(heads.stop, heads.stop + 1)),
+            (f"a{i}", attention, "ln1_post", heads),
+        ):
+            parts = (norm,) if hasattr(block.bridge, norm) else parts
+            if path := _path(model, plain, i, parts):
+                yield name, (path, writers)
+
+
+def _node_scores(plain: nn.Module, paths: list[str]) -> dict[str, float]:
+    """(clean - corrupt output) times the gradient in the clean run, a prompt, by module."""
+    seen: dict[str, list[Tensor]] = {path: [] for path in paths}
+    keep = {path: partial(_keep_whole, kept) for path, kept in seen.items()}
+    handles = [plain.get_submodule(path).register_forward_hook(keep[path]) for path in paths]
+    for tokens in (_corrupted(), _tokens()):
+        logits = plain(tokens, use_cache=False).logits[:, -1].double()
+    for handle in handles:
+        handle.remove()
+    gap = (logits[:, ANSWER] - logits[:, WRONG]).sum() / len(logits)
+    slopes = torch.autograd.grad(gap, [kept[1] for kept in seen.values()])
+    return {
+        path: float(((clean - corrupt).detach() * slope).sum().double())
+        for (path, (corrupt, clean)), slope in zip(seen.items(), slopes, strict=True)
+    }
+
+
+def _keep_whole(seen: list[Tensor], module: nn.Module, *passed: object) -> None:
+    seen.append(_first(passed[-1]))
+
+
 def _slope_error(model: Model) -> float:
     """How far scores are from exact effects, where the two prompts are nearly the same."""
     clean = _tokens()
@@ -267,9 +315,9 @@ A tiny random model of each class that transformers {version} has, and of some v
 (`class:variant`): {n}, of which {right} are right, {refused} refused on loading, and {not_built}
 could not be built tiny. *Right*: circuits are what plain hooks on the plain Hugging Face model give
 (all edges, none, and without those of an MLP, an attention, a head, or a layer's queries, keys or
-values), and EAP is the slope of exact effects. *Refused*: `Model.load` says in one line what it
-does not understand. No class is scored wrongly, and none gives another error. `make families`
-judges them anew and writes this page.
+values), EAP is the slope of exact effects, and a node's edges add up to the plain gradient there.
+*Refused*: `Model.load` says in one line what it does not understand. No class is scored wrongly, and
+none gives another error. `make families` judges them anew and writes this page.
 
 A class that is not here, such as one whose code comes with its weights, goes through the same proof
 when it is loaded.

@@ -3,8 +3,9 @@
 import families
 import pytest
 import torch
+from plain_llama import logits_under_zero
 
-from circuits import Circuit, random_circuit
+from circuits import Circuit, path, path_patching, random_circuit
 from circuits.running.evaluation import evaluate
 from circuits.running.pair import run_pair
 from circuits.running.starts import replaced_streams
@@ -45,6 +46,35 @@ def test_float32_equals_float64_however_little_is_kept(models, name):
     )
     gap = (wide.clean - wide.corrupt).abs().mean()
     assert (wide.values - narrow.values).abs().max() < 1e-3 * gap
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_paths_are_right_in_float32_whatever_is_left_of_the_corrupt_run(models, frozen):
+    graph = models[0].graph
+    head = graph.destinations[graph.k_readers(1).start].name
+    ways = ["embed -> a0.h1.q -> a1.h2.q -> logits", "a0.h3 -> m1 -> logits", "a0.h0 -> logits"]
+    ways = [path(graph, way) for way in ways if frozen or "m1" not in way]
+    ways += [path(graph, f"a0.h1 -> {head} -> a1.h0 -> logits")] if ".g" in head else []
+    options = {"freeze_others": frozen}
+    wide, narrow = (path_patching(m, TASK, logit_diff, ways, **options) for m in models)
+    clean = evaluate(models[0], TASK, [Circuit.empty(graph)], logit_diff)
+    gap = (clean.clean - clean.corrupt).abs().max()  # Gemma 2's cap leaves one prompt a gap
+    assert (wide.values.double() - narrow.values.double()).abs().max() < 1e-3 * gap
+
+
+def test_float32_gives_what_a_plain_model_computes_from_the_kept_writers_alone():
+    plain = families.module("llama", torch.float64)
+    with torch.no_grad():
+        plain.get_input_embeddings().weight.mul_(1000)
+    model = families.loud("llama", torch.float32)
+    circuits = [random_circuit(model.graph, n, seed=n) for n in (10, 30, model.graph.n_edges - 9)]
+    found = evaluate(model, TASK, circuits, logit_diff, ablation=zero)
+    gap = (found.clean - found.corrupt).abs().mean()
+    for circuit, values in zip(circuits, found.values, strict=True):
+        for prompt, value in zip(TASK.prompts, values.tolist(), strict=True):
+            logits = logits_under_zero(plain, torch.tensor(prompt.clean), circuit.edges)[-1]
+            expected = float(logits[prompt.answers[0]] - logits[prompt.wrong_answers[0]])
+            assert abs(expected - value) < 1e-3 * gap
 
 
 def test_one_loud_writer_taken_off_leaves_no_rounding():
