@@ -316,8 +316,8 @@ A tiny random model of each class that transformers {version} has, and of some v
 could not be built tiny. *Right*: circuits are what plain hooks on the plain Hugging Face model give
 (all edges, none, and without those of an MLP, an attention, a head, or a layer's queries, keys or
 values), EAP is the slope of exact effects, and a node's edges add up to the plain gradient there.
-*Refused*: `Model.load` says in one line what it does not understand. No class is scored wrongly, and
-none gives another error. `make families` judges them anew and writes this page.
+*Refused*: `Model.load` says in one line what it does not understand. No class is scored wrongly,
+and none gives another error. `make families` judges them anew and writes this page.
 
 A class that is not here, such as one whose code comes with its weights, goes through the same proof
 when it is loaded.
