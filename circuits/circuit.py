@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.scores import check_matrix, provenance_json
+from patching.files.brief import as_table
 from patching.files.parsing import number, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.graph import Graph
@@ -110,6 +111,14 @@ class Circuit:
 
     def __repr__(self) -> str:
         return f"Circuit({self.size} of {self.graph.n_edges} edges; {self.graph.describe()})"
+
+    def _repr_html_(self) -> str:
+        """The strongest edges, for notebooks."""
+        import pandas
+
+        edges = sorted(self.scored_edges(), key=lambda edge: -abs(edge[2] or 0.0))[:10]
+        frame = pandas.DataFrame(edges, columns=["source", "dest", "score"])
+        return as_table(f"{self!r}, the strongest edges:", frame)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit):

@@ -32,7 +32,10 @@ from circuits.shell import (
     tasks,
     view,
 )
+from circuits.shell.inputs import check_names
+from circuits.shell.kinds import check_inputs
 from circuits.shell.outputs import check_outputs
+from circuits.shell.overwriting import check_replaced
 from circuits.shell.printing import complain, open_closed_streams, say
 
 EPILOG = """examples:
@@ -75,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _quiet(), redirect_stdout(printed):
             args = make_parser().parse_args(arguments)
             check_outputs(args)
+            check_inputs(args)
+            check_names(args)
+            check_replaced(args)
             code = args.run(args) or 0
     except (
         ValueError,

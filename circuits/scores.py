@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from patching.files.brief import as_table, briefly
 from patching.files.parsing import parse_json, shown
 from patching.files.tensors import (
     read_tensor_file,
@@ -36,6 +37,7 @@ _METADATA = ("version", "sources", "destinations", "graph", "provenance", "check
 _TENSORS = ("scores", "exists", "completeness")
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Scores:
     """One score per edge of `graph`, exactly 0 where the graph has no edge.
@@ -97,6 +99,15 @@ class Scores:
         frame = pandas.DataFrame(names, columns=["source", "dest"])
         frame["score"] = self.matrix[self.graph.exists].numpy()
         return frame
+
+    def _repr_html_(self) -> str:
+        """The strongest edges, for notebooks."""
+        import pandas
+
+        best = self.top(10, ranking="absolute")
+        said = f"{self.graph.n_edges:,} edges by {self.provenance.get('method', 'unnamed')} score"
+        frame = pandas.DataFrame(best, columns=["source", "dest", "score"])
+        return as_table(f"{said}, the strongest:", frame)
 
     def save(self, path: str | Path) -> None:
         """Write the scores as a safetensors file that `load_scores` reads.

@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
 from patching.anatomy.devices import AtLayer, Hook, rows_at
+from patching.files.brief import briefly
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.tasks.task import Batch
@@ -69,6 +70,7 @@ class Writes:
         return len(self.embed)
 
 
+@briefly
 @dataclass(frozen=True)
 class Run:
     """A finished run: logits at the answer positions, the whole embedding, chosen writes.

@@ -10,6 +10,7 @@ from torch import Tensor
 from patching.ablations import Constants, zero
 from patching.anatomy.identity import COMPUTES
 from patching.capture import Writes
+from patching.files.brief import briefly
 from patching.files.parsing import naming
 from patching.files.tensors import read_tensors, require_names, write_tensors
 from patching.history import History
@@ -19,6 +20,7 @@ _FORMAT = "file of learned constants 1"
 _LOSSES = ("losses", "mean losses", "loss")
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Optimal:
     """Learned constants; an ablation like `zero` and `mean(task)`, for the model they are of.

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from patching.figures import heat_map
+from patching.files.brief import briefly
 from patching.intervals import of_mean
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Values `[example, *axes]` with the name and the labels of every axis.

@@ -10,8 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from patching.figures import COLOURS, LABEL, SMALL, TITLE
+from patching.files.brief import briefly
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class History:
     """`curves` hold one value a step, `loss` among them; `stopped` says why there are no more."""

@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import native
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
+from patching.files.brief import briefly
 from patching.files.parsing import read_json, shown
 from patching.files.tensors import read_npz
 from patching.files.whole import inside
@@ -32,6 +33,7 @@ OUTSIDE = {"W_E": "embed.W_E", "W_pos": "pos_embed.W_pos", "W_U": "unembed.W_U"}
 OUTPUT_ERROR = 1e-5  # stored outputs are rounded to six digits
 
 
+@briefly
 @dataclass(frozen=True)
 class Examples:
     """Prompts of equal length with the outputs that the compiler's own runtime gives."""

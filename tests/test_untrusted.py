@@ -412,7 +412,7 @@ def test_markdown_shows_text_as_text(text):
 @pytest.mark.parametrize("text", NASTY)
 def test_code_in_notebooks_holds_paths_as_values(text):
     for cell in json.loads(notebook("t", text, width="column", top=3))["cells"][1:]:
-        code = "".join(cell["source"]).replace("%matplotlib inline", "")
+        code = "".join(cell["source"])
         constants = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
         assert (cell["id"] == "setup") == (text in constants)
 

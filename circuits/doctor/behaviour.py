@@ -9,6 +9,7 @@ from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_least, at_most, named
 from circuits.reporting.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
+from patching.files.brief import briefly
 from patching.metrics import (
     FLAT_AT_THE_CLEAN_RUN,
     WITHOUT_GRADIENT,
@@ -27,6 +28,7 @@ LEAST_ACCURATE = 0.5
 MOST_RIGHT_WHEN_CORRUPT = 0.9
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Behaviour:
     """The metric and accuracy of every row in both runs, and what tells right from wrong.

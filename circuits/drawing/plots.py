@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Curve
@@ -15,6 +14,7 @@ from circuits.drawing.canvas import Box, Key, Picture, Point, Stroke, Width, is_
 from circuits.drawing.pictures import picture, picture_difference
 from circuits.drawing.role_pictures import picture_roles
 from circuits.drawing.roles import Roles
+from patching.figures import Figure
 
 _HEAD = 0.055  # inches: an arrow's head
 

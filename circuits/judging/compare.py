@@ -20,6 +20,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.judging.stability import agreement
 from circuits.scores import Ranking, Scores, rank, ranked_by
+from patching.files.brief import as_table, briefly
 from patching.graph import Graph
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Overlap:
     jaccard: float
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class CircuitComparison:
     """Circuits side by side; `matrix` is the Jaccard index, NaN for two without edges."""
@@ -95,6 +97,9 @@ class CircuitComparison:
         import pandas  # slow to import, and seldom needed
 
         return pandas.DataFrame(self.pairs)
+
+    def _repr_html_(self) -> str:
+        return as_table(f"{len(self.names)} circuits, in pairs:", self.to_dataframe())
 
     def _named(self, name: str) -> Circuit:
         if name not in self.names:
@@ -131,6 +136,7 @@ class Agreement:
     top: tuple[float, ...]
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class ScoreComparison:
     """Scores side by side; `matrix` is Spearman's correlation over all edges, NaN if undefined."""
@@ -152,6 +158,9 @@ class ScoreComparison:
             for p in self.pairs
         ]
         return pandas.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return as_table(f"{self.measure}, and shares of the best:", self.to_dataframe())
 
 
 def compare_circuits(circuits: Mapping[str, Circuit]) -> CircuitComparison:

@@ -16,6 +16,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.judging.subsets import Parts, Units, edge_units, join, without
 from circuits.running.trial import Trial, require_gap, run
+from patching.files.brief import briefly
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +25,7 @@ NOTHING = "nothing"
 """The empty K: its incompleteness is the distance of the circuit from the model."""
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Completeness:
     """The metric of circuit and model without each part, and the clean-corrupt gap."""

@@ -16,6 +16,7 @@ from circuits.circuit import Circuit
 from circuits.judging.completeness import NOTHING
 from circuits.judging.subsets import Parts, join, without
 from circuits.running.trial import Trial, require_gap, run
+from patching.files.brief import briefly
 
 if TYPE_CHECKING:
     import pandas
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 LEAST = 0.01
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Minimality:
     """The effect of every unit beside the part at which it is largest.

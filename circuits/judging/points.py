@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Ranking
+from patching.files.brief import as_table, briefly
 from patching.intervals import Estimate
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Point:
     layer_matched_high: float
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Curve:
     """How much of the clean-corrupt gap circuits of growing size keep.
@@ -125,6 +127,12 @@ class Curve:
         import pandas  # slow to import, and seldom needed
 
         return pandas.DataFrame([asdict(point) for point in self.points])
+
+    def _repr_html_(self) -> str:
+        """What matters most at every size, for notebooks."""
+        shown = ["requested", "edges", "metric", "faithfulness", "low", "high", "accuracy"]
+        said = f"{self.conditions.metric} on {len(self.clean)} prompts, by {self.ranking} score:"
+        return as_table(said, self.to_dataframe()[shown])
 
     def to_json(self) -> str:
         """Everything but the circuits' edges, as JSON text; undefined numbers become null.

@@ -20,6 +20,7 @@ from circuits.circuit import Circuit
 from circuits.running.evaluation import evaluate
 from patching.ablations import Ablation, resample
 from patching.attention.pattern_grid import head_axes
+from patching.files.brief import briefly
 from patching.graph import Graph
 from patching.grid import Grid
 from patching.intervals import LEVEL
@@ -32,6 +33,7 @@ Live = frozenset[int]
 """Players that have joined."""
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Shapley:
     """Shapley values of the players, in units of the metric; positive helps it.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Scores
+from patching.files.brief import briefly
 from patching.progress import track
 from patching.tasks.task import Task
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Stability:
     """Circuits found by equal searches, and how far they agree.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Ranking, Scores, ranked_by
+from patching.files.brief import briefly
 from patching.graph import Graph
 from patching.memory import in_tiles
 from patching.tasks.task import Task
@@ -34,6 +35,7 @@ EXAMPLES_A_CHUNK = 8  # scored before what they came to is kept
 _MADE_BY = ("weights", "metric", "method", "options", "ablation", "dtype", "versions")
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Uncertain:
     """Mean scores over examples, and how they vary from resample to resample.

@@ -26,6 +26,7 @@ from circuits.scores import Scores, rank
 from circuits.scoring.single_edges import exact
 from patching.ablations import Ablation, Prepared, resample
 from patching.anatomy.identity import COMPUTES
+from patching.files.brief import briefly
 from patching.intervals import LEVEL, Estimate
 from patching.metrics import Metric
 from patching.model import Model
@@ -43,6 +44,7 @@ ROUNDING = 1e-6
 _MOST_NUMBERS = 2**23  # compared at once while ranking draws: 64 MiB of float64
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Verification:
     """Sampled edges, strongest first, with their approximate and exact scores.

@@ -16,8 +16,7 @@ in {run}. No model is loaded."""
 _CELLS = (
     (
         "setup",
-        """%matplotlib inline
-from pathlib import Path
+        """from pathlib import Path
 
 from circuits import draw, draw_roles
 from circuits.paper import (

@@ -96,16 +96,22 @@ def _scoring(run: Run) -> list[Piece]:
     selection = run.stated("selection")
     selection = dict(selection) if isinstance(selection, Mapping) else {}
     selector = str(selection.get("selector", "unknown")).replace("_", "-")
-    pruned = ", then pruned of edges on no path from the embedding to the logits"
+    size, asked = run.circuit.size, selection.get("requested", run.circuit.size)
+    taken = asked if selection.get("pruned") and isinstance(asked, int) else size
+    pruned = (
+        f", then pruned those on no path from the embedding to the logits, which left {size:,}"
+        if selection.get("pruned")
+        else ""
+    )
     return [
         f"Edges were scored by {method}{_meaning(method)}{settings}",
         *_cited(of_method(method, rule, path)),
         f", on the metric {_metric(run)}, summed over all tokens up to the answer and averaged "
         "over prompts; a positive score means that the edge helps the metric in the clean run. "
-        f"We kept {run.circuit.size:,} edges by {selection.get('ranking', 'unknown')} score "
+        f"We kept {taken:,} edges by {selection.get('ranking', 'unknown')} score "
         f"({selector})",
         *_cited(SELECTORS.get(selector, ())),
-        f"{pruned if selection.get('pruned') else ''}. ",
+        f"{pruned}. ",
     ]
 
 

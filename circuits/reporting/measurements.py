@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.files.brief import briefly
 from patching.files.parsing import number, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.intervals import interval, ratio_of_means
@@ -40,6 +41,7 @@ class Row:
     high: float
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Measurements:
     """The metric of circuits on every prompt, and of the clean and the ablated run.

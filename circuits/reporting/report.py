@@ -4,6 +4,7 @@ Makes Markdown from measured numbers; runs no model.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ SIGN = (
     "A positive score means that the edge helps the metric in the clean run; a negative one, that "
     "it works against it. Scores are in units of the metric."
 )
+_MACHINERY = ("memory",)
+_NOTHING: tuple[object, ...] = (None, [], (), {}, "")
 _FAITHFULNESS = (
     "Faithfulness = (circuit - empty) / (clean - empty), of means over the prompts: 1 is the whole "
     "model, 0 the empty circuit, which under resampling is the corrupt run. Edges outside a "
@@ -155,10 +158,21 @@ def of_edge(score: float | None) -> str:
     return "" if score is None else f"{score:+#.3g}"
 
 
+def stated(provenance: Mapping[str, object]) -> dict[str, str]:
+    """What people read of a provenance, in words; what is empty or of the machinery is left out."""
+    return {
+        field: f"circuits {shlex.join(map(str, value))}"
+        if field == "command" and isinstance(value, list | tuple)
+        else plain(value)
+        for field, value in provenance.items()
+        if field not in _MACHINERY and value not in _NOTHING
+    }
+
+
 def plain(value: object) -> str:
     """A value of a provenance in words: a table as `key value, ...`, a missing value as `-`."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(part)}" for key, part in value.items()) or "-"
+        return ", ".join(f"{key} {part}" for key, part in stated(value).items()) or "-"
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value)
@@ -198,7 +212,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def settings_table(settings: Mapping[str, object]) -> str:
     """Settings as a Markdown table, as text: names in them are other people's."""
-    rows = [(in_markdown(key), in_markdown(plain(value))) for key, value in settings.items()]
+    rows = [(in_markdown(key), in_markdown(value)) for key, value in stated(settings).items()]
     return table(("setting", "value"), rows)
 
 

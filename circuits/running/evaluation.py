@@ -15,6 +15,7 @@ from circuits.provenance import describe
 from circuits.running.many import measure_circuits, run_circuits
 from circuits.running.pair import Pair, run_pair
 from patching.ablations import Ablation, Prepared, resample
+from patching.files.brief import as_table, briefly
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.modes import without_gradients
@@ -30,6 +31,7 @@ CIRCUITS_A_CHUNK = 4 * AT_ONCE
 """So many that the two runs each chunk starts with do not count."""
 
 
+@briefly
 @dataclass(frozen=True)
 class Evaluation:
     """The metric of each circuit on each example, with that of the clean and the corrupt run."""
@@ -48,6 +50,17 @@ class Evaluation:
         gap = self.clean.mean() - corrupt
         kept = self.values.mean(dim=1) - corrupt
         return torch.where(gap == 0, torch.full_like(kept, torch.nan), kept / gap)
+
+    def _repr_html_(self) -> str:
+        """Every circuit's mean and faithfulness, for notebooks."""
+        import pandas
+
+        columns = {"metric": self.values.mean(dim=1), "faithfulness": self.faithfulness}
+        clean, corrupt = float(self.clean.mean()), float(self.corrupt.mean())
+        frame = pandas.DataFrame({name: column.tolist() for name, column in columns.items()})
+        frame.index.name = "circuit"
+        runs = f"clean run {clean:.4g}, corrupt run {corrupt:.4g}"
+        return as_table(f"Means over {len(self.clean)} prompts; {runs}:", frame)
 
 
 def evaluate(

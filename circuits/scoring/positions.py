@@ -16,6 +16,7 @@ from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_bat
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import Job, Recipe, prepare
 from patching.attribution import over_spans
+from patching.files.brief import briefly
 from patching.gradients import AttentionGradients, ReaderGradients
 from patching.graph import Graph
 from patching.metrics import Metric
@@ -25,6 +26,7 @@ from patching.tasks.task import Batch, Task
 from patching.work import Run
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class PositionScores:
     """One score per edge and position, 0 where the graph has no edge."""

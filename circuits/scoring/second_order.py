@@ -42,6 +42,7 @@ from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_bat
 from circuits.scoring.gather import Job, Recipe, prepare
 from circuits.scoring.single_edges import Edge, exact
 from patching.ablations import Ablation, resample
+from patching.files.brief import briefly
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
@@ -57,6 +58,7 @@ AT_ONCE = 16
 _CLEAN = Path("clean", "2F + 1B + HVPs")  # no weight: metrics that are flat there have curvature
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Curvature:
     """First-order scores, and what the second order adds to each (0 where it was not asked for)."""

@@ -69,14 +69,22 @@ def evaluate(args: Namespace) -> None:
     if not leads_here(kept):
         return
     measured = measure(evaluation, circuits)
+    in_sample = [
+        path
+        for path, circuit in zip(args.files, circuits, strict=True)
+        if circuit.provenance.get("tokens") == task.hash
+    ]
     if args.csv is not None:
         _write_values(args, evaluation)
     if args.json:
         said = _provenance(args, model, task, metric)
-        rows = [{**row, "provenance": said} for row in _rows(args, evaluation, measured)]
+        rows = [
+            {**row, "in_sample": row["circuit"] in in_sample, "provenance": said}
+            for row in _rows(args, evaluation, measured)
+        ]
         print(json.dumps(rows, indent=2))
     else:
-        _print_evaluation(args, evaluation, measured)
+        _print_evaluation(args, evaluation, measured, in_sample)
 
 
 def _write_values(args: Namespace, evaluation: "Evaluation") -> None:
@@ -133,7 +141,10 @@ def _provenance(
 
 
 def _print_evaluation(
-    args: Namespace, evaluation: "Evaluation", measured: "Sequence[Measured]"
+    args: Namespace,
+    evaluation: "Evaluation",
+    measured: "Sequence[Measured]",
+    in_sample: Sequence[str],
 ) -> None:
     from circuits.reporting.report import explain_faithfulness, percent, readable, title
 
@@ -146,6 +157,8 @@ def _print_evaluation(
     last = ("no edge", "", readable(args.metric, corrupt), "")
     print_columns(("circuit", "edges", args.metric, "faithfulness"), [first, *rows, last])
     print(f"\n{title(args.metric)}, mean over {len(evaluation.clean)} prompts.")
+    if in_sample:
+        print(f"In-sample, found on these very prompts: {', '.join(in_sample)}.")
     print(fill(explain_faithfulness(args.ablation), 88))
 
 

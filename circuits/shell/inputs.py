@@ -8,6 +8,8 @@ from os import W_OK, access, environ
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from patching.files.meant import meant
+
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
     from circuits.scores import Scores
@@ -28,7 +30,9 @@ def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
         ValueError: if there is none of this name.
     """
     if name not in table:
-        raise ValueError(f"no {kind} named {name!r}; there are {', '.join(table)}")
+        raise ValueError(
+            f"no {kind} named {name!r}; there are {', '.join(table)}{meant(name, table)}"
+        )
     return table[name]
 
 
@@ -222,18 +226,47 @@ def is_file(name: str) -> bool:
 def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":
     from patching.tasks import generate
 
-    known = generators()
-    if name.replace("_", "-").partition(":")[0] not in known:
-        raise ValueError(
-            f"no task named {name!r}; there are {', '.join(known)}, or give a file "
-            f"({', '.join(TASK_FILES)})"
-        )
+    check_task_name(name)
     if model.tokenizer is None:
         raise ValueError(
             f"{model.name} has no tokenizer to write the task {name!r} with; "
             "give a .json file of token ids"
         )
-    return generate(name, model.tokenizer, args.n, seed, generators=known)
+    n = args.n if args.limit is None else min(args.n, args.limit)  # the first are the same
+    return generate(name, model.tokenizer, n, seed, generators=generators())
+
+
+def check_names(args: Namespace) -> None:
+    """Refuse names of tasks and metrics that there are not, before a model is loaded.
+
+    Raises:
+        OSError: if a file cannot be found.
+        ValueError: naming those that there are, and the one that was probably meant.
+    """
+    if args.run.__name__ not in ("neurons", "rerun"):  # other tasks; as recorded
+        for option in ("task", "eval_task", "ablation_task"):
+            name = getattr(args, option, None)
+            if name is not None:
+                check_task_name(name)
+    if getattr(args, "metric", None) is not None:
+        open_metric(args)
+
+
+def check_task_name(name: str) -> None:
+    """Refuse a task that is neither generated nor a file.
+
+    Raises:
+        OSError: if its file cannot be found.
+        ValueError: naming those that there are, and the one that was probably meant.
+    """
+    from patching.tasks.generators import unknown_task
+
+    if is_file(name):
+        Path(name).stat()  # its own words where there is none
+        return
+    known = generators()
+    if name.replace("_", "-").partition(":")[0] not in known:
+        raise ValueError(unknown_task(name, known, f", or give a file ({', '.join(TASK_FILES)})"))
 
 
 def _read_task(name: str, model: "Model", args: Namespace) -> "Task":

@@ -31,6 +31,7 @@ FILES = ("circuit.json", "scores.safetensors", "loss.svg")
 
 def add_options(parser: options.Parser) -> None:
     """The options of `circuits learn`."""
+    options.add_overwrite(parser)
     group = parser.add_argument_group("learning")
     group.add_argument(
         "--method",
@@ -85,6 +86,7 @@ def learn(args: Namespace) -> None:
     """
     from circuits.export import save
     from circuits.learning.setting import prepare
+    from patching.descent import STATE
     from patching.history import plot_history
     from patching.memory import budget
 
@@ -94,6 +96,8 @@ def learn(args: Namespace) -> None:
     metric, model = open_metric(args), open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     ablation = _ablation(args, model, task)
+    if args.overwrite:
+        (Path(args.out) / "state" / STATE).unlink(missing_ok=True)
     with budget(args.memory):
         if args.method == HYBRID:
             learned = _learn_hybrid(args, model, task, metric)

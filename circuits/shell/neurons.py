@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import choose, open_model, open_task
-from circuits.shell.options import Parser, numbers, positive, share
+from circuits.shell.options import Parser, add_overwrite, numbers, positive, share
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
 from circuits.shell.reweighting import apply
@@ -33,6 +33,7 @@ ELSEWHERE = {"conflict": TOY_TASKS, "indirect-conflict": "facts"}
 
 def add_options(parser: Parser) -> None:
     """What is searched for, how it is judged, and what is answered."""
+    add_overwrite(parser)
     _add_finding(parser.add_argument_group("find"))
     _add_judging(parser.add_argument_group("judge"))
     _add_applying(parser.add_argument_group("answer with reweighted neurons"))

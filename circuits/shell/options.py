@@ -1,7 +1,10 @@
 """Options of the commands, in groups that commands share. Knows no model library."""
 
 import argparse
+import re
 from typing import TYPE_CHECKING, NoReturn
+
+from patching.files.meant import meant
 
 if TYPE_CHECKING:
     from circuits.drawing.canvas import Width
@@ -16,7 +19,22 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"{message} (see {self.prog} --help)")
+        raise ValueError(f"{message}{self._meant(message)} (see {self.prog} --help)")
+
+    def parse_known_args(self, args=None, namespace=None):  # noqa: ANN001, ANN201
+        """As the method it replaces, but a command says itself what it does not know."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def _meant(self, message: str) -> str:
+        """The option or choice that a message of argparse is probably about."""
+        if message.startswith("unrecognized arguments: "):
+            given = message.partition(": ")[2].split()[0].partition("=")[0]
+            return meant(given, self._option_string_actions)
+        choices = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        return meant(choices[1], re.findall(r"[\w-]+", choices[2])) if choices else ""
 
 
 def model_options(*, required: bool = True) -> Parser:
@@ -173,12 +191,12 @@ def selector_options() -> Parser:
     """How edges become a circuit."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("selection")
-    group.add_argument("--size", type=natural, default=100, metavar="N", help="edges (100)")
+    group.add_argument("--size", type=positive, default=100, metavar="N", help="edges (100)")
     group.add_argument(
         "--selector",
         choices=("top-n", "greedy", "program"),
         default="top-n",
-        help="the best edges; grown from the logits so that all are connected; or the best "
+        help="the best edges; grown from the logits so that all lead there; or the best "
         "connected ones, by integer program (top-n)",
     )
     group.add_argument(
@@ -202,6 +220,13 @@ def result_options() -> Parser:
 def add_out(parser: Parser, example: str) -> None:
     """The file to write."""
     parser.add_argument("--out", metavar="FILE", required=True, help=f"to write, say {example}")
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Whether results of other settings may be replaced."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results of other settings, too"
+    )
 
 
 def add_top(parser: Parser, default: int) -> None:

@@ -60,7 +60,9 @@ _READ = (
 
 
 @dataclass(frozen=True)
-class _Output:
+class Output:
+    """A file or folder that an option names, and what goes there."""
+
     option: str
     path: Path
     suffixes: tuple[str, ...] | None = None  # None: a folder
@@ -68,6 +70,7 @@ class _Output:
 
     @property
     def is_folder(self) -> bool:
+        """Whether it holds several files."""
         return self.suffixes is None
 
     def replaces(self, read: Path) -> bool:
@@ -83,32 +86,32 @@ def check_outputs(args: Namespace) -> None:
     Raises:
         ValueError: naming the option, what is wrong with it and what would be right.
     """
-    written = list(_written(args))
-    for output in written:
+    outputs = list(written(args))
+    for output in outputs:
         _check_kind(output)
         _check_inputs(output, args)
-    for first, second in combinations(written, 2):
+    for first, second in combinations(outputs, 2):
         if not first.is_folder and not second.is_folder and _same(first.path, second.path):
             raise ValueError(
                 f"{_named(first)} and {_named(second)} are one file; name a file for each"
             )
-    for output in written:
+    for output in outputs:
         _try(output)
 
 
-def _written(args: Namespace) -> Iterator[_Output]:
+def written(args: Namespace) -> Iterator[Output]:
     """All outputs that the command was given."""
     for option, suffixes in _FILES.items():
-        for path in _values(args, option):
+        for path in values_of(args, option):
             if option != "constants" or not path.exists():  # read where they are there
-                yield _Output(option, path, suffixes)
+                yield Output(option, path, suffixes)
     for option, begins in _FOLDERS.items():
-        yield from (_Output(option, path, None, begins) for path in _values(args, option))
+        yield from (Output(option, path, None, begins) for path in values_of(args, option))
     if args.run.__name__ == "patch":
         name = f"{args.what}-{args.method}"
-        yield _Output("patch.out", Path(args.out), None, (name,))
+        yield Output("patch.out", Path(args.out), None, (name,))
     for option in ("select.out", "export.out"):
-        yield from (_Output(option, path, *_exported(args)) for path in _values(args, option))
+        yield from (Output(option, path, *_exported(args)) for path in values_of(args, option))
 
 
 def _exported(args: Namespace) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
@@ -123,7 +126,7 @@ def _exported(args: Namespace) -> tuple[tuple[str, ...] | None, tuple[str, ...]]
     return tuple(FORMATS), ()
 
 
-def _values(args: Namespace, option: str) -> Iterator[Path]:
+def values_of(args: Namespace, option: str) -> Iterator[Path]:
     """What was given for an option; nothing for another command's."""
     command, dot, name = option.rpartition(".")
     if dot and args.run.__name__ != command:
@@ -134,7 +137,7 @@ def _values(args: Namespace, option: str) -> Iterator[Path]:
             yield Path(value)
 
 
-def _check_kind(output: _Output) -> None:
+def _check_kind(output: Output) -> None:
     """Refuse what is there and cannot be replaced, and a name of another kind.
 
     Raises:
@@ -156,14 +159,14 @@ def _check_kind(output: _Output) -> None:
         )
 
 
-def _check_inputs(output: _Output, args: Namespace) -> None:
+def _check_inputs(output: Output, args: Namespace) -> None:
     """Refuse to write over what the command reads.
 
     Raises:
         ValueError: naming the two.
     """
     for option in _READ:
-        for read in _values(args, option):
+        for read in values_of(args, option):
             if read.exists() and output.replaces(read):
                 raise ValueError(
                     f"{_named(output)} would be written over {read}, which the command reads; "
@@ -171,7 +174,7 @@ def _check_inputs(output: _Output, args: Namespace) -> None:
                 )
 
 
-def _try(output: _Output) -> None:
+def _try(output: Output) -> None:
     """Write a little where the output goes: a folder that says yes may still be on a full disk.
 
     Raises:
@@ -196,10 +199,10 @@ def _same(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
-def _option(output: _Output) -> str:
+def _option(output: Output) -> str:
     name = output.option.rpartition(".")[2]
     return "--run" if name == "kept_in" else f"--{name}"
 
 
-def _named(output: _Output) -> str:
+def _named(output: Output) -> str:
     return f"{_option(output)} {output.path}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import choose, open_metric, open_model, open_task
-from circuits.shell.options import positive
+from circuits.shell.options import add_overwrite, positive
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
 from circuits.shell.run_options import leads_here, open_run, part_of, say_partial
@@ -41,6 +41,7 @@ class Wish:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
+    add_overwrite(parser)
     group = parser.add_argument_group("patching")
     group.add_argument(
         "--what",

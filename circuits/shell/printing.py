@@ -7,9 +7,12 @@ no result from them.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from patching.files.visible import visible
+
+if TYPE_CHECKING:
+    from circuits.circuit import Circuit
 
 
 @runtime_checkable
@@ -95,10 +98,21 @@ def print_edges(edges: Sequence[tuple[str, str, float | None]]) -> None:
         print(f"  {f'{source}->{dest}':<{width}}  {of_edge(score)}".rstrip())
 
 
+def say_idle(circuit: "Circuit") -> None:
+    """Print how many edges of a circuit are on no path, if any: they carry nothing."""
+    from circuits.select import prune
+
+    idle = circuit.size - prune(circuit).size
+    if idle:
+        print(
+            f"{idle:,} of these edges are on no path from embed to logits; --prune drops such edges"
+        )
+
+
 def print_provenance(provenance: Mapping[str, object]) -> None:
-    """One field a line."""
-    from circuits.reporting.report import plain
+    """One field a line; empty ones are left out."""
+    from circuits.reporting.report import stated
 
     width = max(map(len, provenance), default=0)
-    for field, value in provenance.items():
-        print(f"  {field:<{width}}  {plain(value)}")
+    for field, value in stated(provenance).items():
+        print(f"  {field:<{width}}  {value}")

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 _NOT_OF_THE_RESULT = (
-    *("run", "out", "csv", "plot", "json", "log", "memory"),
+    *("run", "out", "csv", "plot", "json", "log", "memory", "overwrite"),
     *("kept_in", "engine", "address"),
 )
 """The command, where its results go, how they are shown, what bounds memory, and who does it."""

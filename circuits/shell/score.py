@@ -4,13 +4,14 @@ from argparse import Namespace
 
 from circuits.shell.inputs import check_out, open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_method
-from circuits.shell.options import Parser, add_out, add_top
+from circuits.shell.options import Parser, add_out, add_overwrite, add_top
 from circuits.shell.printing import print_edges
 from circuits.shell.run_options import keep_partial, leads_here, open_run
 
 
 def add_options(parser: Parser) -> None:
     """Where the scores go."""
+    add_overwrite(parser)
     add_out(parser, "scores.safetensors")
     add_top(parser, 10)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import check_out, choose, open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
-from circuits.shell.options import Parser, positive
+from circuits.shell.options import Parser, add_overwrite, positive
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
@@ -40,6 +40,7 @@ def search(args: Namespace) -> None:
 
 def add_options(parser: Parser) -> None:
     """The options of `circuits search`, beside those of the model, the task and the ablation."""
+    add_overwrite(parser)
     parser.set_defaults(metric="kl")
     parser.add_argument("--method", default="acdc", help=f"{', '.join(SEARCHES)} (acdc)")
     acdc = parser.add_argument_group("acdc")

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from circuits.shell.inputs import open_selector
 from circuits.shell.options import Parser, add_out
+from circuits.shell.printing import say_idle
 from circuits.shell.reading import read_scores
 
 
@@ -27,3 +28,4 @@ def select(args: Namespace) -> None:
         f"{circuit.size:,} of {circuit.graph.n_edges:,} edges, chosen by {args.ranking} score "
         f"({args.selector}{', pruned' if args.prune else ''}), written to {args.out}"
     )
+    say_idle(circuit)

@@ -7,8 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.places import Place
+from patching.files.brief import briefly
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Activations:
     """What one run showed: the logits, and the activations that were asked for, by name.

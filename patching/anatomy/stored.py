@@ -25,6 +25,7 @@ from patching.anatomy.quantised import dequantising
 from patching.anatomy.refusing import first_line
 from patching.anatomy.spread import Spread
 from patching.anatomy.weights import Names, hash_files
+from patching.files.meant import meant
 from patching.models import embedded_names
 from patching.tasks.tokens import Tokenizer
 
@@ -161,8 +162,8 @@ def _said_in_words(name: str) -> Iterator[None]:
         if Path(name).is_dir():
             raise ValueError(f"the model in {name} cannot be read: {reason}") from error
         raise ValueError(
-            f"no model {name!r}: it is no folder, not embedded ({', '.join(embedded_names())}), "
-            f"and the hub did not give it: {reason}"
+            f"no model {name!r}{meant(name, embedded_names())}: it is no folder, not embedded "
+            f"({', '.join(embedded_names())}), and the hub did not give it: {reason}"
         ) from error
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import shown_pattern
+from patching.files.brief import briefly
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.tasks.task import Batch, Prompt, Task
@@ -21,6 +22,7 @@ Prompts = Task | Int[Tensor, "*batch pos"] | Sequence[int] | str
 _ROUNDINGS = 16
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Seen:
     """One layer's attention on a batch; beyond a prompt's own tokens the pattern is 0.

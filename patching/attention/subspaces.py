@@ -15,6 +15,7 @@ from patching.anatomy.blocks import widen
 from patching.anatomy.places import Place, find
 from patching.anatomy.stack import skipping
 from patching.figures import COLOURS, SMALL, blank
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
@@ -23,6 +24,7 @@ from patching.progress import track
 from patching.tasks.task import Batch, Task
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Subspace:
     """Principal directions of the activations at a place: columns, by falling variance.

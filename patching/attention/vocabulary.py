@@ -18,6 +18,7 @@ from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.places import find
 from patching.anatomy.stack import skipping
 from patching.attention.pattern_grid import head_axes
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.lens.text import token_texts
 from patching.memory import in_tiles
@@ -29,6 +30,7 @@ _TOKENS_AT_ONCE = 4096
 _ROUNDING = 1e-7  # of float32 weights: what is smaller, beside its factors, is no write
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class VocabularyCircuit:
     """`rows @ columns.T`, a number for each pair of tokens.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from patching.anatomy.places import Place, of_kind
 from patching.attribution.sweep import BASES
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.live import Live
 from patching.memory import in_tiles
@@ -49,6 +50,7 @@ class Sampling:
             )
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Missed:
     """Random subsets of the places that nobody has verified, and the effect of each.

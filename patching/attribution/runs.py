@@ -15,6 +15,7 @@ from patching.anatomy.blocks import widen
 from patching.anatomy.devices import rows_at
 from patching.anatomy.places import Place
 from patching.capture import Recorder, Run, indices
+from patching.files.brief import briefly
 from patching.live import Live, Point, Start, differentiate
 from patching.metrics import Metric, measure, require_slope
 from patching.model import Hook, Model
@@ -89,6 +90,7 @@ class Job:
         return [place for kind in self.places.values() for place in kind] + list(self.beside)
 
 
+@briefly
 @dataclass(frozen=True)
 class Seen:
     """One plain run: logits, and values by hook point at the tokens where the runs can differ."""

@@ -19,6 +19,7 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.anatomy.devices import rows_at
 from patching.capture import Recorder, Writes, capture, expand_writes, indices
+from patching.files.brief import briefly
 from patching.graph import Graph
 from patching.live import Live, Start, differentiate
 from patching.memory import in_tiles
@@ -30,6 +31,7 @@ from patching.runs.spots import require_spans
 from patching.tasks.task import Batch, Task
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class NodeScores:
     """Scores of all writers; positive: the write helps the metric in the clean run.

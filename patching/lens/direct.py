@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM, widen
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.lens.nodes import Node, Seen, run_at
@@ -32,6 +33,7 @@ Part = Node | tuple[int, NeuronOutput]
 QUANTITY = "contribution to the logit difference before any softcap (positive: helps the answers)"
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Aim:
     """A logit difference for each example, as tokens with coefficients (0 fills up).

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import mlp_sum, neurons
 from patching.anatomy.norms import Norm, find_norm
+from patching.files.brief import briefly
 from patching.model import Model
 
 
@@ -22,6 +23,7 @@ class _Mlp(Protocol):
     out: _Projection
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class NeuronOutput:
     """Neuron i writes `activation_i * row_i`, over the post-norm's sigma where there is one.

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.lens.nodes import States
 from patching.lens.plots import lens_map
@@ -31,6 +32,7 @@ Measure = Callable[[Tensor, Tensor, slice], tuple[Tensor, ...]]
 token ...]`."""
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Facts:
     """What a prediction looks like: its k most likely tokens, entropy, and distance (nats).
@@ -45,6 +47,7 @@ class Facts:
     kl: Float[Tensor, "node example place"]
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Lens:
     """Vectors of nodes at positions of prompts, to be read in the vocabulary.

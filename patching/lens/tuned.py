@@ -14,6 +14,7 @@ from torch import Tensor
 
 from patching.anatomy.blocks import widen
 from patching.anatomy.identity import COMPUTES
+from patching.files.brief import briefly
 from patching.files.parsing import naming
 from patching.files.tensors import in_words, read_tensors, write_tensors
 from patching.model import Model
@@ -21,6 +22,7 @@ from patching.model import Model
 _FORMAT = "tuned lens 1"
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class TunedLens:
     """Maps of the streams that enter the layers, in float32; the last stream needs none.

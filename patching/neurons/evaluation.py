@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.decoding import ALPHA
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
@@ -43,6 +44,7 @@ class TrialPlan:
     batch_size: int = 64
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class SideEffect:
     """What the edit does elsewhere: one value per prompt without and with it.

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
+from patching.files.brief import briefly
 from patching.memory import current, in_tiles
 from patching.metrics import Metric, measure, measure_sloped
 from patching.model import Model
@@ -23,6 +24,7 @@ from patching.runs.recorded import Recorded, record
 from patching.tasks.task import Batch
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class NeuronRun:
     """A finished run of prompts, and its neurons at the answer, layer by layer."""

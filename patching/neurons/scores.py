@@ -10,6 +10,7 @@ from torch import Tensor
 
 from patching.anatomy.insides import neurons
 from patching.anatomy.places import units
+from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.memory import in_halves
 from patching.metrics import Metric
@@ -22,6 +23,7 @@ from patching.tasks.task import Batch
 from patching.work import Parts
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class NeuronScores:
     """What each neuron does for the metric at the last token; positive: it helps.

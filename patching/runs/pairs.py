@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patching.anatomy.kept import Keeper
 from patching.anatomy.places import Place
+from patching.files.brief import briefly
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.runs.recorded import Recorded, record
@@ -16,6 +17,7 @@ from patching.runs.spots import Reach
 from patching.tasks.task import Batch
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class BothRuns:
     """The run that is patched, what the other run has for each place, and what patches can reach.

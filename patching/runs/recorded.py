@@ -13,6 +13,7 @@ from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.anatomy.stack import skipping
+from patching.files.brief import briefly
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
 
@@ -25,6 +26,7 @@ def stream_points(model: Model) -> tuple[str, ...]:
     return (*(block.stream_in for block in model.blocks), FINAL_STREAM)
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Recorded:
     """What a run of the batch's prompts left behind.

@@ -6,7 +6,7 @@ are shared by clean and corrupt prompt and may have any length.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import patching.tasks.numbers as numbers
@@ -14,6 +14,7 @@ import patching.tasks.people as people
 import patching.tasks.recall as recall
 import patching.tasks.repeats as repeats
 import patching.tasks.sentences as sentences
+from patching.files.meant import meant
 from patching.tasks.numbers import greater_than
 from patching.tasks.people import ioi
 from patching.tasks.sampling import Generator, draw
@@ -87,6 +88,32 @@ FAMILIES: dict[str, Family] = {
 
 GENERATORS: dict[str, Generator] = {name: family.generate for name, family in FAMILIES.items()}
 
+KNOWN_AS = {
+    "capitals": "facts",
+    "countries": "facts",
+    "pronouns": "gendered-pronouns",
+    "gender": "gendered-pronouns",
+    "agreement": "subject-verb-agreement",
+    "sva": "subject-verb-agreement",
+    "gt": "greater-than",
+    "years": "greater-than",
+    "indirect-object": "ioi",
+    "names": "ioi",
+    "antonyms": "opposites",
+    "arithmetic": "addition",
+    "colors": "coloured-objects",
+    "colored-objects": "coloured-objects",
+}
+"""What others call tasks, for messages."""
+
+
+def unknown_task(name: str, generators: Iterable[str], otherwise: str = "") -> str:
+    """The message about a name that no task has: which there are, and which was probably meant."""
+    family, known = name.partition(":")[0], list(generators)
+    also = {theirs: ours for theirs, ours in KNOWN_AS.items() if ours in known}
+    guess = meant(family, known, also)
+    return f"no task named {name!r}; there are {', '.join(known)}{otherwise}{guess}"
+
 
 def generate(
     name: str,
@@ -106,7 +133,7 @@ def generate(
     """
     family, colon, corruption = name.replace("_", "-").partition(":")
     if family not in generators:
-        raise ValueError(f"no task named {name!r}; there are {', '.join(generators)}")
+        raise ValueError(unknown_task(name, generators))
     make, origin = generators[family], {"task": name, "n": n, "seed": seed}
     if not colon:
         return replace(make(tokenizer, n, seed), origin=origin)

@@ -16,11 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from patching.files.brief import briefly
 from patching.tasks.origin import Origin, then
 
 PaddingSide = Literal["right", "left"]
 
 
+@briefly
 @dataclass(frozen=True)
 class Prompt:
     """One pair: `clean` shows the behaviour, `corrupt` differs in what the behaviour hangs on.
@@ -35,6 +37,7 @@ class Prompt:
     extra: Mapping[str, object] = field(default_factory=dict, compare=False)
 
 
+@briefly
 @dataclass(frozen=True)
 class Batch:
     """Some prompts of a task as tensors, padded to one length.
@@ -93,6 +96,7 @@ class Batch:
         return differs & self.up_to_answer
 
 
+@briefly
 @dataclass(frozen=True)
 class Task:
     """A named, checked collection of prompts.

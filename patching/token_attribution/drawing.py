@@ -4,9 +4,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from patching.figures import DIVERGING, LABEL, SEQUENTIAL, SMALL, TITLE, visible
+from patching.figures import DIVERGING, LABEL, SEQUENTIAL, SMALL, TITLE, Figure, visible
 from patching.grid import Grid
 from patching.lens.text import token_texts
 from patching.model import Model

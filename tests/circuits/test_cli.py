@@ -12,7 +12,7 @@ from shells import on, write_task
 from circuits.cli import main
 from circuits.scores import load_scores
 from circuits.scoring import eap_ig
-from circuits.select import top_n
+from circuits.select import prune, top_n
 from patching.metrics import METRICS, logit_diff
 from patching.model import Model
 from patching.tasks import from_json
@@ -62,13 +62,14 @@ def test_greedy_selection_says_so(home, tmp_path, capsys):
 
 def test_evaluate_as_json_prints_one_object_per_circuit_and_nothing_else(home, capsys):
     paths = [str(home / "all.json"), str(home / "circuit.json"), str(home / "none.json")]
-    for path, size in ((paths[0], "46"), (paths[2], "0")):
-        scores = str(home / "scores.safetensors")
-        assert main(["select", scores, "--size", size, "--out", path]) == 0
+    scores = load_scores(home / "scores.safetensors")
+    for path, size in ((paths[0], 46), (paths[2], 0)):
+        top_n(scores, size, ranking="absolute").save(path)
     capsys.readouterr()
     assert main(["evaluate", *on(home), "--dtype", "float64", *paths, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["circuit"] for row in rows] == paths
+    assert all(row["in_sample"] for row in rows), "of the prompts that the scores were found on"
     assert [row["edges"] for row in rows] == [46, 20, 0]
     assert [row["faithfulness"] for row in rows[::2]] == pytest.approx([1, 0], abs=1e-9)
     assert rows[0]["metric"] == pytest.approx(rows[0]["clean"], abs=1e-9)
@@ -188,3 +189,35 @@ def test_the_package_runs_as_a_program():
 def test_same_numbers_as_from_python(home):
     scores = eap_ig(Model.load(home / "model"), from_json(home / "task.json"), logit_diff)
     torch.testing.assert_close(scores.matrix, load_scores(home / "scores.safetensors").matrix)
+
+
+def test_a_folder_of_results_and_any_result_can_be_shown(home, capsys, tmp_path):
+    assert main(["curve", *on(home), "--sizes", "3,9", "--random", "1", "--json",
+                 str(home / "scores.safetensors")]) == 0  # fmt: skip
+    (tmp_path / "curve.json").write_text(capsys.readouterr().out)
+    for name in ("circuit.json", "scores.safetensors"):
+        (tmp_path / name).write_bytes((home / name).read_bytes())
+    assert main(["show", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert "curve.json          curves of faithfulness" in listed
+    assert "circuit of 20 of 46 edges" in listed
+    assert "command     circuits score --model=" in listed
+    assert "unruled" not in listed and "largest_tile" not in listed
+    assert main(["show", str(tmp_path / "curve.json")]) == 0
+    assert "points.faithfulness" in capsys.readouterr().out
+
+
+def test_idle_edges_are_counted(home, capsys, tmp_path):
+    scores = str(home / "scores.safetensors")
+    assert main(["select", scores, "--size", "4", "--out", str(tmp_path / "c.json")]) == 0
+    circuit = top_n(load_scores(scores), 4, ranking="absolute")
+    idle = circuit.size - prune(circuit).size
+    assert (f"{idle} of these edges are on no path" in capsys.readouterr().out) == (idle > 0)
+
+
+def test_a_limit_bounds_what_is_generated(tmp_path, capsys):
+    options = ["score", "--model", "toy", "--task", "ioi", "--method", "eap", "--limit", "4"]
+    few, many = tmp_path / "few.safetensors", tmp_path / "many.safetensors"
+    assert main([*options, "--out", str(few)]) == 0
+    assert main([*options, "--n", "10000000", "--out", str(many)]) == 0
+    assert torch.equal(load_scores(few).matrix, load_scores(many).matrix)

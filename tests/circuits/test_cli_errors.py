@@ -45,7 +45,7 @@ def fails(capfd: pytest.CaptureFixture[str]):
         (["--task", "iou"], "no task named 'iou'; there are ioi, greater-than, subject-verb"),
         (["--task", "ioi"], "model has no tokenizer to write the task 'ioi' with"),
         (["--task", "nowhere.json"], "nowhere.json: No such file or directory"),
-        (["--task", "nowhere.csv"], "has no tokenizer to read the texts of nowhere.csv"),
+        (["--task", "nowhere.csv"], "nowhere.csv: No such file or directory"),
         (["--model", "tests"], "tests is not a model folder: it holds no config.json"),
     ],
 )
@@ -144,6 +144,66 @@ def test_a_file_of_another_kind_cannot_be_shown(fails, tmp_path):
     assert "is neither scores (safetensors) nor a circuit (JSON)" in fails(
         "show", tmp_path / "notes"
     )
+
+
+def test_texts_need_a_tokenizer(home, fails, tmp_path):
+    (tmp_path / "texts.csv").write_text("clean,corrupt,answers\na,b,c\n")
+    said = fails("score", *on(home), "--out", "s.safetensors", "--task", tmp_path / "texts.csv")
+    assert "has no tokenizer to read the texts of" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["scroe"], "score"),
+        (["score", "--model", "toy", "--task", "ioi", "--stepz", "4", "--out", "s"], "--steps"),
+        (["score", "--method", "eap-gi"], "eap-ig"),
+        (["score", "--metric", "logitdiff"], "logit-diff"),
+        (["score", "--task", "capitals"], "facts"),
+        (["score", "--task", "greater_then"], "greater-than"),
+        (["score", "--ranking", "sigend"], "signed"),
+        (["score", "--model", "toy-lama"], "toy-llama"),
+        (["score", "--ablation", "means"], "mean"),
+        (["score", "--path", "input"], "inputs"),
+        (["learn", "--method", "edge-prunning", "--size", "3", "--out", "new"], "edge-pruning"),
+    ],
+)
+def test_what_was_probably_meant_is_said(fails, tmp_path, monkeypatch, arguments, meant):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    usual = {"--model": "toy", "--task": "ioi", "--out": "s.safetensors"}
+    lacking = {} if arguments == ["scroe"] else usual
+    given = [*arguments, *(w for k, v in lacking.items() if k not in arguments for w in (k, v))]
+    assert f"did you mean '{meant}'?" in fails(*given)
+
+
+def test_names_are_looked_at_before_a_model_is_loaded(home, fails, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("no model is needed for this")
+
+    monkeypatch.setattr(Model, "load", refuse)
+    given = ["score", *on(home), "--out", tmp_path / "s.safetensors"]
+    for option in ("--task", "--ablation-task", "--metric", "--method"):
+        assert "there are" in fails(*given, option, "nonsense")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "holds", "needed"),
+    [
+        (["select", "circuit.json", "--out", "new.json"], "a circuit", "scores"),
+        (["curve", "circuit.json"], "a circuit", "scores"),
+        (["evaluate", "scores.safetensors"], "scores", "a circuit"),
+        (["export", "scores.safetensors", "--out", "new.svg"], "scores", "a circuit"),
+        (["view", "circuit.json", "--scores", "circuit.json"], "a circuit", "scores"),
+        (["view", "scores.safetensors", "--curve", "circuit.json"], "a circuit", "curves"),
+    ],
+)
+def test_a_result_of_another_kind_is_named(home, fails, tmp_path, arguments, holds, needed):
+    given = [str(home / word) if (home / word).is_file() else word for word in arguments]
+    given = [str(tmp_path / word) if word.startswith("new.") else word for word in given]
+    model = on(home) if arguments[0] in ("curve", "evaluate") else []
+    said = fails(*given[:1], *model, *given[1:])
+    assert f"holds {holds}; it should hold {needed}" in said
 
 
 def test_results_do_not_replace_a_folder_or_go_below_a_file(home, fails, tmp_path):

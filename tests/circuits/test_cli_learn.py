@@ -31,8 +31,12 @@ def test_the_same_command_goes_on_from_its_state_and_another_is_refused(home, tm
     before = load_scores(tmp_path / "scores.safetensors").matrix
     assert learn(home, tmp_path) == 0
     assert torch.equal(load_scores(tmp_path / "scores.safetensors").matrix, before)
+    for name in ("circuit.json", "scores.safetensors"):
+        (tmp_path / name).unlink()  # as after a kill
     assert learn(home, tmp_path, "--seed", "1") == 2
     assert "is the state of another training (" in capsys.readouterr().err
+    assert learn(home, tmp_path, "--seed", "1", "--overwrite") == 0
+    assert not torch.equal(load_scores(tmp_path / "scores.safetensors").matrix, before)
 
 
 def test_scores_and_masks_together_are_learned_and_gone_on_with(home, tmp_path, capsys):

@@ -215,3 +215,23 @@ def test_a_failed_command_still_says_what_it_had_to_say(monkeypatch, capsys):
 def test_json_is_whole_however_long(room, capsys):
     assert main(["evaluate", *on(room), str(room / "circuit.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["provenance"]["command"][0] == "evaluate"
+
+
+@pytest.mark.parametrize("name", ["score", "search", "learn", "patch", "discover"])
+def test_results_of_other_settings_are_replaced_only_if_asked_to(room, tmp_path, capsys, name):
+    given, paths = words(name, room, tmp_path)
+    assert main(given) == 0
+    before = contents(tmp_path)
+    assert main([*given, "--seed", "5"]) == 2
+    said = capsys.readouterr().err
+    assert "holds the result of another command" in said and "--seed=5" in said
+    assert contents(tmp_path) == before
+    if name == "score":
+        assert main(given) == 0, "the same command"
+        assert main([*given, "--seed", "5", "--overwrite"]) == 0
+        assert contents(tmp_path) != before
+        assert main([*given, "--seed", "5", "--top", "3"]) == 0, "shown otherwise"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

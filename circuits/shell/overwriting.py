@@ -1,0 +1,86 @@
+"""Results that are there already: replaced by the same command's, by another's only if asked to."""
+
+import json
+import shlex
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from circuits.shell.outputs import Output, written
+from circuits.shell.recording import recorded
+
+_RECORDED = ("discover", "learn", "neurons", "patch", "score", "search")
+"""Commands whose results say how they were made."""
+
+_SHOWN = ("--top=", "--device=")
+"""Options that decide what is printed, or where it is computed."""
+
+
+def check_replaced(args: Namespace) -> None:
+    """Refuse to write over results of other settings, unless `--overwrite` is given.
+
+    Raises:
+        ValueError: naming the result, how it was made, and how that differs.
+    """
+    if args.run.__name__ not in _RECORDED or args.overwrite:
+        return
+    for output in written(args):
+        for path in _results_at(output):
+            before = _command_of(path)
+            now = _words(recorded(args)["command"])
+            if before and {*before} != {*now}:
+                raise ValueError(
+                    f"{path} holds the result of another command (circuits "
+                    f"{shlex.join(_others(before, now))}, now {shlex.join(_others(now, before))}); "
+                    "name another place, or give --overwrite"
+                )
+
+
+def _results_at(output: Output) -> Iterator[Path]:
+    """The files that would be replaced, of those that may say how they were made."""
+    if not output.is_folder:
+        yield output.path
+    elif output.path.is_dir():
+        for path in sorted(output.path.iterdir()):
+            if path.is_file() and path.name.partition(".")[0] in output.begins:
+                yield path
+
+
+def _command_of(path: Path) -> list[str]:
+    """The command that a result says it was made by; nothing where it does not say."""
+    if not path.is_file():
+        return []
+    if path.suffix == ".safetensors":
+        said = _said_by_tensors(path)
+    else:
+        said = _said_by_json(path) if path.suffix == ".json" else None
+    return _words(said.get("command")) if isinstance(said, Mapping) else []
+
+
+def _said_by_tensors(path: Path) -> object:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return json.loads((file.metadata() or {}).get("provenance", "null"))
+    except (SafetensorError, OSError, ValueError):  # no result of ours
+        return None
+
+
+def _said_by_json(path: Path) -> object:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:  # no result of ours
+        return None
+    return content.get("provenance") if isinstance(content, Mapping) else None
+
+
+def _words(command: object) -> list[str]:
+    """The words that decide what comes out."""
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    return [word for word in words if not word.startswith(_SHOWN)]
+
+
+def _others(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The command's name, and the words that the other does not have."""
+    return [words[0], *(word for word in words[1:] if word not in known)]
