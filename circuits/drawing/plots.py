@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Curve
@@ -14,7 +15,7 @@ from circuits.drawing.canvas import Box, Key, Picture, Point, Stroke, Width, is_
 from circuits.drawing.pictures import picture, picture_difference
 from circuits.drawing.role_pictures import picture_roles
 from circuits.drawing.roles import Roles
-from patching.figures import Figure
+from patching.figures import Figure as ShownFigure
 
 _HEAD = 0.055  # inches: an arrow's head
 
@@ -70,7 +71,7 @@ def draw_roles(
 
 def paint(picture: Picture) -> Figure:
     """A picture as a figure of its size."""
-    figure = Figure(figsize=(picture.width, picture.height))
+    figure = ShownFigure(figsize=(picture.width, picture.height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, picture.width)

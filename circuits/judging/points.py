@@ -132,7 +132,7 @@ class Curve:
         """What matters most at every size, for notebooks."""
         shown = ["requested", "edges", "metric", "faithfulness", "low", "high", "accuracy"]
         said = f"{self.conditions.metric} on {len(self.clean)} prompts, by {self.ranking} score:"
-        return as_table(said, self.to_dataframe()[shown])
+        return as_table(said, self.to_dataframe().filter(shown))
 
     def to_json(self) -> str:
         """Everything but the circuits' edges, as JSON text; undefined numbers become null.

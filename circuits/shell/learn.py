@@ -86,7 +86,6 @@ def learn(args: Namespace) -> None:
     """
     from circuits.export import save
     from circuits.learning.setting import prepare
-    from patching.descent import STATE
     from patching.history import plot_history
     from patching.memory import budget
 
@@ -96,8 +95,7 @@ def learn(args: Namespace) -> None:
     metric, model = open_metric(args), open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     ablation = _ablation(args, model, task)
-    if args.overwrite:
-        (Path(args.out) / "state" / STATE).unlink(missing_ok=True)
+    _forget(args)
     with budget(args.memory):
         if args.method == HYBRID:
             learned = _learn_hybrid(args, model, task, metric)
@@ -115,6 +113,14 @@ def learn(args: Namespace) -> None:
     with budget(args.memory):
         distance = setting.mean_distance(setting.outside(circuit.mask), args.batch_size)
     _print(args, learned, circuit, f"{distance:.4g} ({metric.__name__}, mean of all prompts)")
+
+
+def _forget(args: Namespace) -> None:
+    """With `--overwrite`, the state of a training that stopped is none to go on from."""
+    from patching.descent import STATE
+
+    if args.overwrite:
+        (Path(args.out) / "state" / STATE).unlink(missing_ok=True)
 
 
 def _print(args: Namespace, learned: "Learned", circuit: "Circuit", distance: str) -> None:

@@ -10,7 +10,7 @@ from circuits.shell.reading import read_result, read_scores
 
 def add_options(parser: Parser) -> None:
     """Which circuit or scores, and what beside them."""
-    parser.add_argument("file", metavar="FILE", help="a circuit, or scores")
+    parser.add_argument("file", metavar="FILE", help="a circuit, scores, or a folder of results")
     parser.add_argument("--scores", metavar="FILE", help="all edges, to go beyond the circuit")
     parser.add_argument(
         "--curve", metavar="FILE", help="what `circuits curve --json` printed for these scores"
@@ -32,11 +32,12 @@ def view(args: Namespace) -> None:
     from circuits.explorer import explore, load_levels
     from circuits.scores import Scores
 
-    out = Path(args.out) if args.out is not None else Path(args.file).with_suffix(".html")
+    file, beside = _open_folder(Path(args.file))
+    out = Path(args.out) if args.out is not None else file.with_suffix(".html")
     if out.suffix.lower() != ".html":
         raise ValueError(f"cannot write a page to {str(out)!r}: the name should end in .html")
-    result = read_result(args.file)
-    scores = None if args.scores is None else read_scores(args.scores)
+    result, given = read_result(str(file)), args.scores or beside
+    scores = None if given is None else read_scores(str(given))
     if isinstance(result, Scores) and scores is not None:
         raise ValueError(f"{args.file} holds scores already; leave out --scores")
     behind = result if isinstance(result, Scores) else scores
@@ -52,6 +53,20 @@ def view(args: Namespace) -> None:
     print(f"{page.title}: written to {out}, a page for any browser, {out.stat().st_size:,} bytes")
     if args.open and not webbrowser.open(out.absolute().as_uri()):
         raise OSError(f"no browser could be started; open {out} by hand")
+
+
+def _open_folder(path: Path) -> tuple[Path, Path | None]:
+    """The circuit of a folder of results and the scores beside it; a file stays itself.
+
+    Raises:
+        ValueError: if the folder holds no circuit.
+    """
+    if not path.is_dir():
+        return path, None
+    circuit, scores = path / "circuit.json", path / "scores.safetensors"
+    if not circuit.is_file():
+        raise ValueError(f"{path} holds no circuit.json; name a circuit, scores or their folder")
+    return circuit, scores if scores.is_file() else None
 
 
 def _title(args: Namespace) -> str | None:

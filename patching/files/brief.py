@@ -32,7 +32,7 @@ def briefly(cls: Class) -> Class:
     >>> Kept(torch.zeros(2, 3), tuple("abcdefgh"))
     Kept(values=float32[2, 3], names=<8 str>)
     """
-    cls.__repr__ = _line
+    cls.__repr__ = _line  # pyright: ignore[reportAttributeAccessIssue]
     return cls
 
 

@@ -205,6 +205,8 @@ def test_a_folder_of_results_and_any_result_can_be_shown(home, capsys, tmp_path)
     assert "unruled" not in listed and "largest_tile" not in listed
     assert main(["show", str(tmp_path / "curve.json")]) == 0
     assert "points.faithfulness" in capsys.readouterr().out
+    assert main(["view", str(tmp_path)]) == 0
+    assert (tmp_path / "circuit.html").is_file()
 
 
 def test_idle_edges_are_counted(home, capsys, tmp_path):
