@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from patching.figures import COLOURS, LABEL, SMALL, TITLE
+from patching.figures import COLOURS, LABEL, SMALL, TITLE, Figure
 from patching.files.brief import briefly
 
 

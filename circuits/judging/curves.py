@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from circuits.judging.compare import Comparison
 from circuits.judging.points import Curve
-from patching.figures import COLOURS, LABEL, SMALL, TITLE
+from patching.figures import COLOURS, LABEL, SMALL, TITLE, Figure
 
 CHANCE = "random, matched by layer"
 _GREY = "#888888"

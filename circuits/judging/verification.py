@@ -34,7 +34,8 @@ from patching.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
+
+    from patching.figures import Figure
 
 STRATA = ("top", "middle", "bottom")
 N_DRAWS = 1000
@@ -208,7 +209,7 @@ def plot_verification(verification: Verification, *, title: str | None = None) -
 
     Nothing is shown and no global state is changed.
     """
-    from matplotlib.figure import Figure  # slow to import, and not needed for the numbers
+    from patching.figures import Figure  # slow to import, and not needed for the numbers
 
     figure = Figure(figsize=(3.3, 3.1), layout="constrained")
     axes = figure.add_subplot()

@@ -6,10 +6,9 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from patching.figures import LABEL, SEQUENTIAL, TITLE
+from patching.figures import LABEL, SEQUENTIAL, TITLE, Figure
 from patching.views.page import Page, Parts, assemble, packed
 
 _PARTS = Parts(

@@ -1,6 +1,8 @@
 """What people look at in a notebook or at a prompt is short, and a table where that helps."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +76,13 @@ def test_figures_show_themselves():
     assert isinstance(figure, PlainFigure)
     assert content.startswith(b"\x89PNG")
     assert size["width"] == round(figure.get_size_inches()[0] * 100)
+
+
+def test_every_figure_is_of_the_kind_that_shows_itself():
+    made = re.compile(r"= (?:\w+\.)?Figure\(|plt\.|pyplot")
+    root = Path(patching.__file__).parents[1]
+    files = [path for part in ("circuits", "patching") for path in (root / part).rglob("*.py")]
+    for path in files:
+        text = path.read_text()
+        if made.search(text) and path.name != "figures.py":
+            assert "from patching.figures import" in text, path
