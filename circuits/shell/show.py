@@ -55,7 +55,7 @@ def _list(folder: Path) -> Path:
 
 
 def _show_edges(args: Namespace, path: Path) -> None:
-    """Scores or a circuit, of ours or of another tool's: where they come from, and the strongest."""
+    """Scores or a circuit, ours or another tool's: where they come from, the strongest edges."""
     from circuits.reporting.report import strongest
     from circuits.scores import Scores
 
