@@ -113,7 +113,6 @@ class Circuit:
         return f"Circuit({self.size} of {self.graph.n_edges} edges; {self.graph.describe()})"
 
     def _repr_html_(self) -> str:
-        """The strongest edges, for notebooks."""
         import pandas
 
         edges = sorted(self.scored_edges(), key=lambda edge: -abs(edge[2] or 0.0))[:10]

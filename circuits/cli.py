@@ -32,8 +32,8 @@ from circuits.shell import (
     tasks,
     view,
 )
-from circuits.shell.inputs import check_names
 from circuits.shell.kinds import check_inputs
+from circuits.shell.names import check_names
 from circuits.shell.outputs import check_outputs
 from circuits.shell.overwriting import check_replaced
 from circuits.shell.printing import complain, open_closed_streams, say

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation, open_method
-from circuits.shell.options import Parser, add_overwrite, share
+from circuits.shell.options import Parser, add_folder, share
 from circuits.shell.printing import say_idle
 from circuits.shell.run_options import leads_here, open_run
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: Parser) -> None:
     """Where the results go, and what is judged on."""
-    add_overwrite(parser)
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for all results")
+    add_folder(parser, "folder for all results")
     judging = parser.add_argument_group("judging").add_mutually_exclusive_group()
     judging.add_argument(
         "--holdout",

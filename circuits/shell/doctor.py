@@ -4,7 +4,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import is_file, open_metric, open_model, open_task
+from circuits.shell.inputs import open_metric, open_model, open_task
+from circuits.shell.names import is_file
 from circuits.shell.options import positive
 
 if TYPE_CHECKING:

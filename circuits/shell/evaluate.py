@@ -3,8 +3,7 @@
 import json
 import math
 from argparse import Namespace
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from circuits.shell.inputs import (
     open_metric,
     open_model,
     open_task,
-    require_room,
     warn_of_other_weights,
 )
 from circuits.shell.method_inputs import open_ablation
@@ -48,8 +46,6 @@ def evaluate(args: Namespace) -> None:
     from circuits.running.evaluation import evaluate as run
 
     metric, kept = open_metric(args), open_run(args)
-    if args.csv is not None:
-        require_room(Path(args.csv))
     circuits = [read_circuit(path) for path in args.files]
     model = open_model(args)
     for i, (path, circuit) in enumerate(zip(args.files, circuits, strict=True)):
@@ -69,18 +65,17 @@ def evaluate(args: Namespace) -> None:
     if not leads_here(kept):
         return
     measured = measure(evaluation, circuits)
-    in_sample = [
-        path
+    in_sample = {
+        path: circuit.provenance.get("tokens") == task.hash
         for path, circuit in zip(args.files, circuits, strict=True)
-        if circuit.provenance.get("tokens") == task.hash
-    ]
+    }
     if args.csv is not None:
         _write_values(args, evaluation)
     if args.json:
         said = _provenance(args, model, task, metric)
+        rows = _rows(args, evaluation, measured)
         rows = [
-            {**row, "in_sample": row["circuit"] in in_sample, "provenance": said}
-            for row in _rows(args, evaluation, measured)
+            {**row, "in_sample": in_sample[str(row["circuit"])], "provenance": said} for row in rows
         ]
         print(json.dumps(rows, indent=2))
     else:
@@ -144,7 +139,7 @@ def _print_evaluation(
     args: Namespace,
     evaluation: "Evaluation",
     measured: "Sequence[Measured]",
-    in_sample: Sequence[str],
+    in_sample: Mapping[str, bool],
 ) -> None:
     from circuits.reporting.report import explain_faithfulness, percent, readable, title
 
@@ -157,8 +152,9 @@ def _print_evaluation(
     last = ("no edge", "", readable(args.metric, corrupt), "")
     print_columns(("circuit", "edges", args.metric, "faithfulness"), [first, *rows, last])
     print(f"\n{title(args.metric)}, mean over {len(evaluation.clean)} prompts.")
-    if in_sample:
-        print(f"In-sample, found on these very prompts: {', '.join(in_sample)}.")
+    if any(in_sample.values()):
+        found = ", ".join(path for path, seen in in_sample.items() if seen)
+        print(f"In-sample, found on these very prompts: {found}.")
     print(fill(explain_faithfulness(args.ablation), 88))
 
 

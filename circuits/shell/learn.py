@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell import options
-from circuits.shell.inputs import choose, open_metric, open_model, open_task, require_room
+from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
+from circuits.shell.names import choose
 from circuits.shell.printing import print_edges
 from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
@@ -31,7 +32,6 @@ FILES = ("circuit.json", "scores.safetensors", "loss.svg")
 
 def add_options(parser: options.Parser) -> None:
     """The options of `circuits learn`."""
-    options.add_overwrite(parser)
     group = parser.add_argument_group("learning")
     group.add_argument(
         "--method",
@@ -67,9 +67,7 @@ def add_options(parser: options.Parser) -> None:
     group.add_argument(
         "--score-by", metavar="NAME", help=f"metric of a {HYBRID}'s members (logit-diff)"
     )
-    group.add_argument(
-        "--out", metavar="DIR", required=True, help="folder for all results, and to go on from"
-    )
+    options.add_folder(group, "folder for all results, and to go on from")
     parser.set_defaults(metric="kl")
 
 
@@ -89,9 +87,7 @@ def learn(args: Namespace) -> None:
     from patching.history import plot_history
     from patching.memory import budget
 
-    choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING, HYBRID)))
     _check(args)
-    require_room(Path(args.out) / FILES[0])
     metric, model = open_metric(args), open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     ablation = _ablation(args, model, task)
@@ -210,6 +206,7 @@ def _check(args: Namespace) -> None:
     Raises:
         ValueError: naming the option and the method.
     """
+    choose("method", args.method, dict.fromkeys((EDGE_PRUNING, UGS, PROBING, HYBRID)))
     if args.penalty is not None and args.method in (EDGE_PRUNING, HYBRID):
         raise ValueError(f"{args.method} has a budget and no price; leave out --penalty")
     if args.start is not None and args.method == HYBRID:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import choose, open_task
+from circuits.shell.inputs import open_task
+from circuits.shell.names import choose
 from circuits.shell.recording import recorded
 from circuits.shell.run_options import open_run
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import choose, open_model, open_task
+from circuits.shell.inputs import open_model, open_task
+from circuits.shell.names import choose
 from circuits.shell.options import Parser, add_overwrite, numbers, positive, share
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded

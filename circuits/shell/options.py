@@ -1,43 +1,12 @@
 """Options of the commands, in groups that commands share. Knows no model library."""
 
 import argparse
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from patching.files.meant import meant
+from circuits.shell.parser import Parser
 
 if TYPE_CHECKING:
     from circuits.drawing.canvas import Width
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises on wrong usage, so that every error takes the same way out."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"{message}{self._meant(message)} (see {self.prog} --help)")
-
-    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """As the method it replaces, but a command says itself what it does not know."""
-        parsed, unknown = super().parse_known_args(args, namespace or argparse.Namespace())
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return parsed, unknown
-
-    def _meant(self, message: str) -> str:
-        """The option or choice that a message of argparse is probably about."""
-        if message.startswith("unrecognized arguments: "):
-            given = message.partition(": ")[2].split()[0].partition("=")[0]
-            return meant(given, self._option_string_actions)
-        choices = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        return meant(choices[1], re.findall(r"[\w-]+", choices[2])) if choices else ""
 
 
 def model_options(*, required: bool = True) -> Parser:
@@ -225,7 +194,13 @@ def add_out(parser: Parser, example: str) -> None:
     parser.add_argument("--out", metavar="FILE", required=True, help=f"to write, say {example}")
 
 
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
+def add_folder(parser: argparse._ActionsContainer, text: str) -> None:
+    """The folder to write to, and whether results of other settings there may be replaced."""
+    parser.add_argument("--out", metavar="DIR", required=True, help=text)
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse._ActionsContainer) -> None:
     """Whether results of other settings may be replaced."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results of other settings, too"

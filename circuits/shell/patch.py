@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import choose, open_metric, open_model, open_task
-from circuits.shell.options import add_overwrite, positive
+from circuits.shell.inputs import open_metric, open_model, open_task
+from circuits.shell.names import choose
+from circuits.shell.options import add_folder, positive
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
 from circuits.shell.run_options import leads_here, open_run, part_of, say_partial
@@ -41,7 +42,6 @@ class Wish:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    add_overwrite(parser)
     group = parser.add_argument_group("patching")
     group.add_argument(
         "--what",
@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="denoising",
         help="clean activations into the corrupt run, or the reverse (denoising)",
     )
-    group.add_argument("--out", metavar="DIR", required=True, help="folder for map and tables")
+    add_folder(group, "folder for map and tables")
     group.add_argument("--top", type=positive, default=10, metavar="K", help="places shown (10)")
 
 

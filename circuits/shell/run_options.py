@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from circuits.shell.inputs import choose
+from circuits.shell.names import choose
 from circuits.shell.options import Parser
 from circuits.shell.printing import complain
 

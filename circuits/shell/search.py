@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import check_out, choose, open_metric, open_model, open_task
+from circuits.shell.inputs import check_out, open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
+from circuits.shell.names import choose
 from circuits.shell.options import Parser, add_overwrite, positive
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit

@@ -15,7 +15,8 @@ def tasks(args: Namespace) -> None:
     Raises:
         ValueError: if the model has no tokenizer.
     """
-    from circuits.shell.inputs import generators, open_tokenizer
+    from circuits.shell.inputs import open_tokenizer
+    from circuits.shell.names import generators
     from patching.tasks import FAMILIES, FORMATS, Family
 
     tokenizer = None if args.model is None else open_tokenizer(args)

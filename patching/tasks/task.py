@@ -249,10 +249,6 @@ def _unequal(prompt: Prompt) -> bool:
     return len(prompt.clean) != len(prompt.corrupt)
 
 
-def _contradicts(prompt: Prompt) -> bool:
-    return bool(set(prompt.answers) & set(prompt.wrong_answers))
-
-
 def _ids(prompt: Prompt) -> tuple[int, ...]:
     return prompt.clean + prompt.corrupt + prompt.answers + prompt.wrong_answers
 
@@ -262,7 +258,7 @@ FAULTS: dict[str, Callable[[Prompt], bool]] = {
     "an empty prompt": lambda p: not p.clean,
     "negative token ids": lambda p: min(_ids(p)) < 0,
     "no answers": lambda p: not p.answers,
-    "an answer that is also a wrong answer": _contradicts,
+    "an answer that is also a wrong answer": lambda p: bool({*p.answers} & {*p.wrong_answers}),
 }
 """What no row of a task may have, in words and as a test; a row is asked in this order."""
 

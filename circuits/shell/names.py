@@ -1,0 +1,76 @@
+"""Names of tasks, metrics and methods, looked at before any work. Heavy imports when needed."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from patching.files.meant import meant
+
+if TYPE_CHECKING:
+    from patching.tasks.generators import Generator
+
+T = TypeVar("T")
+
+TASK_FILES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of a table of names.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name not in table:
+        raise ValueError(
+            f"no {kind} named {name!r}; there are {', '.join(table)}{meant(name, table)}"
+        )
+    return table[name]
+
+
+def check_names(args: Namespace) -> None:
+    """Refuse names of tasks and metrics that there are not, before a model is loaded.
+
+    Raises:
+        OSError: if a file cannot be found.
+        ValueError: naming those that there are, and the one that was probably meant.
+    """
+    if args.run.__name__ not in ("neurons", "rerun"):  # other tasks; as recorded
+        for option in ("task", "eval_task", "ablation_task"):
+            name = getattr(args, option, None)
+            if name is not None:
+                check_task_name(name)
+    if getattr(args, "metric", None) is not None:
+        from patching.metrics import METRICS
+
+        choose("metric", args.metric, METRICS)
+
+
+def check_task_name(name: str) -> None:
+    """Refuse a task that is neither generated nor a file.
+
+    Raises:
+        OSError: if its file cannot be found.
+        ValueError: naming those that there are, and the one that was probably meant.
+    """
+    from patching.tasks.generators import unknown_task
+
+    if is_file(name):
+        Path(name).stat()  # its own words where there is none
+        return
+    known = generators()
+    if name.replace("_", "-").partition(":")[0] not in known:
+        raise ValueError(unknown_task(name, known, f", or give a file ({', '.join(TASK_FILES)})"))
+
+
+def generators() -> "dict[str, Generator]":
+    """All generated tasks by name: the library, and those that embedded models are made for."""
+    from patching.models import TOY_GENERATORS, TRUTH_GENERATORS
+    from patching.tasks import GENERATORS
+
+    return {**GENERATORS, **TOY_GENERATORS, **TRUTH_GENERATORS}
+
+
+def is_file(name: str) -> bool:
+    """Whether a task's name is that of a file of prompts."""
+    return Path(name).suffix in TASK_FILES or Path(name).is_file()

@@ -1,0 +1,37 @@
+"""The parser of commands: every error takes the same way out, and says what was probably meant."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from patching.files.meant import meant
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises on wrong usage, so that every error takes the same way out."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{message}{self._meant(message)} (see {self.prog} --help)")
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the method it replaces, but a command says itself what it does not know."""
+        parsed, unknown = super().parse_known_args(args, namespace or argparse.Namespace())
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def _meant(self, message: str) -> str:
+        """The option or choice that a message of argparse is probably about."""
+        if message.startswith("unrecognized arguments: "):
+            given = message.partition(": ")[2].split()[0].partition("=")[0]
+            return meant(given, self._option_string_actions)
+        choices = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        return meant(choices[1], re.findall(r"[\w-]+", choices[2])) if choices else ""
