@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
 from circuits.shell.method_inputs import open_ablation
-from circuits.shell.options import Parser, natural, numbers
+from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
 from circuits.shell.results import check_outputs, write_csv, write_figure
 from circuits.shell.run_options import leads_here, open_run
+from circuits.shell.values import natural, numbers
 
 if TYPE_CHECKING:
     import pandas

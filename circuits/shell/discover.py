@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation, open_method
-from circuits.shell.options import Parser, add_folder, share
+from circuits.shell.options import Parser, add_folder
 from circuits.shell.printing import say_idle
 from circuits.shell.run_options import leads_here, open_run
+from circuits.shell.values import share
 
 if TYPE_CHECKING:
     from circuits.reporting.report import Findings

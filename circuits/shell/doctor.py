@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.names import is_file
-from circuits.shell.options import positive
+from circuits.shell.values import positive
 
 if TYPE_CHECKING:
     from circuits.doctor import Reading

@@ -5,8 +5,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.options import Parser, positive
+from circuits.shell.options import Parser
 from circuits.shell.reading import read_circuit, read_result, read_scores
+from circuits.shell.values import positive
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit

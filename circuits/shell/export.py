@@ -4,8 +4,9 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from circuits.shell.exchange import add_exchange, exchange
-from circuits.shell.options import Parser, add_width_and_roles, width
+from circuits.shell.options import Parser, add_width_and_roles
 from circuits.shell.reading import read_circuit
+from circuits.shell.values import width
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit

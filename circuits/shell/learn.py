@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell import options
+from circuits.shell import options, values
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.names import choose
@@ -42,13 +42,13 @@ def add_options(parser: options.Parser) -> None:
     )
     group.add_argument(
         "--size",
-        type=options.positive,
+        type=values.positive,
         required=True,
         metavar="N",
         help="edges to keep, or heads and MLPs",
     )
     group.add_argument(
-        "--steps", type=options.positive, metavar="N", help="steps of training (400; probing 300)"
+        "--steps", type=values.positive, metavar="N", help="steps of training (400; probing 300)"
     )
     group.add_argument("--rate", type=float, metavar="R", help="learning rate of the log-odds")
     group.add_argument(
@@ -56,7 +56,7 @@ def add_options(parser: options.Parser) -> None:
     )
     group.add_argument(
         "--patience",
-        type=options.positive,
+        type=values.positive,
         metavar="N",
         help="stop when so many steps gain nothing over as many before (never)",
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_model, open_task
-from circuits.shell.options import Parser, positive
+from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
+from circuits.shell.values import positive
 
 if TYPE_CHECKING:
     from patching.lens import Lens

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_model, open_task
 from circuits.shell.names import choose
-from circuits.shell.options import Parser, add_overwrite, numbers, positive, share
+from circuits.shell.options import Parser, add_overwrite
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
 from circuits.shell.reweighting import apply
 from circuits.shell.run_options import leads_here, open_run
+from circuits.shell.values import numbers, positive, share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

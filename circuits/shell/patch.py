@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.names import choose
-from circuits.shell.options import add_folder, positive
+from circuits.shell.options import add_folder
 from circuits.shell.printing import print_columns
 from circuits.shell.recording import recorded
 from circuits.shell.run_options import leads_here, open_run, part_of, say_partial
+from circuits.shell.values import positive
 
 if TYPE_CHECKING:
     from patching.attribution import Attributions

@@ -2,7 +2,8 @@
 
 from argparse import Namespace
 
-from circuits.shell.options import Parser, add_width_and_roles, positive, width
+from circuits.shell.options import Parser, add_width_and_roles
+from circuits.shell.values import positive, width
 
 
 def add_options(parser: Parser) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from circuits.shell.inputs import check_out, open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.names import choose
-from circuits.shell.options import Parser, add_overwrite, positive
+from circuits.shell.options import Parser, add_overwrite
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
+from circuits.shell.values import positive
 
 if TYPE_CHECKING:
     from circuits.scores import Scores

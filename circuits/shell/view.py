@@ -4,8 +4,9 @@ import webbrowser
 from argparse import Namespace
 from pathlib import Path
 
-from circuits.shell.options import Parser, positive
+from circuits.shell.options import Parser
 from circuits.shell.reading import read_result, read_scores
+from circuits.shell.values import positive
 
 
 def add_options(parser: Parser) -> None:

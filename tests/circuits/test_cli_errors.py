@@ -6,7 +6,7 @@ import pytest
 from shells import on, write_task
 
 from circuits.cli import main
-from circuits.shell import options
+from circuits.shell import values
 from patching.model import Model
 
 
@@ -245,7 +245,7 @@ def test_a_memory_size_that_is_none_is_refused(home, fails, tmp_path, size):
 
 
 def test_memory_sizes_are_read_with_units_and_as_fractions():
-    sizes = [options.memory(text) for text in ("500MB", "2gb", "4096", "0.5")]
+    sizes = [values.memory(text) for text in ("500MB", "2gb", "4096", "0.5")]
     assert sizes == [500 * 2**20, 2 * 2**30, 4096, 0.5]
 
 
