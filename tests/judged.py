@@ -37,6 +37,7 @@ STEP = {torch.float64: 1e-4, torch.float32: 3e-4}  # how near; experts are chose
 CIRCUIT = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the gap; many norms run in float32
 SLOPE = 0.05  # the second order is as large as the step; a wrong score is off by its own size
 ADDS_THE_STREAM = ("Bloom", "Mpt", "OPT", "XGLM")  # whose modules add it themselves
+LATENT = {"q": ("q_a_proj", "q_proj"), "o": ("o_proj",), "latent": ("kv_a_proj_with_mqa",)}
 
 Change = Callable[[Tensor, Tensor], Tensor]
 
@@ -126,11 +127,19 @@ def _sites(
         if path := _path(model, plain, i, ("attn", "o")):
             yield f"a{i}", path, _all, partial(_leaves, f"a{i}.")
             if not block.couples_heads:
-                head = partial(_one_head, block.w_o.shape[1])
+                n_heads, _, d_model = block.w_o.shape
+                weight = plain.get_submodule(path).weight
+                head = partial(_one_head, weight.numel() // d_model // n_heads)
                 yield f"a{i}.h1", f"{path}<", head, partial(_leaves, f"a{i}.h1")
         for letter, path in paths.items():
-            if path and len(set(paths.values())) == 3:
+            if path and list(paths.values()).count(path) == 1:
                 yield f"a{i}.{letter}", path, _all, partial(_enters, f"a{i}.", f".{letter}")
+        if latent := _path(model, plain, i, ("attn", "latent")):
+            both = path_beside(latent, "kv_b_proj")
+            d_value = plain.get_submodule(path_beside(latent, "")).v_head_dim
+            values = partial(_values, model.graph.n_heads, d_value)
+            yield f"a{i}.kv", latent, _all, partial(_enters, f"a{i}.g0", "")
+            yield f"a{i}.v", both, values, partial(_enters, f"a{i}.", ".v")
 
 
 def _leaves(start: str, source: str, dest: str) -> bool:
@@ -139,6 +148,18 @@ def _leaves(start: str, source: str, dest: str) -> bool:
 
 def _enters(start: str, end: str, source: str, dest: str) -> bool:
     return dest.startswith(start) and dest.endswith(end)
+
+
+def path_beside(path: str, name: str) -> str:
+    """The module of this name beside the one at a path; the one around both for no name."""
+    return f"{path.rpartition('.')[0]}.{name}".rstrip(".")
+
+
+def _values(n_heads: int, d_value: int, live: Tensor, corrupt: Tensor) -> Tensor:
+    """Of keys and values side by side, head by head, the values alone are the corrupt run's."""
+    mixed = live.clone().unflatten(-1, (n_heads, -1))
+    mixed[..., -d_value:] = corrupt.unflatten(-1, (n_heads, -1))[..., -d_value:]
+    return mixed.flatten(-2)
 
 
 def _all(live: Tensor, corrupt: Tensor) -> Tensor:
@@ -153,14 +174,17 @@ def _one_head(d_head: int, live: Tensor, corrupt: Tensor) -> Tensor:
 
 def _path(model: Model, plain: nn.Module, layer: int, parts: tuple[str, ...]) -> str | None:
     """Where the plain model has what the library calls so; None where it is no module there."""
-    node = model.bridge.adapter.component_mapping["blocks"]
+    node, known = model.bridge.adapter.component_mapping["blocks"], dict(plain.named_modules())
     path = f"{node.name}.{layer}"
     for part in parts:
+        latent = [path_beside(f"{path}.", name) for name in LATENT.get(part, ())]
         node = node.submodules.get(part)
         if node is None or node.name is None:
-            return None
+            return next((other for other in latent if other in known), None)
         path = f"{path}.{node.name}" if node.name else path
-    return path if path in dict(plain.named_modules()) else None
+        if path not in known:
+            return next((other for other in latent if other in known), None)
+    return path
 
 
 def _hooked(plain: nn.Module, path: str, change: Change) -> Tensor:

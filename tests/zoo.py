@@ -67,6 +67,12 @@ _PECULIAR: dict[str, dict[str, object]] = {
     "BloomForCausalLM": {"num_key_value_heads": None},
     "Cohere2ForCausalLM": _LOCAL_GLOBAL,
     "DeepseekV2ForCausalLM": {**_LATENT, "first_k_dense_replace": 0, "topk_method": "greedy"},
+    "DeepseekV2ForCausalLM:lite": {
+        **_LATENT,
+        "first_k_dense_replace": 0,
+        "topk_method": "greedy",
+        "q_lora_rank": None,
+    },
     "DeepseekV32ForCausalLM": _LATENT,
     "DeepseekV3ForCausalLM": _LATENT,
     "Exaone4ForCausalLM": {**_LOCAL_GLOBAL, "sliding_window_pattern": 2},

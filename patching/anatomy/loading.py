@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -15,6 +16,8 @@ from transformers import PreTrainedModel
 from patching.anatomy.adapters import base_of, is_adapter
 from patching.anatomy.claims import Probe, draw_probe, run_plain
 from patching.anatomy.complete import refuse_empty
+from patching.anatomy.latent import show_latents
+from patching.anatomy.latent_adapter import with_latents
 from patching.anatomy.lenders import adapter_of
 from patching.anatomy.quantised import refuse_quantised
 from patching.anatomy.refusing import refusing
@@ -174,9 +177,13 @@ def _boot(
         probe = run_plain(module, _probe_of(module))
     if wishes.ungrouped:
         ungroup(name, module)
-    names = Names.of(module)
     with refusing(name, f"the model library cannot wrap a {type(module).__name__}"):
         own = adapter_of(type(module).__name__)
+        width = show_latents(module) if own in SUPPORTED_ARCHITECTURES else None
+        if wishes.ungrouped and width is not None:
+            raise ValueError("all its keys and values come from one latent; load it as it is")
+        own = own if width is None else with_latents(own, width)
+        names = Names.of(module)
         bridge = build_bridge_from_module(
             module, own, hf_config=module.config, tokenizer=None, model_name=name
         )

@@ -19,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from patching.anatomy.blocks import Block
 from patching.anatomy.norms import Norm, widen
+from patching.anatomy.silent import is_silent
 from patching.model import Hook, Model
 from patching.rules.sites import (
     LOGITS_BEFORE_SOFTCAP,
@@ -90,7 +92,7 @@ def identity_rule(model: Model) -> list[Site | Unruled]:
     by `x` moved 1e-6 away from zero.) Source: Jafari et al. 2024, arXiv:2406.07592.
     """
     sites: list[Site | Unruled] = []
-    for block in model.blocks:
+    for block in _with_mlps(model):
         place, points = f"m{block.index}", neurons(block)
         if points is None or points.pre is None:
             sites.append(_hidden_neurons("identity", place))
@@ -114,7 +116,7 @@ def half_rule(model: Model) -> list[Site | Unruled]:
     come before `identity_rule`. Source: Arras et al. 2019, arXiv:1909.12114.
     """
     sites: list[Site | Unruled] = []
-    for block in model.blocks:
+    for block in _with_mlps(model):
         place, points = f"m{block.index}", neurons(block)
         if points is None or points.pre is None:
             sites.append(_hidden_neurons("half", place))
@@ -122,6 +124,10 @@ def half_rule(model: Model) -> list[Site | Unruled]:
             sites.append(Site("half", f"{place}'s gate", ((points.pre, _scale(0.5)),)))
             sites.append(Site("half", f"{place}'s linear factor", ((points.linear, _scale(0.5)),)))
     return sites
+
+
+def _with_mlps(model: Model) -> list[Block]:
+    return [block for block in model.blocks if not is_silent(block.bridge.mlp)]
 
 
 def attention_rule(model: Model) -> list[Site | Unruled]:

@@ -11,6 +11,7 @@ from patching.anatomy.insides import AttentionPoints as AttentionPoints
 from patching.anatomy.insides import NeuronPoints as NeuronPoints
 from patching.anatomy.insides import neurons as neurons
 from patching.anatomy.insides import softmax as softmax
+from patching.anatomy.latent import LatentAttention
 from patching.anatomy.norms import Norm, find_norm, has_formula
 from patching.model import Hook, Model
 
@@ -68,6 +69,9 @@ def head_norms(model: Model) -> Iterator[NormPoints | Unruled]:
     """Norms of queries and keys (Qwen 3, Gemma 3, OLMo 2, ...)."""
     for block in model.blocks:
         attention, prefix = getattr(block.bridge, "attn", None), f"blocks.{block.index}.attn"
+        if isinstance(getattr(attention, "original_component", None), LatentAttention):
+            why = "norms of its latents lie behind its readers; plain gradient there"
+            yield Unruled("head norm", prefix, why)
         for name in _HEAD_NORMS:
             norm = getattr(attention, name, None)
             if norm is not None and not has_formula(norm):

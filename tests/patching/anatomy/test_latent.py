@@ -1,0 +1,72 @@
+"""Latent attention: its readers, and what of it is refused; against plain hooks in `judged`."""
+
+import copy
+
+import pytest
+import torch
+import zoo
+from judged import _corrupted, _task, _tokens, judge
+
+from circuits import eap, relp
+from patching.anatomy.latent import LatentAttention
+from patching.anatomy.ungrouping import Ungrouped
+from patching.metrics import logit_diff
+from patching.model import Model
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return zoo.build("DeepseekV3ForCausalLM")
+
+
+@pytest.fixture(scope="module")
+def model(plain):
+    return Model.load(copy.deepcopy(plain))
+
+
+@pytest.mark.parametrize("name", ["DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM:lite"])
+def test_circuits_are_what_plain_hooks_on_the_plain_projections_give(name):
+    """Queries made of a latent, and of the stream; keys and values together, and values alone."""
+    assert judge(name).verdict == "right"
+
+
+def test_the_latent_is_read_for_keys_and_for_values_and_shared_by_all_heads(model):
+    names = [node.name for node in model.graph.destinations[:7]]
+    assert names == ["a0.h0.q", "a0.h1.q", "a0.h2.q", "a0.h3.q", "a0.g0.k", "a0.g0.v", "m0"]
+    assert model.graph.feeds[model.graph.dest_index("a1.g0.v")].sum() == 4
+
+
+def test_the_plain_model_is_computed_to_the_bit(plain, model):
+    assert torch.equal(model.run(_tokens()).logits, zoo.logits_of(plain, _tokens()))
+
+
+def test_what_a_reader_does_not_have_is_zero(model):
+    (attention,) = (model.blocks[1].bridge.attn.original_component,)
+    assert isinstance(attention, LatentAttention)
+    queries, keys, values = model.blocks[1].w_qkv
+    latent = 16  # of 24 with the part that is rotated; queries are made of 12
+    assert queries.shape[2] == keys.shape[2] == 24
+    assert not queries[:, :, 12:].any() and not values[:, :, latent:].any()
+    assert torch.equal(values[:, :, :latent], keys[:, :, :latent])
+
+
+def test_norms_of_latents_are_said_to_be_without_rule(model):
+    scores = relp(model, _task(_tokens(), _corrupted()), logit_diff)
+    assert "head norm at blocks.0.attn: norms of its latents" in str(scores.provenance["unruled"])
+
+
+def test_a_deep_copy_scores_alike(model):
+    task = _task(_tokens(), _corrupted())
+    found = eap(copy.deepcopy(model), task, logit_diff).matrix
+    assert torch.equal(found, eap(model, task, logit_diff).matrix)
+    assert copy.deepcopy(model).identity == model.identity
+
+
+def test_a_latent_is_not_given_out_to_heads():
+    with pytest.raises(ValueError, match="is refused: .*all its keys and values come from one lat"):
+        Model.load(Ungrouped(zoo.build("YoutuForCausalLM")))
+
+
+def test_attention_that_chooses_its_tokens_by_the_stream_is_refused():
+    with pytest.raises(ValueError, match="GlmMoeDsaForCausalLM is refused: its attention shows no"):
+        Model.load(zoo.build("GlmMoeDsaForCausalLM"))
