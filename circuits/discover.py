@@ -212,4 +212,6 @@ def _settings(circuit: Circuit, scores: Scores, judged: Task) -> dict[str, objec
     if scores.completeness is not None:
         mean, largest = float(scores.completeness.mean()), float(scores.completeness.abs().max())
         settings["completeness_delta"] = f"mean {mean:+.3g}, largest {largest:.3g}"
+    if scores.caution is not None:
+        settings["caution"] = scores.caution
     return settings

@@ -1,5 +1,7 @@
 """Do edge scores hold against what they must equal: node scores, slopes, exact patching?"""
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,7 +10,7 @@ from circuits.doctor.finding import Finding, at_least, at_most
 from circuits.judging.verification import verify
 from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
-from circuits.scores import Scores
+from circuits.scores import DOUBTFUL, Scores
 from circuits.scoring import eap, eap_ig
 from patching.ablations import resample
 from patching.attribution import attribute
@@ -31,7 +33,7 @@ _ROUNDING_HALF = 5e-2
 
 def sums_to_nodes(model: Model, task: Task, metric: Metric) -> Finding:
     """Edge scores out of a writer sum to its own attribution score, both by EAP."""
-    edges = eap(model, task, metric).node_scores()
+    edges = _scored(model, task, metric).node_scores()
     nodes = attribute(model, task, metric).writers
     error = float((edges - nodes).abs().max()) / _size(model, task, nodes)
     limit = _ROUNDING.get(model.dtype, _ROUNDING_HALF)
@@ -52,7 +54,7 @@ def slopes(model: Model, task: Task, metric: Metric) -> Finding:
 
     Some random edges and one into every MLP and the logits, by central differences.
     """
-    scores = eap(model, task, metric)
+    scores = _scored(model, task, metric)
     edges = _some_edges(scores)
     found = _slopes(model, task, metric, edges, STEPS[model.dtype])
     expected = torch.stack([scores.matrix[edge] for edge in edges])
@@ -68,6 +70,27 @@ def slopes(model: Model, task: Task, metric: Metric) -> Finding:
         advice=""
         if error <= 0.01
         else "Attention kernels, hooks or experts that jump may be at fault; load in float64.",
+    )
+
+
+def adds_up(model: Model, task: Task, metric: Metric) -> Finding:
+    """The scores of the embedding's edges, by EAP, sum to the clean-corrupt gap."""
+    scores = _scored(model, task, metric)
+    error = scores.completeness_error
+    assert error is not None, "EAP has a completeness delta"
+    return Finding(
+        name="scores add up",
+        subject="task",
+        verdict=at_most(error, DOUBTFUL),
+        measured=error,
+        threshold=DOUBTFUL,
+        unit="of the gap",
+        means="How far EAP's scores of all edges out of the embedding are from adding up to the "
+        "gap between clean and corrupt prompts.",
+        advice=""
+        if error <= DOUBTFUL
+        else "Scores may be of the wrong size or sign: "
+        "integrate (eap-ig), or rank by absolute value.",
     )
 
 
@@ -91,6 +114,13 @@ def exact_agrees(model: Model, task: Task, metric: Metric) -> Finding:
         else "Take more steps, or `exact` for the edges that matter; see `circuits.verify`.",
         details=(("sign agreement", found.sign_agreement.value),),
     )
+
+
+def _scored(model: Model, task: Task, metric: Metric) -> Scores:
+    """By EAP; what is to be said of its sum is a finding."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return eap(model, task, metric)
 
 
 def _slopes(

@@ -160,8 +160,10 @@ def _of_scores(model: Model, task: Task, metric: Metric) -> Iterator[Found]:
     prompts, sloped = sample(model, task, metric)
     if prompts.prompts[0] not in task.prompts:
         why = f"{sloped.__name__} needs wrong answers, and some rows have none"
+        yield Skipped("scores add up", "task", why)
         yield Skipped("sample agrees with exact", "task", why)
         return
+    yield from _try("scores add up", lambda: agreement.adds_up(model, prompts, sloped))
     yield from _try(
         "sample agrees with exact", lambda: agreement.exact_agrees(model, prompts, sloped)
     )

@@ -3,9 +3,11 @@
 A chunk of a run is what one portion says of one batch, as one number an edge, summed over examples.
 """
 
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -48,8 +50,15 @@ class TaskScores:
 
 
 def to_scores(found: TaskScores) -> Scores:
-    """With one number an edge."""
-    return Scores(found.mean, found.graph, found.provenance, found.deltas)
+    """With one number an edge; a warning where they add up to something else than they should."""
+    scores = Scores(found.mean, found.graph, found.provenance, found.deltas)
+    if scores.completeness_error is None:
+        return scores
+    if scores.caution:
+        warnings.warn(scores.caution, stacklevel=1)
+    error = float(f"{scores.completeness_error:.3g}")
+    said = {"completeness_error": error} if math.isfinite(error) else {}
+    return replace(scores, provenance={**found.provenance, **said})
 
 
 @contextmanager

@@ -68,6 +68,8 @@ def _show_edges(args: Namespace, path: Path) -> None:
         edges = strongest(result, args.top, args.ranking)
         print(f"circuit of {result.size:,} of {graph.n_edges:,} edges: {graph.describe()}")
     print_provenance(result.provenance)
+    if isinstance(result, Scores) and result.caution is not None:
+        print(f"caution: {result.caution}")
     print(f"strongest edges by {args.ranking} score (positive: helps the metric in the clean run):")
     print_edges(edges)
 

@@ -1,7 +1,9 @@
 import json
 import math
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -9,8 +11,13 @@ import torch
 from jaxtyping import config
 from safetensors.torch import save as to_safetensors
 
-from circuits.scores import MUST_AGREE, Ranking, Scores, load_scores, merge, rank
+from circuits.cli import main
+from circuits.scores import DOUBTFUL, MUST_AGREE, Ranking, Scores, load_scores, merge, rank
+from circuits.scoring import eap, eap_ig
 from patching.graph import Graph
+from patching.metrics import logit_diff
+from patching.model import Model
+from patching.models import TOY_GENERATORS
 
 GRAPHS = [Graph(1, 1, 1), Graph(2, 2, 2), Graph(2, 4, 2), Graph(3, 2, 1, parallel=True)]
 SMALL = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
@@ -279,3 +286,57 @@ def test_options_agree_after_a_trip_through_a_file(tmp_path):
     a = random_scores(SMALL, changes={"options": {"steps": 5, "layers": (1, 2)}})
     a.save(tmp_path / "a")
     assert json.dumps(merge(a, load_scores(tmp_path / "a")).provenance)
+
+
+# What the scores add up to.
+
+
+def of_sum(total: float, gap: float) -> Scores:
+    """Scores whose embedding's edges sum to `total`, where the gap is another."""
+    matrix = torch.zeros(SMALL.exists.shape, dtype=torch.float64)
+    matrix[0, -1] = total
+    return Scores(matrix, SMALL, {}, torch.tensor([total - gap - 1, total - gap + 1]).double())
+
+
+@pytest.mark.parametrize(
+    ("total", "gap", "error"),
+    [(3.0, 2.0, 0.5), (-6.0, 3.0, 3.0), (0.0, 4.0, 1.0), (7.0, -2.0, 4.5)],
+)
+def test_the_completeness_error_is_a_share_of_the_gap(total, gap, error):
+    scores = of_sum(total, gap)
+    assert (scores.gap, scores.completeness_error) == (gap, error)
+    assert (scores.caution is None) == (error <= DOUBTFUL)
+
+
+def test_without_a_delta_or_a_gap_nothing_is_shared():
+    assert replace(of_sum(1, 2), completeness=None).completeness_error is None
+    assert replace(of_sum(1, 2), completeness=None).caution is None
+    assert of_sum(1, 0).completeness_error == float("inf")
+
+
+def test_what_does_not_add_up_is_said_once_and_kept(tmp_path):
+    toy = Model.load("toy")
+    task = TOY_GENERATORS["greater-than"](toy.tokenizer, 8, 0)
+    with pytest.warns(UserWarning, match="add up to .* where the metric's gap is") as said:
+        scores = eap(toy, task, logit_diff)
+    assert len(said) == 1
+    error = scores.provenance["completeness_error"]
+    assert error == pytest.approx(scores.completeness_error, rel=1e-2)
+    scores.save(tmp_path / "scores.safetensors")
+    assert load_scores(tmp_path / "scores.safetensors").caution == scores.caution is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert eap_ig(toy, task, logit_diff, steps=5).caution is None
+
+
+def test_the_shell_says_it_where_scores_are_made_and_shown(tmp_path, capsys):
+    path = str(tmp_path / "scores.safetensors")
+    made = ["score", "--model", "toy", "--task", "greater-than", "--n", "8", "--out", path]
+    assert main([*made, "--method", "eap"]) == 0
+    assert "warning: the scores of all edges out of the embedding add up" in capsys.readouterr().err
+    assert main(["show", path]) == 0
+    shown = capsys.readouterr().out
+    assert "caution: the scores of all edges" in shown
+    assert "completeness_error" in shown
+    assert main([*made, "--method", "eap-ig", "--steps", "5"]) == 0
+    assert "add up" not in capsys.readouterr().err
