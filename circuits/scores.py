@@ -33,8 +33,7 @@ _OF_THE_MODEL = ("config", "inside")
 """What two results must share, beside the graph, before they may be added; the latter if named."""
 
 DOUBTFUL = 1.0
-"""The share of the gap that the sum of scores may be off before it is said: at 1, scores that are all
-0 would add up as well."""
+"""The share of the gap that sums of scores may be off before it is said: zeros are off by 1."""
 
 _VERSION = "1"
 _METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
@@ -71,35 +70,29 @@ class Scores:
             )
 
     @property
-    def gap(self) -> float | None:
-        """What the scores of the embedding's edges should add up to: the gap between the ends.
-
-        None where the method has no completeness delta.
-        """
-        if self.completeness is None:
-            return None
-        return float(self.matrix[0].sum() - self.completeness.mean())
-
-    @property
     def completeness_error(self) -> float | None:
-        """How far off that sum is, as a share of the gap; infinite without a gap."""
+        """How far off the gap the embedding's scores add up to, as a share of it; None if unknown."""
         if self.completeness is None:
             return None
-        error, gap = abs(float(self.completeness.mean())), abs(self.gap or 0.0)
-        return error / gap if gap else float("inf")
+        total, gap = self._sum_and_gap
+        return abs((total - gap) / gap) if gap else float("inf")
 
     @property
     def caution(self) -> str | None:
         """What to be told where that share is more than `DOUBTFUL`."""
-        error = self.completeness_error
-        if error is None or self.gap is None or error <= DOUBTFUL:
+        if (self.completeness_error or 0.0) <= DOUBTFUL:
             return None
+        total, gap = self._sum_and_gap
         return (
-            f"the scores of all edges out of the embedding add up to "
-            f"{float(self.matrix[0].sum()):+.3g}, where the metric's gap is {self.gap:+.3g}: they "
-            "may be of the wrong size, or sign. Integrate (eap-ig), rank by absolute value, and "
-            "hold a sample against exact patching (verify)"
+            f"the scores of all edges out of the embedding add up to {total:+.3g}, where the "
+            f"metric's gap is {gap:+.3g}: they may be of the wrong size, or sign. Integrate "
+            "(eap-ig), rank by absolute value, and hold a sample against exact patching (verify)"
         )
+
+    @property
+    def _sum_and_gap(self) -> tuple[float, float]:
+        total, delta = float(self.matrix[0].sum()), self.completeness
+        return total, total if delta is None else total - float(delta.mean())
 
     def of(self, source: str, dest: str) -> float:
         """The score of the edge `source->dest`.
