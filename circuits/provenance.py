@@ -18,9 +18,14 @@ def describe(
     ablation: str,
 ) -> dict[str, object]:
     """Everything a reader needs to make the result again: `patching.provenance`, for edges."""
-    facts = {
+    facts = facts_of(ablation)
+    return provenance.describe(model, task, metric, method, options, facts=facts)
+
+
+def facts_of(ablation: str) -> dict[str, object]:
+    """What provenance of edges says besides."""
+    return {
         "ablation": ablation,
         "positions": "summed over all tokens up to the answer",
         "sign": "clean - corrupt: positive helps the metric in the clean run",
     }
-    return provenance.describe(model, task, metric, method, options, facts=facts)

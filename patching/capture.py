@@ -4,7 +4,7 @@ Writers are kept as small as they are: heads before their output projection, in 
 difference of two runs is taken; `expand_writes` makes d_model of a few tokens at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,8 @@ from patching.files.brief import briefly
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.tasks.task import Batch
+
+_NOTHING: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ class Run:
     """A finished run: logits at the answer positions, the whole embedding, chosen writes.
 
     `positions` is the part of the embedding that learned position embeddings add (else zeros).
+    `seen` are values at further hook points that were asked for, at the chosen tokens.
     """
 
     logits: Float[Tensor, "batch vocab"]
     embedding: Float[Tensor, "batch pos d_model"]
     positions: Float[Tensor, "batch pos d_model"]
     writes: Writes
+    seen: Mapping[str, Float[Tensor, "token ..."]]
 
 
 def indices(chosen: Bool[Tensor, "batch pos"]) -> tuple[Tensor, ...]:
@@ -95,12 +99,19 @@ _INDICES = WeakTensorKeyDictionary()
 
 
 class Recorder:
-    """Hooks that keep what the writers write at the chosen tokens; `finish` hands it over."""
+    """Hooks that keep what the writers write at the chosen tokens; `finish` hands it over.
 
-    def __init__(self, model: Model, tokens: Bool[Tensor, "batch pos"]) -> None:
+    `seen` are further hook points whose values are wanted, with the axis that counts positions.
+    """
+
+    def __init__(
+        self, model: Model, tokens: Bool[Tensor, "batch pos"], seen: Mapping[str, int] = _NOTHING
+    ) -> None:
         self._model = model
         self._tokens = indices(tokens)
         self._kept: dict[str, Tensor] = {}
+        self._axes = seen
+        self._seen: dict[str, Tensor] = {}
 
     @property
     def hooks(self) -> list[tuple[str, Hook]]:
@@ -113,7 +124,7 @@ class Recorder:
                 divide = AtLayer(partial(self._divide_by_sigma, block))
                 hooks.append((block.attention_sum, divide))
             hooks.append((block.mlp_out, AtLayer(partial(self._keep, block.mlp_out))))
-        return hooks
+        return hooks + [(name, AtLayer(partial(self._see, name))) for name in self._axes]
 
     def finish(self, logits: Float[Tensor, "batch vocab"]) -> Run:
         """The run, after it has happened."""
@@ -124,13 +135,17 @@ class Recorder:
             tuple(widen(kept[block.z]) for block in self._model.blocks),
             tuple(widen(kept[block.mlp_out]) for block in self._model.blocks),
         )
-        return Run(logits.detach(), embedding, positions, writes)
+        return Run(logits.detach(), embedding, positions, writes, self._seen)
 
     def _keep_whole(self, name: str, tensor: Tensor) -> None:
         self._kept[name] = tensor.detach()
 
     def _keep(self, name: str, tensor: Tensor) -> None:
         self._kept[name] = rows_at(tensor.detach(), self._tokens)
+
+    def _see(self, name: str, tensor: Tensor) -> None:
+        chosen = rows_at(tensor.detach().movedim(self._axes[name], 1), self._tokens)
+        self._seen[name] = widen(chosen.to(self._model.device))
 
     def _divide_by_sigma(self, block: Block, total: Tensor) -> None:
         chosen = rows_at(total.detach(), self._tokens)
@@ -144,13 +159,14 @@ def capture(
     batch: Batch,
     *,
     at: Bool[Tensor, "batch pos"] | None = None,
+    seen: Mapping[str, int] = _NOTHING,
 ) -> Run:
     """Run `tokens` (the clean or corrupt ones of `batch`) and keep what its writers wrote.
 
     Writes are kept at `batch.can_differ` unless told otherwise: the only tokens where the two
-    runs of a pair can differ and still reach the answer.
+    runs of a pair can differ and still reach the answer. `seen` as `Recorder` has it.
     """
-    recorder = Recorder(model, batch.can_differ if at is None else at)
+    recorder = Recorder(model, batch.can_differ if at is None else at, seen)
     return recorder.finish(model.answer_logits(tokens, batch, recorder.hooks))
 
 

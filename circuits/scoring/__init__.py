@@ -12,7 +12,6 @@ from circuits.scoring.adjusted import eap_gp
 from circuits.scoring.conductance import conductance
 from circuits.scoring.dropping import atp_star, grad_drop
 from circuits.scoring.flow import information_flow
-from circuits.scoring.gather import Recipe
 from circuits.scoring.laws import Laws
 from circuits.scoring.methods import METHODS, Method
 from circuits.scoring.named import (
@@ -29,6 +28,7 @@ from circuits.scoring.positions import PositionScores, position_scores
 from circuits.scoring.score import score
 from circuits.scoring.second_order import Curvature, curvature, eap_hvp, screen_flag_fix
 from circuits.scoring.single_edges import exact
+from patching.gathering import Recipe
 from patching.paths import (
     PATHS,
     PATHS_WITH_STEPS,

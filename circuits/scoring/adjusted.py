@@ -1,9 +1,9 @@
 """EAP-GP: gradients along a path that follows the model rather than a straight line."""
 
 from circuits.scores import Scores
-from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
+from patching.gathering import Recipe
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import adjusted

@@ -22,8 +22,9 @@ from torch import Tensor
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
 from circuits.scoring.contract import edge_scores
-from circuits.scoring.gather import Job, Recipe, prepare
+from circuits.scoring.gather import prepare
 from patching.capture import Recorder, Run, capture
+from patching.gathering import Job, Recipe
 from patching.gradients import GradientSum, ReaderGradients
 from patching.live import Point, Start
 from patching.metrics import Metric
@@ -78,7 +79,7 @@ class _Stop:
 class _ScoreBatch:
     """Scores of one batch."""
 
-    job: Job
+    job: Job[ReaderGradients]
     steps: int
 
     def __call__(self, batch: Batch) -> BatchScores:

@@ -12,10 +12,10 @@ import torch
 
 from circuits.scores import Scores
 from circuits.scoring.batches import whole
-from circuits.scoring.gather import Recipe
 from circuits.scoring.patterns import qk_fix
 from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
+from patching.gathering import Recipe
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import at_clean

@@ -1,9 +1,9 @@
 """The named methods: each is one backward rule on one path; for `run`, see `score`."""
 
 from circuits.scores import Scores
-from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
+from patching.gathering import Recipe
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import along_activations, along_inputs, at_both, at_clean

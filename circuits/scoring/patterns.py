@@ -18,13 +18,13 @@ from torch import Tensor
 from circuits.provenance import describe
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, score_batches, whole
-from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Ablation, Prepared, resample
 from patching.anatomy.blocks import EMBEDDING, Block, widen
 from patching.anatomy.stack import skipping
 from patching.attribution.patterns import points_of, require_patterns
 from patching.capture import Recorder, Writes, capture, indices
+from patching.gathering import Recipe
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure_sloped
 from patching.model import Hook, Model

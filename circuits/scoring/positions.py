@@ -14,9 +14,10 @@ from torch import Tensor
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches
 from circuits.scoring.contract import edge_scores
-from circuits.scoring.gather import Job, Recipe, prepare
+from circuits.scoring.gather import prepare
 from patching.attribution import over_spans
 from patching.files.brief import briefly
+from patching.gathering import Job, Recipe
 from patching.gradients import AttentionGradients, ReaderGradients
 from patching.graph import Graph
 from patching.metrics import Metric
@@ -102,7 +103,7 @@ def position_scores(
 class _ScoreBatch:
     """Scores of one batch by a job, position by position."""
 
-    job: Job
+    job: Job[ReaderGradients]
     n_positions: int
 
     def __call__(self, batch: Batch) -> BatchScores:

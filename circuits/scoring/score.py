@@ -7,7 +7,9 @@ import torch
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
 from circuits.scoring.contract import edge_scores
-from circuits.scoring.gather import Job, Recipe, prepare
+from circuits.scoring.gather import prepare
+from patching.gathering import Job, Recipe
+from patching.gradients import ReaderGradients
 from patching.metrics import Metric
 from patching.model import Model
 from patching.runs.batches import Doing, Keeping
@@ -47,11 +49,11 @@ def score(
 class _ScoreBatch:
     """Scores of one batch by a job."""
 
-    job: Job
+    job: Job[ReaderGradients]
 
     def __call__(self, batch: Batch) -> BatchScores:
         gathered = self.job.gather(batch)
         total = torch.zeros(self.job.model.graph.exists.shape, dtype=torch.float64)
         for rows, gradients in gathered.gradients:
             total[rows] += edge_scores(self.job.model, gathered.difference, gradients)[rows]
-        return BatchScores(total, gathered.completeness)
+        return BatchScores(total, self.job.completeness(gathered))

@@ -39,10 +39,12 @@ from circuits.running.rewiring import lay_out
 from circuits.running.steered import Steered
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches, whole
-from circuits.scoring.gather import Job, Recipe, prepare
+from circuits.scoring.gather import prepare
 from circuits.scoring.single_edges import Edge, exact
 from patching.ablations import Ablation, resample
 from patching.files.brief import briefly
+from patching.gathering import Job, Recipe
+from patching.gradients import ReaderGradients
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
@@ -206,7 +208,7 @@ def screen_flag_fix(
 class _ScoreBatch:
     """First and second order of one batch, along a last axis."""
 
-    job: Job
+    job: Job[ReaderGradients]
     probes: int
     edges: Int[Tensor, "edge 2"] | None
 

@@ -21,7 +21,7 @@ from patching.attribution.patterns import (
     require_patterns,
     score_places,
 )
-from patching.attribution.runs import Gathered, Job, Sums, gather
+from patching.attribution.runs import Gathered, Job, gather
 from patching.attribution.sweep import (
     Attributions,
     base_of,
@@ -30,6 +30,7 @@ from patching.attribution.sweep import (
     to_attributions,
     to_parts,
 )
+from patching.live import Start
 from patching.metrics import Metric
 from patching.model import Hook, Model
 from patching.paths import Path
@@ -235,13 +236,14 @@ class _Dropping:
         return summed if kind == "neurons" or self.by_position else summed.sum(dim=1)
 
 
-def _without_layer(job: Job, batch: Batch, layer: int) -> dict[str, Tensor]:
+def _without_layer(job: Job, batch: Batch, layer: int) -> Mapping[str, Tensor]:
     """Gradients at the base run, with none through what one layer writes."""
     block = job.model.blocks[layer]
     hooks: tuple[tuple[str, Hook], ...] = (
         (block.attention_out, torch.Tensor.detach),
         (block.mlp_out, torch.Tensor.detach),
     )
-    sums = Sums(job, batch)
-    sums.slope(batch.clean if job.path.clean else batch.corrupt, hooks)
-    return sums.gradients
+    sums = job.gathering().new_sum(batch.can_differ)
+    base = batch.clean if job.path.clean else batch.corrupt
+    sums.add(batch, job.metric, Start(1.0, base, hooks=hooks))
+    return sums.finish()

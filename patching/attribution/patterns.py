@@ -18,8 +18,9 @@ from torch import Tensor
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import AttentionPoints, softmax
 from patching.anatomy.places import Place, of_kind
-from patching.attribution.runs import Gathered, Job, Seen
+from patching.attribution.runs import Gathered, Job
 from patching.attribution.sweep import place_rows
+from patching.capture import Run
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.rules.sites import Unruled, head_norms
@@ -86,10 +87,10 @@ def fixed_scores(
     for block in model.blocks:
         points = points_of(block)
         slopes, (queries, keys, _) = gathered.gradients[points.pattern], block.qkv
-        change = base.values[points.pattern] - moved[queries]
+        change = base.seen[points.pattern] - moved[queries]
         by_query = sign * einsum(change, slopes, "token head key, token head key -> token head")
         found["q"].append(place_rows(by_query, gathered, n_pos))
-        by_key = sign * columns_moved(slopes, base.values[points.scores], moved[keys])
+        by_key = sign * columns_moved(slopes, base.seen[points.scores], moved[keys])
         by_group = reduce(by_key, "token (g h) key -> token g key", "sum", h=group)
         found["k"].append(_at_keys(by_group, gathered, n_pos))
     return {kind: torch.stack(layers, dim=1).cpu() for kind, layers in found.items()}
@@ -160,10 +161,10 @@ def _at_keys(
     return out
 
 
-def _put(gathered: Gathered, seen: Seen, name: str, axis: int = 1) -> Hook:
+def _put(gathered: Gathered, run: Run, name: str, axis: int = 1) -> Hook:
     def hook(tensor: Tensor) -> Tensor:
         tensor = tensor.clone()
-        tensor.movedim(axis, 1)[gathered.tokens] = seen.values[name].to(tensor.dtype)
+        tensor.movedim(axis, 1)[gathered.tokens] = run.seen[name].to(tensor.dtype)
         return tensor
 
     return hook

@@ -10,25 +10,27 @@ Nanda 2023 (attribution patching); Rezaei Jafari et al. 2025, arXiv:2508.21258 (
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.ablations import Ablation, Prepared, resample
-from patching.anatomy.blocks import EMBEDDING, widen
-from patching.anatomy.devices import rows_at
-from patching.capture import Recorder, Writes, capture, expand_writes, indices
+from patching.ablations import Ablation, resample
+from patching.anatomy.blocks import EMBEDDING
+from patching.attribution.runs import PlaceSum
+from patching.capture import Writes, expand_writes
 from patching.files.brief import briefly
+from patching.gathering import Job, Recipe
 from patching.graph import Graph
-from patching.live import Live, Start, differentiate
 from patching.memory import in_tiles
-from patching.metrics import Metric, require_slope
+from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import without_gradients
+from patching.paths import at_clean
 from patching.rules import Rule, plain
 from patching.runs.spots import require_spans
-from patching.tasks.task import Batch, Task
+from patching.tasks.task import Task
 
 
 @briefly
@@ -81,17 +83,20 @@ def attribute(
         ValueError: if the metric has no gradient at the clean run, the model cannot read the task,
             pairs do not differ, or a batch would be empty.
     """
-    prepared = ablation(model)
-    _check(model, task, metric, needs_pairs=prepared.paired)
+    recipe, prepared = Recipe(at_clean, rule, ablation), ablation(model)
+    sums = partial(PlaceSum, model, rule, dict.fromkeys(_groups(model), 1))
+    job = Job(model, metric, recipe, prepared, sums)
+    job.check(task, "to score nodes by", elsewhere="")
     d_model = model.blocks[0].w_o.shape[2]
     n = len(model.graph.sources)
     dimensions = torch.zeros(n, d_model, dtype=torch.float64)
     positions = torch.zeros(n, task.max_length, dtype=torch.float64)
     for batch in task.batches(batch_size, model.device):
-        difference, gradients = _writes_and_gradients(model, batch, metric, rule, prepared)
-        places = batch.places[prepared.tokens(batch)].cpu()
-        products = _Products(model, difference, gradients, places, dimensions, positions)
-        in_tiles(len(difference), products.bytes_each, model.device, products.add)
+        found = job.gather(batch)
+        places = batch.places[found.ends.tokens].cpu()
+        ((_, gradients),) = found.gradients
+        products = _Products(model, found.difference, gradients, places, dimensions, positions)
+        in_tiles(len(places), products.bytes_each, model.device, products.add)
     unruled = tuple(str(part) for part in rule.start(model).unruled)
     return NodeScores(model.graph, dimensions / len(task), positions / len(task), unruled)
 
@@ -113,34 +118,13 @@ def over_spans(
     return torch.stack([positions[..., list(span)].sum(dim=-1) for span in spans.values()], dim=-1)
 
 
-def _writes_and_gradients(
-    model: Model, batch: Batch, metric: Metric, rule: Rule, prepared: Prepared
-) -> tuple[Writes, list[Float[Tensor, "token d_model"]]]:
-    """Clean writes minus their replacements, and the gradient at each group's write.
-
-    Groups are the embedding, then each layer's attention and MLP, in the graph's order.
-    """
-    tokens = prepared.tokens(batch)
-    chosen = indices(tokens)
-    recorder = Recorder(model, tokens)
-    names = [name for block in model.blocks for name in (block.attention_out, block.mlp_out)]
-    start = Start(1.0, batch.clean, hooks=tuple(recorder.hooks))
-    found = differentiate(model, batch, metric, rule, Live(names), start)
-    slopes = (rows_at(found.gradients[name], chosen) for name in (EMBEDDING, *names))
-    gradients = [widen(slope).to(model.device) for slope in slopes]
-    clean = recorder.finish(found.logits)
-    corrupt = capture(model, batch.corrupt, batch, at=tokens) if prepared.paired else None
-    replaced = prepared.replace(batch, clean, corrupt)
-    return clean.writes - replaced.writes, gradients
-
-
 @dataclass(frozen=True, eq=False)
 class _Products:
     """`difference * gradient` of every writer, added up a few tokens at a time."""
 
     model: Model
     difference: Writes
-    gradients: list[Float[Tensor, "token d_model"]]
+    gradients: Mapping[str, Float[Tensor, "token d_model"]]
     places: Int[Tensor, " token"]
     dimensions: Float[Tensor, "source d_model"]
     positions: Float[Tensor, "source pos"]
@@ -155,24 +139,18 @@ class _Products:
     def add(self, tile: slice) -> None:
         """Add those of some tokens to both sums."""
         product = expand_writes(self.model, self.difference[tile])
-        for gradient, group in zip(self.gradients, _groups(self.model.graph), strict=True):
-            product[group] *= gradient[tile]
+        for name, group in _groups(self.model).items():
+            product[group] *= self.gradients[name][tile]
         along, at = (product.sum(dim=axis).double().cpu() for axis in (1, 2))
         self.dimensions.add_(along)
         self.positions.index_add_(1, self.places[tile], at)
 
 
-def _groups(graph: Graph) -> list[slice]:
-    """Writers that share a gradient: the embedding, then a layer's heads, its MLP, and so on."""
-    groups = [slice(0, 1)]
-    for layer in range(graph.n_layers):
-        mlp = graph.mlp_source(layer)
-        groups += [graph.head_sources(layer), slice(mlp, mlp + 1)]
+def _groups(model: Model) -> dict[str, slice]:
+    """Where writers that share a gradient write: the embedding, a layer's heads, its MLP, ..."""
+    groups, graph = {EMBEDDING: slice(0, 1)}, model.graph
+    for block in model.blocks:
+        mlp = graph.mlp_source(block.index)
+        groups[block.attention_out] = graph.head_sources(block.index)
+        groups[block.mlp_out] = slice(mlp, mlp + 1)
     return groups
-
-
-def _check(model: Model, task: Task, metric: Metric, *, needs_pairs: bool) -> None:
-    require_slope(metric, "to score nodes by", at_clean=True)
-    model.check(task)
-    if needs_pairs:
-        task.require_contrast()

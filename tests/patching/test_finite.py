@@ -9,10 +9,10 @@ import torch
 from circuits.circuit import Circuit
 from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
-from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from patching.ablations import Constants, mean
 from patching.capture import capture
+from patching.gathering import Recipe
 from patching.gradients import GradientSum
 from patching.live import Start
 from patching.metrics import logit_diff

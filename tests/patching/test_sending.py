@@ -80,7 +80,8 @@ import sys
 import torch
 from ray import cloudpickle
 import families
-from circuits.scoring.gather import Recipe, prepare
+from circuits.scoring.gather import prepare
+from patching.gathering import Recipe
 from circuits.scoring.score import score
 from patching import ablations, metrics, paths, rules
 from patching.model import Model

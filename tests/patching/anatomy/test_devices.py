@@ -26,7 +26,6 @@ from circuits.learning import (
 from circuits.running.evaluation import evaluate
 from circuits.running.inside import active
 from circuits.scoring import METHODS
-from circuits.scoring.gather import Recipe
 from circuits.scoring.score import score
 from circuits.scoring.single_edges import exact
 from circuits.select import random_circuit
@@ -34,6 +33,7 @@ from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.activation import activation_patching, neuron_patching
 from patching.anatomy.devices import AtLayer, at_home
 from patching.descent import Schedule
+from patching.gathering import Recipe
 from patching.lens import direct_logit_attribution, logit_lens
 from patching.metrics import kl, logit_diff
 from patching.model import Model
