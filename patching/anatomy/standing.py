@@ -196,8 +196,8 @@ def _look(
 ) -> Look:
     tensors = [one.tensor for one in (*stored, *derived)]
     states = tuple(() if tensor is None else state_of(tensor) for tensor in tensors)
-    samples = _samples(tensors[: len(stored)], tensors[len(stored) :])
-    return Look(states, *samples, _structure(bridge), answer)
+    kept, others = _samples(tensors[: len(stored)], tensors[len(stored) :])
+    return Look(states, kept, others, _structure(bridge), answer)
 
 
 def _hash(held: tuple[_Held, ...], prefix: str) -> str:
