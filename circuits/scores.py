@@ -71,7 +71,7 @@ class Scores:
 
     @property
     def completeness_error(self) -> float | None:
-        """How far off the gap the embedding's scores add up to, as a share of it; None if unknown."""
+        """How far the embedding's scores are from adding up to the gap, as a share; if known."""
         if self.completeness is None:
             return None
         total, gap = self._sum_and_gap

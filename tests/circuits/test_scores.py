@@ -338,5 +338,5 @@ def test_the_shell_says_it_where_scores_are_made_and_shown(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "caution: the scores of all edges" in shown
     assert "completeness_error" in shown
-    assert main([*made, "--method", "eap-ig", "--steps", "5"]) == 0
+    assert main([*made, "--method", "eap-ig", "--steps", "5", "--overwrite"]) == 0
     assert "add up" not in capsys.readouterr().err
