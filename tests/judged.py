@@ -241,7 +241,7 @@ def _written(model: Model, plain: nn.Module) -> Iterator[tuple[str, tuple[str, s
 
 def _node_scores(plain: nn.Module, paths: list[str]) -> dict[str, float]:
     """(clean - corrupt output) times the gradient in the clean run, a prompt, by module."""
-    seen: dict[str, list[Tensor]] = {path: [] for path in paths}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in paths}
     keep = {path: partial(_keep_whole, kept) for path, kept in seen.items()}
     handles = [plain.get_submodule(path).register_forward_hook(keep[path]) for path in paths]
     for tokens in (_corrupted(), _tokens()):
@@ -249,15 +249,17 @@ def _node_scores(plain: nn.Module, paths: list[str]) -> dict[str, float]:
     for handle in handles:
         handle.remove()
     gap = (logits[:, ANSWER] - logits[:, WRONG]).sum() / len(logits)
-    slopes = torch.autograd.grad(gap, [kept[1] for kept in seen.values()])
+    slopes = torch.autograd.grad(gap, [kept[1][0] for kept in seen.values()])
     return {
-        path: float(((clean - corrupt).detach() * slope).sum().double())
-        for (path, (corrupt, clean)), slope in zip(seen.items(), slopes, strict=True)
+        path: float(((clean - corrupt) * slope).sum().double())
+        for (path, ((_, corrupt), (_, clean))), slope in zip(seen.items(), slopes, strict=True)
     }
 
 
-def _keep_whole(seen: list[Tensor], module: nn.Module, *passed: object) -> None:
-    seen.append(_first(passed[-1]))
+def _keep_whole(seen: list[tuple[Tensor, Tensor]], module: nn.Module, *passed: object) -> None:
+    """The output, and its values now: Falcon adds the attention's to the MLP's, in place."""
+    made = _first(passed[-1])
+    seen.append((made, made.detach().clone()))
 
 
 def _slope_error(model: Model) -> float:

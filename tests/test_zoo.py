@@ -11,7 +11,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "families.md"
 SOME = {
     "AfmoeForCausalLM": "refused",  # a gate reads the stream beside the readers
     "BartForCausalLM": "refused",  # no adapter
-    "DeepseekV3ForCausalLM": "refused",  # keys and values by way of a shared latent
+    "DeepseekV3ForCausalLM": "right",  # keys and values by way of a shared latent
     "FalconForCausalLM:7b": "right",  # parallel, one key-value head
     "GPTBigCodeForCausalLM:mha": "refused",  # a fault of the library's adapter
     "Llama4ForCausalLM": "right",  # experts whose output the library reshapes

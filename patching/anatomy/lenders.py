@@ -8,6 +8,7 @@ writers rebuild its stream, and nothing else is read.
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
 _LENDERS = {
+    "AXK1ForCausalLM": "DeepseekV3ForCausalLM",
     "AriaTextForCausalLM": "PhiMoEForCausalLM",
     "CwmForCausalLM": "LlamaForCausalLM",
     "Dots1ForCausalLM": "Qwen3MoeForCausalLM",
