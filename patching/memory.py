@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 
@@ -147,20 +147,35 @@ def in_tiles(
         start = span.stop
 
 
-def in_halves(span: range, work: Callable[[range], R], join: Callable[[R, R], R]) -> R:
-    """`work` on a span of examples at once, or, where memory runs out, on its halves joined.
+class Examples(Protocol):
+    """Some examples, of which slices are examples again."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, some: slice, /) -> Self:
+        """Some of them."""
+        ...
+
+
+E = TypeVar("E", bound=Examples)
+
+
+def in_halves(examples: E, work: Callable[[E], R], join: Callable[[R, R], R]) -> R:
+    """`work` on examples at once, or, where memory runs out, on their halves joined.
 
     Raises:
         MemoryError: if memory runs out even for one example.
         RuntimeError: if something else breaks.
     """
     try:
-        return work(span)
+        return work(examples)
     except RuntimeError as error:
         if not is_lack_of_memory(error):
             raise
         said = str(error).partition("\n")[0]
-    if len(span) == 1:
+    if len(examples) == 1:
         raise MemoryError(
             f"memory runs out even for one example at a time ({said}); {_in_need_of(said)}. A "
             "device with more memory, a model laid over several (--n-devices), weights in bfloat16 "
@@ -169,8 +184,9 @@ def in_halves(span: range, work: Callable[[range], R], join: Callable[[R, R], R]
         )
     _free_cached()
     current().batches_halved += 1
-    middle = len(span) // 2
-    return join(in_halves(span[:middle], work, join), in_halves(span[middle:], work, join))
+    middle = len(examples) // 2
+    first, second = examples[:middle], examples[middle:]
+    return join(in_halves(first, work, join), in_halves(second, work, join))
 
 
 def tiles_bytes() -> int:

@@ -115,7 +115,7 @@ def _edges(portion: Portion, exists: Bool[Tensor, "source dest"], batch: Batch) 
     edges = found.matrix[:, portion.readers][exists[:, portion.readers]]
     if found.completeness is None:
         return {"edges": edges}
-    return {"edges": edges, "completeness": found.completeness.double()}
+    return {"edges": edges, "completeness": found.completeness.double().cpu()}
 
 
 def _joined(first: Parts, second: Parts) -> Parts:

@@ -18,10 +18,9 @@ from patching.capture import Writes, expand_writes
 from patching.gradients import AttentionGradients, ReaderGradients
 from patching.memory import in_tiles
 from patching.model import Model
-from patching.modes import without_gradients
+from patching.modes import as_typed
 
 
-@without_gradients
 def edge_scores(
     model: Model, difference: Writes, gradients: ReaderGradients
 ) -> Float[Tensor, "source dest"]:
@@ -32,7 +31,8 @@ def edge_scores(
     rows = len(graph.sources) + 3 * graph.n_heads  # writes of all, gradients of one layer
 
     add = partial(_add_tile_, total, model, difference, gradients)
-    in_tiles(len(difference), rows * d_model * value, difference.embed.device, add)
+    with torch.no_grad(), as_typed():
+        in_tiles(len(difference), rows * d_model * value, difference.embed.device, add)
     return total.masked_fill(~graph.exists, 0.0)
 
 
@@ -43,14 +43,8 @@ def _add_tile_(
     gradients: ReaderGradients,
     tile: slice,
 ) -> None:
-    total.add_(_tile_scores(model, difference[tile], gradients, tile).double().cpu())
-
-
-def _tile_scores(
-    model: Model, difference: Writes, gradients: ReaderGradients, tile: slice
-) -> Float[Tensor, "source dest"]:
     graph = model.graph
-    written = expand_writes(model, difference)
+    written = expand_writes(model, difference[tile])
     scores = written.new_zeros(graph.exists.shape)
     others = [g[tile].to(written.device) for g in (*gradients.mlps, gradients.logits)]
     columns = [graph.mlp_reader(block.index) for block in model.blocks] + [-1]
@@ -69,7 +63,7 @@ def _tile_scores(
         crossed = along[:, :n].transpose(0, 1).flatten(1)
         part.addmm_(crossed, _radial(gradient, tile), alpha=-1)
         scores[:n, graph.attention_readers(block.index)] = part
-    return scores
+    total.add_(scores.double().cpu())
 
 
 def _all_centre(model: Model) -> bool:

@@ -209,15 +209,8 @@ class _Work:
 
     def __call__(self, number: int) -> Parts:
         batch = self.task.batch(number // self.n_portions, self.batch_size, self.model.device)
-        work = partial(_on_rows, batch, self.measures[number])
-        found = in_halves(range(len(batch)), work, self.join)
+        found = in_halves(batch, self.measures[number], self.join)
         for name, part in found.items():
             if part.is_floating_point():
                 require_finite(part, self.called or name, self.model, batch)
         return found
-
-
-def _on_rows(batch: Batch, measure: Measure, rows: range) -> Parts:
-    if len(rows) == len(batch):
-        return measure(batch)
-    return measure(batch.at(torch.tensor(rows, device=batch.clean.device)))

@@ -45,10 +45,8 @@ class Batch:
     `is_token` marks real tokens (the two runs of a pair have equal lengths, so one mask serves
     both). `answer_pos` is the last real token, where the answer is predicted. `answers` and
     `wrong_answers` are padded; their masks say which entries count. `clean_logits` are filled in
-    by whoever has run the clean prompts, for metrics that compare with that run. `two_way` is the
-    task's. Known without asking the device, of the rows that the batch was made of: whether one
-    starts with padding (only then does a model need a mask), which is the first without wrong
-    answers.
+    by whoever has run the clean prompts. `two_way` is the task's. Known without asking the device,
+    of the rows it was made of: whether one starts with padding, which is the first without wrongs.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -67,10 +65,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def at(self, rows: Int[Tensor, " row"]) -> "Batch":
+    def at(self, rows: Int[Tensor, " row"] | slice) -> "Batch":
         """The given rows in the given order, with repetition: for runs of many variants."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{k: t[rows] for k, t in parts.items() if isinstance(t, Tensor)})
+
+    __getitem__ = at
 
     @cached_property
     def up_to_answer(self) -> Bool[Tensor, "batch pos"]:

@@ -3,7 +3,7 @@
 Knows no model: work is a function from a chunk's number to named tensors.
 """
 
-from patching.work.chunk import Done, Parts, Work, carry_out
+from patching.work.chunk import Done, Limited, Parts, Work, carry_out
 from patching.work.doing import do
 from patching.work.engines import Engine, Ranks, in_process, leads, ranks
 from patching.work.interrupted import Interrupted
@@ -14,6 +14,7 @@ __all__ = [
     "Done",
     "Engine",
     "Interrupted",
+    "Limited",
     "Parts",
     "Ranks",
     "Run",

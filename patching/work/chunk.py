@@ -12,13 +12,26 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from patching.memory import budget, current, peak_bytes
+from patching.memory import budget, peak_bytes
+from patching.modes import as_typed
 
 Parts = Mapping[str, Tensor]
 """What a chunk comes to: named tensors on the CPU, float64 where they will be added up."""
 
 Work = Callable[[int], Parts]
 """From a chunk's number to its parts; depends on nothing else."""
+
+
+@dataclass(frozen=True)
+class Limited:
+    """Work under the memory budget of whoever asked for it, wherever it is done.
+
+    The budget decides how products are tiled, and so how numbers are rounded. So would autocast,
+    which is off.
+    """
+
+    work: Work
+    limit: int | float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +49,11 @@ class Done:
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
-def carry_out(work: Work, number: int) -> Done:
+def carry_out(limited: Limited, number: int) -> Done:
     """Do one chunk here and now; every engine does its chunks with this."""
     start = time.perf_counter()
-    with budget(current().limit) as ledger:
-        parts = {name: part.detach().cpu() for name, part in work(number).items()}
+    with budget(limited.limit) as ledger, as_typed():
+        parts = {name: part.detach().cpu() for name, part in limited.work(number).items()}
     return Done(
         parts,
         worker=f"{platform.node()}:{os.getpid()}",

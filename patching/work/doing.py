@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from patching.memory import budget, current
-from patching.modes import as_typed
+from patching.memory import current
 from patching.progress import Progress, track
-from patching.work.chunk import Done, Parts, Work, carry_out
+from patching.work.chunk import Done, Limited, Work, carry_out
 from patching.work.engines import leads
 from patching.work.run import Run
 from patching.work.store import Store, open_store
@@ -26,9 +25,10 @@ def do(
         KeyboardInterrupt: if somebody interrupts.
         ValueError: if settings do not fit into JSON, or a chunk to be kept holds NaN.
     """
-    limited = _Limited(work, current().limit)
+    limited = Limited(work, current().limit)
     if run is None:
-        yield from (carry_out(limited, i) for i in track(range(n), what.replace("-", " ")))
+        for number in track(range(n), what.replace("-", " ")):
+            yield carry_out(limited, number)
         return
     store = open_store(run.folder, what, settings, n)
     doing = _Doing(run, limited, store)
@@ -43,27 +43,11 @@ def do(
 
 
 @dataclass(frozen=True)
-class _Limited:
-    """Work under the memory budget of whoever asked for it, wherever it is done.
-
-    The budget decides how products are tiled, and so how numbers are rounded. So would autocast,
-    which is off.
-    """
-
-    work: Work
-    limit: int | float | None
-
-    def __call__(self, number: int) -> Parts:
-        with budget(self.limit), as_typed():
-            return self.work(number)
-
-
-@dataclass(frozen=True)
 class _Doing:
     """One computation, its folder and its engine."""
 
     run: Run
-    work: Work
+    work: Limited
     store: Store
 
     def finish(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from patching.work.chunk import Done, Work, carry_out
+from patching.work.chunk import Done, Limited, carry_out
 
 Missing = Callable[[], Sequence[int]]
 """The numbers of the chunks that nobody has kept yet, in order; looks anew at every call."""
@@ -23,12 +23,12 @@ Keep = Callable[[int, Done], None]
 class Engine(Protocol):
     """Has `work` done for every chunk that is missing, and hands each to `keep`."""
 
-    def __call__(self, work: Work, missing: Missing, keep: Keep) -> None:
+    def __call__(self, work: Limited, missing: Missing, keep: Keep) -> None:
         """Return when nothing is missing; what `work` raises is raised here."""
         ...
 
 
-def in_process(work: Work, missing: Missing, keep: Keep) -> None:
+def in_process(work: Limited, missing: Missing, keep: Keep) -> None:
     """Everything here, one chunk after the other."""
     for number in missing():
         keep(number, carry_out(work, number))
@@ -53,7 +53,7 @@ class Ranks:
                 f"{self.size} workers are numbered 0 to {self.size - 1}, got {self.rank}"
             )
 
-    def __call__(self, work: Work, missing: Missing, keep: Keep) -> None:
+    def __call__(self, work: Limited, missing: Missing, keep: Keep) -> None:
         """Do this worker's share, then help."""
         at_first = list(missing())
         for number in self._order(at_first):

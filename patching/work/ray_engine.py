@@ -15,7 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
-from patching.work.chunk import Done, Work, carry_out
+from patching.work.chunk import Done, Limited, carry_out
 from patching.work.engines import Keep, Missing
 
 
@@ -46,7 +46,7 @@ class Ray:
                 f"workers={self.workers}, cpus={self.cpus}, retries={self.retries}"
             )
 
-    def __call__(self, work: Work, missing: Missing, keep: Keep) -> None:
+    def __call__(self, work: Limited, missing: Missing, keep: Keep) -> None:
         """Have workers do what is missing; keep each chunk as it arrives.
 
         Raises:
@@ -128,7 +128,7 @@ class _Handle(Protocol):
 class _Worker:
     """Does chunks in a process of its own; what they are made from is unpacked once."""
 
-    def load(self, work: Work) -> None:
+    def load(self, work: Limited) -> None:
         """Be ready: with the work comes its model."""
         self._work = work
 
@@ -140,7 +140,7 @@ class _Worker:
 class _HandingOut:
     """Chunks to idle workers, one each at a time; results to `keep` in the order of arrival."""
 
-    def __init__(self, ray: ModuleType, engine: Ray, work: Work, keep: Keep) -> None:
+    def __init__(self, ray: ModuleType, engine: Ray, work: Limited, keep: Keep) -> None:
         self._ray, self._engine, self._keep = ray, engine, keep
         self._work = ray.put(work)
         self._waiting: deque[int] = deque()

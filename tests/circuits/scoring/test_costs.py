@@ -4,15 +4,20 @@ Counts depend on the number of layers and not on widths; bytes are exact, and so
 what one forward and one backward of the plain model hold.
 """
 
+import sys
+from collections.abc import Iterator
 from functools import partial
+from types import FrameType
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.live import peak_live_bytes
 from benchmarks.operations import Operations, count, tensors_of
 from benchmarks.subject import Shape, Subject, make
 from circuits.scoring import eap, eap_ig
+from circuits.scoring.contract import edge_scores
 from patching.memory import budget
 from patching.metrics import logit_diff
 
@@ -67,3 +72,29 @@ def test_scoring_holds_no_more_than_the_plain_model_going_forward_and_back(shape
     with budget(plain // 8):
         for steps in (0, 5):
             assert peak_live_bytes(partial(score, subject, steps)) <= plain, f"{steps} steps"
+
+
+def test_few_calls_lie_between_a_scorer_and_its_matrix_product():
+    frames = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names = [frame.f_code.co_qualname for frame in _frames_of_ours()]
+            if func.overloadpacket is torch.ops.aten.mm and edge_scores.__name__ in names:
+                frames.append(names)
+            return func(*args, **(kwargs or {}))
+
+    subject = make(GPT2_WIDE, "cpu")
+    with Watching():
+        score(subject, 0)
+    assert frames and frames[0][-1] == eap.__name__
+    assert len(frames[0]) - 2 <= 12, frames[0]
+
+
+def _frames_of_ours() -> Iterator[FrameType]:
+    """The calls that are under way in the packages, the innermost first."""
+    frame, folders = sys._getframe(), ("circuits", "patching")
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in folders:
+            yield frame
+        frame = frame.f_back

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from patching.work.chunk import Done
+from patching.work.chunk import Done, Limited
 from patching.work.engines import in_process
 from patching.work.ray_engine import Ray
 
@@ -106,7 +106,7 @@ def work(number: int):
 
 def run(engine, work=work, n=7) -> dict[int, Done]:
     kept: dict[int, Done] = {}
-    engine(work, lambda: [i for i in range(n) if i not in kept], kept.__setitem__)
+    engine(Limited(work, None), lambda: [i for i in range(n) if i not in kept], kept.__setitem__)
     return kept
 
 
