@@ -10,7 +10,7 @@ import pytest
 import working
 
 from patching.memory import budget, current
-from patching.work import Ranks, Run, do, leads, ranks
+from patching.work import Limited, Ranks, Run, do, leads, ranks
 
 EXPECTED = working.add_up(None)
 
@@ -45,7 +45,8 @@ def test_a_worker_alone_of_several_does_everything(tmp_path):
 
 def test_workers_begin_with_their_own_share_and_then_help(tmp_path):
     order = []
-    Ranks(1, 3)(lambda i: order.append(i) or {}, lambda: list(range(7)), lambda i, done: None)
+    work = Limited(lambda i: order.append(i) or {}, None)
+    Ranks(1, 3)(work, lambda: list(range(7)), lambda i, done: None)
     assert order == [1, 4, 5, 2, 6, 3, 0]
 
 
