@@ -25,7 +25,8 @@ function showFaithfulness(curve, size) {
   find("kept").replaceChildren(make("strong", { class: "number" }, percent(value)), make("span", { class: "soft number" }, range));
   const how = found.between ? `interpolated between ${found.between.map(whole).join(" and ")} edges` : `measured at ${whole(size)} edges`;
   const pruned = curve.pruned ? ", pruned" : "";
-  find("kept-about").textContent = `${how}${pruned}; ${curve.metric}, ${curve.examples} prompts, other edges: ${curve.ablation}`;
+  const others = curve.others.length === 0 ? "" : `; left out, as circuits of other edges: ${curve.others.map(whole).join(", ")}`;
+  find("kept-about").textContent = `${how}${pruned}; ${curve.metric}, ${curve.examples} prompts, other edges: ${curve.ablation}${others}`;
 }
 
 // A small picture of the whole curve, on a logarithmic axis.

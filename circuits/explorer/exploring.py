@@ -110,8 +110,10 @@ def _rounded(places: Places) -> dict[str, list[float]]:
 
 
 def _curve(found: Measured, order: Ordered) -> dict[str, object]:
+    levels, others = fitting_levels(found, order)
     return {
-        "levels": level_rows(fitting_levels(found, order)),
+        "levels": level_rows(levels),
+        "others": others,
         "pruned": found.pruned,
         "metric": found.metric,
         "ablation": found.ablation,

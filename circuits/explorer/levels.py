@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,27 +93,31 @@ def load_levels(path: str | Path, scores: Scores | None = None) -> Measured:
     return _with_circuits(fitting[0], scores)
 
 
-def fitting_levels(found: Measured, order: Ordered) -> list[Level]:
-    """The levels whose circuit is the first n edges of the list, by size n.
+def fitting_levels(found: Measured, order: Ordered) -> tuple[list[Level], list[int]]:
+    """The levels whose circuit is the first n edges of the list, by n; the sizes of the others.
 
-    A curve read without its circuits is believed if the circuit was chosen in the way that the
-    curve's were: the best edges, not pruned, by the same ranking.
+    One that was pruned stands at its own size too, where it begins the list by itself. A curve
+    read without its circuits is believed if the circuit was chosen in the way that the curve's
+    were: the best edges, not pruned, by the same ranking.
 
     Raises:
         ValueError: if the curve is of other circuits at every size.
     """
     if found.circuits is None:
-        levels = list(found.levels) if _same_way(found, order.provenance) else []
-        fitting = [level for level in levels if level.requested <= len(order.edges)]
+        levels = found.levels if _same_way(found, order.provenance) else ()
+        placed = {x: [x.requested] for x in levels if x.requested <= len(order.edges)}
     else:
         pairs = zip(found.levels, found.circuits, strict=True)
-        fitting = [level for level, circuit in pairs if _is_prefix(found, order, level, circuit)]
+        sizes = {level: _sizes_of(found, order, level, circuit) for level, circuit in pairs}
+        placed = {level: ns for level, ns in sizes.items() if ns}
+    at = {n: replace(level, requested=n) for level, ns in placed.items() for n in ns}
+    fitting = [at[n] for n in sorted(at)]
     if not any(level.requested for level in fitting):
         raise ValueError(
             "the curve is of other circuits than these edges make at any size; a curve of the same "
             "scores with the same ranking would be right, given together with the scores"
         )
-    return fitting
+    return fitting, [level.requested for level in found.levels if level not in placed]
 
 
 def level_rows(levels: Sequence[Level]) -> list[list[float | int | None]]:
@@ -173,11 +177,13 @@ def _with_circuits(found: Measured, scores: Scores) -> Measured:
     return Measured(**{**vars(found), "levels": levels, "circuits": tuple(circuits)})
 
 
-def _is_prefix(found: Measured, order: Ordered, level: Level, circuit: Circuit) -> bool:
+def _sizes_of(found: Measured, order: Ordered, level: Level, circuit: Circuit) -> list[int]:
+    """How many of the first edges make a circuit that was run, as the page shows them."""
     if level.requested > len(order.edges) or circuit.graph != order.graph:
-        return False
-    prefix = order.prefix(level.requested)
-    return (prune(prefix) if found.pruned else prefix) == circuit
+        return []
+    sizes = {level.requested, circuit.size or level.requested}
+    prefixes = {n: order.prefix(n) for n in sizes}
+    return [n for n, p in prefixes.items() if (prune(p) if found.pruned else p) == circuit]
 
 
 def _same_way(found: Measured, provenance: Mapping[str, object]) -> bool:

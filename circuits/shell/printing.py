@@ -105,7 +105,7 @@ def say_idle(circuit: "Circuit") -> None:
     idle = circuit.size - prune(circuit).size
     if idle:
         print(
-            f"{idle:,} of these edges are on no path from embed to logits; --prune drops such edges"
+            f"{idle:,} of these edges lie on no path from embed to logits; --prune drops such edges"
         )
 
 

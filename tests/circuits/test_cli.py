@@ -214,7 +214,7 @@ def test_idle_edges_are_counted(home, capsys, tmp_path):
     assert main(["select", scores, "--size", "4", "--out", str(tmp_path / "c.json")]) == 0
     circuit = top_n(load_scores(scores), 4, ranking="absolute")
     idle = circuit.size - prune(circuit).size
-    assert (f"{idle} of these edges are on no path" in capsys.readouterr().out) == (idle > 0)
+    assert (f"{idle} of these edges lie on no path" in capsys.readouterr().out) == (idle > 0)
 
 
 def test_a_limit_bounds_what_is_generated(tmp_path, capsys):

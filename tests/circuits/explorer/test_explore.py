@@ -123,8 +123,9 @@ def test_a_curve_shows_where_its_circuits_are_those_of_the_list():
     found = curve(model, task, scores, logit_diff, sweep)
     data = data_of(explore(scores, curve=found))
     shown = [point.faithfulness for point in found.points]
-    assert [row[2] for row in data["curve"]["levels"]] == pytest.approx(shown)
-    assert [row[3] for row in data["curve"]["levels"]] == [None] * 3  # no interval was taken
+    rows = {row[0]: row for row in data["curve"]["levels"]}
+    assert [rows[n][2] for n in sweep.sizes] == pytest.approx(shown)
+    assert {row[3] for row in rows.values()} == {None}  # no interval was taken
     inside = explore(top_n(scores, 10, ranking="absolute"), curve=found)
     assert [row[0] for row in data_of(inside)["curve"]["levels"]] == [3, 8]
     with pytest.raises(ValueError, match="the curve is of other circuits than these edges make"):
@@ -145,14 +146,28 @@ def a_curve(scores: Scores, *, pruned: bool, circuits: bool = True) -> Measured:
 def test_a_curve_of_pruned_circuits_fits_the_unpruned_list():
     scores = random_scores()
     order = ordered(scores, None, "absolute")
-    assert len(fitting_levels(a_curve(scores, pruned=True), order)) == 2
+    levels, others = fitting_levels(a_curve(scores, pruned=True), order)
+    assert {10, 30} <= {level.requested for level in levels} and others == []
+
+
+def test_a_pruned_circuit_is_shown_with_what_was_measured_on_it():
+    # the page begins with what pruning left: its size there is no other than its own
+    scores = random_scores()
+    found = a_curve(scores, pruned=True)
+    assert found.circuits is not None
+    circuit = found.circuits[1]
+    assert circuit.size < 30
+    levels, others = fitting_levels(found, ordered(circuit, scores, "absolute"))
+    assert next(x for x in levels if x.requested == circuit.size).edges == circuit.size
+    assert others == [10]  # of which pruning leaves nothing
 
 
 def test_a_curve_without_its_circuits_needs_a_circuit_chosen_like_them():
     scores = random_scores()
     found = a_curve(scores, pruned=False, circuits=False)
     chosen = top_n(scores, 20, ranking="absolute")
-    assert len(fitting_levels(found, ordered(chosen, None, "absolute"))) == 1
+    levels, others = fitting_levels(found, ordered(chosen, None, "absolute"))
+    assert ([level.requested for level in levels], others) == ([10], [30])
     others = [
         greedy(scores, 20, ranking="absolute"),
         top_n(scores, 20, ranking="signed"),
@@ -247,7 +262,7 @@ def test_view_says_what_is_wrong_in_one_line(home, tmp_path, capsys, judged, mon
     cases = {
         ("--out", "x.txt"): "cannot write 'x.txt': a file that ends in .html would be right",
         ("--curve", str(wrong)): "wrong.json holds no curve: its list is empty",
-        ("--curve", circuit): "holds no curve; what `circuits curve --json` prints",
+        ("--curve", circuit): "it should hold curves of faithfulness",
         ("--scores", scores, "--curve", str(tmp_path / "other.json")): "no curve of these scores",
         ("--out", str(tmp_path / "x.html"), "--open"): "no browser could be started",
     }
