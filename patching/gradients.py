@@ -129,7 +129,7 @@ class _Alike:
             x_hat, sigma = norm.parts(
                 torch.stack([self._streams[b.stream_in] for b in self._blocks])
             )
-            g = g / sigma.transpose(0, 1)[..., None]
+            g = g.div_(sigma.transpose(0, 1)[..., None])  # g is a copy
             if not self._frozen:
                 self._x_hat.append(x_hat)
                 self._radial.append(weight * self._along_x_hat(g, tensors))
@@ -173,8 +173,8 @@ class _Alike:
         if self._offsets is None:
             offsets = torch.cat([offset for block in self._blocks for offset in block.qkv_offset])
             self._offsets = offsets.view(g.shape[1:])
-        made = self._at_projections(tensors) - self._offsets
-        return (g * made).sum(dim=-1)
+        made = self._at_projections(tensors).sub_(self._offsets)
+        return made.mul_(g).sum(dim=-1)
 
     def _at_mlps(self, gradients: Mapping[str, Tensor]) -> Float[Tensor, "layer token d_model"]:
         if self._blocks[0].parallel:
