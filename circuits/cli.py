@@ -32,31 +32,12 @@ from circuits.shell import (
     tasks,
     view,
 )
+from circuits.shell.examples import EXAMPLES, examples_of
 from circuits.shell.kinds import check_inputs
 from circuits.shell.names import check_names
 from circuits.shell.outputs import check_outputs
 from circuits.shell.overwriting import check_replaced
 from circuits.shell.printing import complain, open_closed_streams, say
-
-EPILOG = """examples:
-  circuits doctor --model toy --task ioi
-  circuits discover --model toy --task ioi --out runs/ioi
-  circuits score --model gpt2 --task ioi --method eap-ig --steps 5 --out scores.safetensors
-  circuits select scores.safetensors --size 200 --out circuit.json
-  circuits search --model toy --task ioi --method acdc --threshold 0.01 --out circuit.json
-  circuits learn --model toy --task ioi --size 100 --out runs/learned
-  circuits evaluate --model gpt2 --task ioi circuit.json --json
-  circuits curve --model gpt2 --task ioi scores.safetensors --plot curve.pdf
-  circuits compare a.json b.json
-  circuits export circuit.json --out circuit.svg --out circuit.pdf
-  circuits lens --model toy --prompt "The capital of France is"
-  circuits neurons --model toy --task conflict --method ircan --top 16 --out runs/neurons
-  circuits neurons --apply runs/neurons/neurons.json --beta 4 --prompt "The capital of France is"
-  circuits patch --model gpt2 --task ioi --what head --method relp --out runs/heads
-  circuits report runs/ioi
-  circuits rerun runs/ioi
-  circuits view circuit.json --scores scores.safetensors --open
-"""
 
 Command = Callable[[argparse.Namespace], int | None]
 DISCOVER = "go the whole way: scores, circuit, figure, report"
@@ -125,14 +106,19 @@ def make_parser() -> options.Parser:
     parser = options.Parser(
         prog="circuits",
         description="Find, judge and draw circuits in transformer language models.",
-        epilog=EPILOG,
+        epilog="\n".join(("examples:", *(f"  {lines[0]}" for lines in EXAMPLES.values()))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands_of = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(run: Command, text: str, *parents: options.Parser) -> options.Parser:
         command = commands_of.add_parser(
-            run.__name__, help=text, description=f"{text.capitalize()}.", parents=parents
+            run.__name__,
+            help=text,
+            description=f"{text.capitalize()}.",
+            epilog=examples_of(run.__name__),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=parents,
         )
         command.set_defaults(run=run)
         return command

@@ -51,7 +51,8 @@ def add_options(parser: ArgumentParser) -> None:
         "--batch-size", type=positive, default=16, metavar="N", help="to predict memory for (16)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = "exit code: 0 good or doubtful, 3 unusable, 2 nothing could be examined"
+    codes = "exit code: 0 good or doubtful, 3 unusable, 2 nothing could be examined"
+    parser.epilog = f"{codes}\n\n{parser.epilog}"
 
 
 def _open(args: Namespace, model: "Model") -> "Task | Reading":

@@ -74,4 +74,5 @@ def add_options(parser: ArgumentParser) -> None:
         help="difference that counts as rounding, of the largest number (1e-4 in float32)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = "exit code: 0 the same, 1 it differs, 2 it cannot be repeated"
+    codes = "exit code: 0 the same, 1 it differs, 2 it cannot be repeated"
+    parser.epilog = f"{codes}\n\n{parser.epilog}"

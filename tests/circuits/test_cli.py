@@ -1,6 +1,7 @@
 """The shell: every command on a tiny random model."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import torch
 from shells import on, write_task
 
-from circuits.cli import main
+from circuits.cli import main, make_parser
 from circuits.scores import load_scores
 from circuits.scoring import eap_ig
 from circuits.select import prune, top_n
+from circuits.shell.examples import EXAMPLES
 from patching.metrics import METRICS, logit_diff
 from patching.model import Model
 from patching.tasks import from_json
@@ -223,3 +225,15 @@ def test_a_limit_bounds_what_is_generated(tmp_path, capsys):
     assert main([*options, "--out", str(few)]) == 0
     assert main([*options, "--n", "10000000", "--out", str(many)]) == 0
     assert torch.equal(load_scores(few).matrix, load_scores(many).matrix)
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_every_help_ends_with_two_examples_that_parse(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = capsys.readouterr().out.rstrip().splitlines()[-3:]
+    assert lines[0] == "examples:"
+    for line in lines[1:]:
+        words = shlex.split(line.partition("|")[0])
+        assert words[:2] == ["circuits", command]
+        assert make_parser().parse_args(words[1:]).run.__name__ == command
