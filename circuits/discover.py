@@ -17,7 +17,7 @@ from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
 from patching.files.whole import write_text
 from patching.lens.text import prompt_texts
-from patching.metrics import Metric, accuracy, kl, logit_diff
+from patching.metrics import Metric, telling
 from patching.model import Model
 from patching.tasks import Task
 from patching.work import Run, leads
@@ -102,20 +102,17 @@ def check_task(
 ) -> Verdict:
     """Whether the model can do the task at all, on all prompts together.
 
-    A metric that is at its best in the clean run by definition (`kl`) cannot tell; the logit
-    difference then does, or accuracy where there are no wrong answers.
+    A metric without a sign (`kl`, a log-probability) cannot tell; the difference from the wrong
+    answers then does, or accuracy where there are none.
     """
-    telling = metric
-    if metric is kl:
-        has_wrong = all(prompt.wrong_answers for task in tasks for prompt in task.prompts)
-        telling = logit_diff if has_wrong else accuracy
+    sign = telling(metric, (prompt for task in tasks for prompt in task.prompts))
 
     def measure_on(task: Task, metric: Metric) -> Evaluation:
         full = [Circuit.full(model.graph)]
         return evaluate(model, task, full, metric, batch_size=batch_size, run=run)
 
     runs = [measure_on(task, metric) for task in tasks]
-    told = runs if telling is metric else [measure_on(task, telling) for task in tasks]
+    told = runs if sign is metric else [measure_on(task, sign) for task in tasks]
     return usable(
         torch.cat([run.clean for run in told]),
         torch.cat([run.clean for run in runs]),

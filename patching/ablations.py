@@ -90,7 +90,7 @@ def positional_mean(task: Task, *, batch_size: int = 16, mixed_lengths: bool = F
         ValueError: if prompts differ in length, so that means at late positions are over few, and
             `mixed_lengths` is off; the counts are shown.
     """
-    lengths = [len(prompt.clean) for prompt in task.prompts]
+    lengths = [prompt.n_tokens for prompt in task.prompts]
     if len(set(lengths)) > 1 and not mixed_lengths:
         counts = ", ".join(f"{lengths.count(n)} of {n} tokens" for n in sorted(set(lengths)))
         raise ValueError(
@@ -157,8 +157,8 @@ def _mean_writes(model: Model, task: Task, batch_size: int, *, n_places: int) ->
     parts: list[Writes] = []
     counts = torch.zeros(n_places, dtype=torch.float64, device=model.device)
     for batch in task.batches(batch_size, model.device):
-        run = capture(model, batch.clean, batch, at=batch.is_token)
-        places = batch.places[batch.is_token].clamp(max=n_places - 1)
+        run = capture(model, batch.clean, batch, at=batch.distinct)
+        places = batch.places[batch.distinct].clamp(max=n_places - 1)
         parts.append(run.writes.map(lambda part, at=places: _sum_at(part, at, n_places)))
         counts += torch.bincount(places, minlength=n_places)
     total = parts[0]

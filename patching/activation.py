@@ -217,6 +217,7 @@ class _Sweep:
         of_kind(self.model, self.what)
         self.model.check(task)
         task.require_contrast()
+        task = task.aligned
         described = self._describe(task)
         deciding = (self.metric, self.what, self.layers, self.where, self.each_unit)
         keeping = Keeping("patching", described, deciding, Doing(batch_size, run))

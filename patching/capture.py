@@ -81,7 +81,7 @@ class Run:
     `seen` are values at further hook points that were asked for, at the chosen tokens.
     """
 
-    logits: Float[Tensor, "batch vocab"]
+    logits: Float[Tensor, "asked vocab"]
     embedding: Float[Tensor, "batch pos d_model"]
     positions: Float[Tensor, "batch pos d_model"]
     writes: Writes
@@ -126,7 +126,7 @@ class Recorder:
             hooks.append((block.mlp_out, AtLayer(partial(self._keep, block.mlp_out))))
         return hooks + [(name, AtLayer(partial(self._see, name))) for name in self._axes]
 
-    def finish(self, logits: Float[Tensor, "batch vocab"]) -> Run:
+    def finish(self, logits: Float[Tensor, "asked vocab"]) -> Run:
         """The run, after it has happened."""
         embedding, kept = self._kept[EMBEDDING], self._kept
         positions = kept.get(POSITIONS, embedding.new_zeros(())).expand_as(embedding)

@@ -123,8 +123,9 @@ def steering_vectors(
     (default) or `first_component`.
 
     Raises:
-        ValueError: as `token_contributions`.
+        ValueError: as `token_contributions`, or if answers have several tokens.
     """
+    task.require_plain("a steering vector")
     ablating = ablating or Ablating()
     scores = token_contributions(model, task, metric, ablating=ablating, batch_size=batch_size)
     by, differences, first = _ablating_token(model, ablating.by), [], 0

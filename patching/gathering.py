@@ -145,12 +145,12 @@ class Job(Generic[G]):
             return None
         end = self._run_from(ends.replaced, ends.batch) if corrupt is None else corrupt.logits
         moved = widen(ends.clean.embedding) - widen(ends.replaced.embedding)
-        scored = (moved * found.at_embedding).flatten(1).sum(dim=1)
+        scored = ends.batch.by_example((moved * found.at_embedding).flatten(1).sum(dim=1))
         whole, without = (measure(self.metric, x, ends.batch) for x in (ends.clean.logits, end))
         return scored.to(whole.dtype) - (whole - without)
 
     @without_gradients
-    def _run_from(self, replaced: Replacement, batch: Batch) -> Float[Tensor, "batch vocab"]:
+    def _run_from(self, replaced: Replacement, batch: Batch) -> Float[Tensor, "asked vocab"]:
         hook = (EMBEDDING, lambda _: replaced.embedding)
         return self.model.answer_logits(batch.clean, batch, [hook])
 
@@ -186,7 +186,7 @@ class _Runs(Generic[G]):
         """The sums, each with the writers whose edges it scores."""
         return [(slice(*rows), gradients.finish()) for rows, gradients in self._sums.items()]
 
-    def _add(self, start: Start, sources: slice | None = None) -> Float[Tensor, "batch vocab"]:
+    def _add(self, start: Start, sources: slice | None = None) -> Float[Tensor, "asked vocab"]:
         job, rows = self._job, sources or slice(0, len(self._job.model.graph.sources))
         key = rows.start, rows.stop
         if key not in self._sums:

@@ -39,7 +39,7 @@ class Point:
     """
 
     values: Float[Tensor, " batch"]
-    logits: Float[Tensor, "batch vocab"]
+    logits: Float[Tensor, "asked vocab"]
     gradients: Mapping[str, Tensor]
 
     @property

@@ -193,8 +193,8 @@ class Model:
 
     def answer_logits(
         self, tokens: Int[Tensor, "batch pos"], batch: Batch, hooks: Iterable[tuple[str, Hook]] = ()
-    ) -> Float[Tensor, "batch vocab"]:
-        """Logits at each row's answer position, in float32 or wider, with hooks in place.
+    ) -> Float[Tensor, "asked vocab"]:
+        """Logits at all that the batch asks, in float32 or wider, with hooks in place.
 
         Only the answer positions are unembedded. `tokens` may hold the batch several times over
         (rows of several circuits): answer positions repeat. A hook takes the activation and
@@ -203,11 +203,8 @@ class Model:
         Raises:
             ValueError: if left padding makes the model's output NaN.
         """
-        copies = len(tokens) // len(batch)
-        rows = torch.arange(len(tokens), device=tokens.device)
-        answer_pos = batch.answer_pos.repeat(copies)
-
-        at_answer = AtLayer(partial(_at_tokens, (rows, answer_pos)))
+        copies = len(tokens) // batch.n_rows
+        at_answer = AtLayer(partial(_at_tokens, _repeated(batch, copies)))
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
         with self.hooked([*hooks, (UNEMBED_IN, at_answer)]):
             logits = self.bridge(tokens, attention_mask=mask).to(self.device)
@@ -250,6 +247,13 @@ class Model:
             self._identity(self.standing.then),
             self.tokenizer,
         )
+
+
+def _repeated(batch: Batch, copies: int) -> tuple[Tensor, Tensor]:
+    """Row and position of all that is asked, in a batch that stands there several times over."""
+    rows, positions = batch.asked
+    first = batch.n_rows * torch.arange(copies, device=rows.device)
+    return (first[:, None] + rows).flatten(), positions.repeat(copies)
 
 
 def _at_tokens(chosen: tuple[Tensor, Tensor], x: Tensor) -> Tensor:

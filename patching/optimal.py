@@ -219,7 +219,7 @@ class _Replacing:
     def _tokens(self, writer: int) -> tuple[Tensor, ...]:
         """Rows and positions of a writer's block of rows."""
         rows, places = indices(self.batch.up_to_answer)
-        return rows + len(self.batch) * self.group.index(writer), places
+        return rows + self.batch.n_rows * self.group.index(writer), places
 
     def _changed(
         self, x: Float[Tensor, "row pos d_model"], writer: int, constant: Float[Tensor, "..."]

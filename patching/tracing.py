@@ -118,7 +118,7 @@ def causal_tracing(
 
     keeping = Keeping("tracing", described, (metric, spans), Doing(1, run))
     measures = [partial(tracer.trace, span=span) for span in spans]
-    return all_rows(model, task, measures, keeping, finish)
+    return all_rows(model, task.aligned, measures, keeping, finish)
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ class _Tracer:
         """The clean run, and the run under each draw of noise as an example of its own."""
         model = self.model
         keeper = Keeper({place.name: place for place in self.places})
-        clean_logits = model.answer_logits(batch.clean, batch, keeper.hooks)
-        rows = torch.zeros(self.noise.samples, dtype=torch.long, device=model.device)
-        batch = replace(batch.at(rows), clean_logits=clean_logits[rows])
+        batch = replace(batch, clean_logits=model.answer_logits(batch.clean, batch, keeper.hooks))
+        first = torch.zeros(self.noise.samples, dtype=torch.long, device=model.device)
+        batch, rows = batch.at(first), batch.rows_of(first)
         add = self._draw(batch, span)
         noise = (EMBEDDING, lambda embedding: embedding + add.to(embedding))
         base = record(model, batch.clean, batch, [noise])
@@ -163,7 +163,8 @@ class _Tracer:
             for place in self.places
         }
         differs = ((batch.places >= min(span)) | batch.two_way) & batch.up_to_answer
-        ends = measured(self.metric, (clean_logits[rows], base.logits), batch)
+        assert batch.clean_logits is not None, "filled in above"
+        ends = measured(self.metric, (batch.clean_logits, base.logits), batch)
         return BothRuns(base, sources, Reach.of(batch, differs), "denoising", *ends)
 
     def _draw(self, batch: Batch, span: range) -> Float[Tensor, "sample pos d_model"]:
@@ -174,7 +175,7 @@ class _Tracer:
         ).to(self.model.device)
         start = int(batch.is_token[0].int().argmax())
         out = drawn.new_zeros(*batch.clean.shape, width)
-        out[:, [start + p for p in span]] = self.sigma * drawn
+        out[:, [start + p for p in span]] = self.sigma * batch.by_row(drawn)
         return out
 
 

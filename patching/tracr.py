@@ -109,7 +109,7 @@ def edge_name(edge: str) -> str:
     return f"{'embed' if source == 'input' else source}->{dest.replace('<', '.').rstrip('>')}"
 
 
-def nearness(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+def nearness(logits: Float[Tensor, "asked vocab"], batch: Batch) -> Float[Tensor, " batch"]:
     """Minus the distance between this run's outputs and those of the clean run; at most 0.
 
     For programs, whose outputs are coordinates and may be numbers. It has no gradient at the clean

@@ -67,7 +67,7 @@ def _spelled(task: Task, tokenizer: Tokenizer) -> None:
         _none(bad, f"prompts begin with exactly one BOS (id {bos})")
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is not None and unknown not in (bos, getattr(tokenizer, "eos_token_id", None)):
-        ids = [p.clean + p.corrupt + p.answers + p.wrong_answers for p in task.prompts]
+        ids = [{*p.ids} for p in task.prompts]
         _none([i for i, one in enumerate(ids) if unknown in one], "every word is known")
 
 

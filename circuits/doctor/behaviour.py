@@ -10,14 +10,7 @@ from torch import Tensor
 from circuits.doctor.finding import Finding, at_least, at_most, named
 from circuits.reporting.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
 from patching.files.brief import briefly
-from patching.metrics import (
-    FLAT_AT_THE_CLEAN_RUN,
-    WITHOUT_GRADIENT,
-    Metric,
-    accuracy,
-    logit_diff,
-    measure,
-)
+from patching.metrics import WITHOUT_GRADIENT, Metric, accuracy, kl, measure, telling
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.tasks.task import Task
@@ -34,7 +27,7 @@ class Behaviour:
     """The metric and accuracy of every row in both runs, and what tells right from wrong.
 
     `telling` is positive where the model prefers the answer: the metric itself, or what stands in
-    for one that cannot tell (the logit difference for `kl`).
+    for one that cannot tell (the difference from wrong answers for `kl`).
     """
 
     rows: tuple[int, ...]
@@ -58,15 +51,12 @@ def observe(model: Model, task: Task, metric: Metric, rows: Sequence[int]) -> Be
     Raises:
         ValueError: if the metric cannot be measured on a row.
     """
-    telling = metric
-    if metric in (*FLAT_AT_THE_CLEAN_RUN, *WITHOUT_GRADIENT):
-        has_wrong = all(prompt.wrong_answers for prompt in task.prompts)
-        telling = logit_diff if has_wrong else accuracy
+    sign = telling(kl if metric in WITHOUT_GRADIENT else metric, task.prompts)
     columns: list[list[Tensor]] = [[] for _ in range(6)]
     for batch in task.batches(BATCH, model.device):
         runs = [model.answer_logits(prompts, batch) for prompts in (batch.clean, batch.corrupt)]
         batch = replace(batch, clean_logits=runs[0])
-        found = [measure(m, run, batch) for m in (metric, telling, accuracy) for run in runs]
+        found = [measure(m, run, batch) for m in (metric, sign, accuracy) for run in runs]
         for column, values in zip(columns, found, strict=True):
             column.append(values.double().cpu())
     return Behaviour(tuple(rows), *(torch.cat(column) for column in columns))

@@ -10,6 +10,7 @@ from circuits.scoring import eap
 from patching.memory import current, free_bytes
 from patching.metrics import Metric
 from patching.model import Model
+from patching.tasks.asked import ask
 from patching.tasks.task import Prompt, Task
 
 GIB = 2**30
@@ -23,7 +24,7 @@ def memory(model: Model, task: Task, metric: Metric, batch_size: int) -> list[Fi
     already. The fixed part is what tiles of large products and passes of circuits may take: a small
     model fills less of it, and needs less than is predicted.
     """
-    longest = _with_wrong_answer(max(task.prompts, key=lambda prompt: len(prompt.clean)))
+    longest = _with_wrong_answer(max(task.prompts, key=lambda prompt: prompt.n_tokens))
     per_prompt = {
         "scoring": _saved_by_autograd(model, longest, metric) + _kept_by_scoring(model, longest),
         "evaluating": _kept_by_evaluation(model, longest),
@@ -37,7 +38,8 @@ def _with_wrong_answer(prompt: Prompt) -> Prompt:
     if prompt.wrong_answers:
         return prompt
     wrong = next(i for i in range(len(prompt.answers) + 1) if i not in prompt.answers)
-    return replace(prompt, wrong_answers=(wrong,))
+    n = len(prompt.answer_positions) or 1
+    return replace(prompt, wrong_answers=(wrong,) * n)
 
 
 def _finding(model: Model, what: str, fixed: int, each: int, batch_size: int) -> Finding:
@@ -88,7 +90,7 @@ def _kept_by_scoring(model: Model, prompt: Prompt) -> int:
     writes = d_model + graph.n_layers * (graph.n_heads * d_head + d_model)
     projected = (graph.n_heads + 2 * graph.n_kv_heads) * d_head
     gradients = d_model + graph.n_layers * (projected + 2 * d_model)
-    return len(prompt.clean) * (3 * writes + gradients) * _value(model)
+    return _n_tokens(prompt) * (3 * writes + gradients) * _value(model)
 
 
 def _kept_by_evaluation(model: Model, prompt: Prompt) -> int:
@@ -97,7 +99,12 @@ def _kept_by_evaluation(model: Model, prompt: Prompt) -> int:
     d_model, d_head = block.w_o.shape[2], block.w_o.shape[1]
     projected = (graph.n_heads + 2 * graph.n_kv_heads) * d_head
     a_layer = 4 * d_model + projected + 3 * graph.n_heads * d_head + 3 * d_model
-    return len(prompt.clean) * (3 * d_model + graph.n_layers * a_layer) * _value(model)
+    return _n_tokens(prompt) * (3 * d_model + graph.n_layers * a_layer) * _value(model)
+
+
+def _n_tokens(prompt: Prompt) -> int:
+    """Tokens of all rows that a prompt is run as."""
+    return sum(len(prompt.clean) + len(row) for row in ask(prompt).rows)
 
 
 def _value(model: Model) -> int:

@@ -118,6 +118,8 @@ def _static(model: Model, reading: Reading) -> Iterator[Found]:
         yield Skipped("all other checks of the task", "task", "it has no sound row")
         return
     task, rows = reading.task, reading.rows
+    if not task.is_plain:
+        yield pairs.several_tokens(task)
     yield pairs.fits(model, task, rows)
     if model.tokenizer is None:
         yield Skipped("one BOS, words are known", "task", f"{model.name} has no tokenizer")

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from circuits.doctor.finding import Finding, Verdict, at_most, named
-from circuits.doctor.rows import MULTI_TOKEN, NO_CONTRAST, UNREADABLE, Reading
+from circuits.doctor.rows import NO_CONTRAST, UNREADABLE, Reading
 from patching.model import Model
 from patching.tasks import Prompt, Task, Tokenizer
-from patching.tasks.task import FAULTS
+from patching.tasks.prompt import FAULTS, tokens_of
 
 MOST_COMMON = 0.9
 """One answer in a larger share of the rows can be had without reading the prompt."""
@@ -23,12 +24,6 @@ def row_faults(reading: Reading) -> list[Finding]:
             "rows can be read",
             (UNREADABLE,),
             "Write text or token ids, and answers as they continue the prompt (space included).",
-        ),
-        _faulty(
-            reading,
-            "answers are one token",
-            (MULTI_TOKEN,),
-            "Give answers of one token, or score the first only (--first-token).",
         ),
         _faulty(
             reading,
@@ -56,8 +51,7 @@ def fits(model: Model, task: Task, rows: Sequence[int]) -> Finding:
     vocab, longest = int(model.bridge.cfg.d_vocab), int(model.bridge.cfg.n_ctx)
 
     def is_bad(prompt: Prompt) -> bool:
-        ids = prompt.clean + prompt.corrupt + prompt.answers + prompt.wrong_answers
-        return max(ids) >= vocab or len(prompt.clean) > longest
+        return max(prompt.ids) >= vocab or prompt.n_tokens > longest
 
     return _counted(
         "rows fit the model",
@@ -67,6 +61,29 @@ def fits(model: Model, task: Task, rows: Sequence[int]) -> Finding:
         "anew.",
         "unusable",
         drop=True,
+    )
+
+
+def several_tokens(task: Task) -> Finding:
+    """How many rows only count because their answers may have several tokens."""
+    lengths = [
+        max(len(tokens_of(answer)) for answer in (*p.answers, *p.wrong_answers))
+        for p in task.prompts
+    ]
+    n = sum(length > 1 for length in lengths)
+    inside = sum(bool(p.answer_positions) for p in task.prompts)
+    rows = f"{len(task) - n - inside} rows have answers of one token, {n} of several"
+    where = f" (up to {max(lengths)})" if n else ""
+    more = f", {inside} are asked at positions inside the prompt" if inside else ""
+    return Finding(
+        name="rows with answers of several tokens",
+        subject="task",
+        verdict="good",
+        measured=n,
+        threshold=len(task),
+        unit="rows",
+        means=f"{rows}{where}{more}.",
+        advice="",
     )
 
 
@@ -98,7 +115,8 @@ def known_tokens(tokenizer: Tokenizer, task: Task, rows: Sequence[int]) -> Findi
     uses = unknown is not None and unknown not in reserved
 
     def is_bad(prompt: Prompt) -> bool:
-        return uses and unknown in prompt.clean + prompt.corrupt + prompt.answers
+        answers = chain.from_iterable(map(tokens_of, prompt.answers))
+        return uses and unknown in {*prompt.clean, *prompt.corrupt, *answers}
 
     return _counted(
         "words are known",
@@ -116,6 +134,7 @@ def distinct(task: Task, rows: Sequence[int]) -> Finding:
     again = []
     for number, prompt in zip(rows, task.prompts, strict=True):
         key = (prompt.clean, prompt.corrupt, prompt.answers, prompt.wrong_answers)
+        key += (prompt.answer_positions,)
         again += [number] if key in seen else []
         seen.add(key)
     few = len(again) <= 0.1 * len(task)

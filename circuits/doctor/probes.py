@@ -2,7 +2,14 @@
 
 from dataclasses import replace
 
-from patching.metrics import FLAT_AT_THE_CLEAN_RUN, WITHOUT_GRADIENT, Metric, logit_diff
+from patching.metrics import (
+    COMPARING,
+    FLAT_AT_THE_CLEAN_RUN,
+    WITHOUT_GRADIENT,
+    Metric,
+    logit_diff,
+    logprob_diff,
+)
 from patching.model import Model
 from patching.tasks.random_tokens import random_tokens
 from patching.tasks.task import Task
@@ -13,9 +20,10 @@ ROWS = 8
 
 def sample(model: Model, task: Task | None, metric: Metric) -> tuple[Task, Metric]:
     """A few prompts with a metric that has a slope at the clean run, for checks by gradients."""
-    sloped = metric not in (*WITHOUT_GRADIENT, *FLAT_AT_THE_CLEAN_RUN)
-    metric = metric if sloped else logit_diff
-    if task is None or (metric is logit_diff and not _all_wrong(task)):
+    if metric in (*WITHOUT_GRADIENT, *FLAT_AT_THE_CLEAN_RUN, logit_diff):
+        long = task is not None and any(prompt.is_long for prompt in task.prompts)
+        metric = logprob_diff if long else logit_diff
+    if task is None or (metric in COMPARING and not _all_wrong(task)):
         config = model.bridge.cfg
         n_answers = int(config.d_vocab_out)  # compiled programs give other words than they read
         vocab = min(int(config.d_vocab), n_answers) if n_answers > 0 else int(config.d_vocab)

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patching.tasks import Prompt, Task, Tokenizer
-from patching.tasks.formats import Rows, open_rows
-from patching.tasks.task import FAULTS
+from patching.tasks.formats import open_rows
+from patching.tasks.prompt import FAULTS
 
-MULTI_TOKEN = "an answer of several tokens"
 UNREADABLE = "a form that cannot be read"
 NO_CONTRAST = "a corrupt prompt equal to the clean one"
 
-KINDS = (UNREADABLE, MULTI_TOKEN, *FAULTS, NO_CONTRAST)
+KINDS = (UNREADABLE, *FAULTS, NO_CONTRAST)
 """Faults that keep a row from being used, in the order in which a row is asked."""
 
 
@@ -61,7 +60,7 @@ def read_rows(
         raise ValueError(f"there is no tokenizer to read the texts of {path} with")
     rows = open_rows(path, tokenizer)
     n = len(rows) if limit is None else min(limit, len(rows))
-    found = _sort(rows.name, n, lambda i: _read(rows, i, first_token))
+    found = _sort(rows.name, n, lambda i: rows.prompt(i, first_token=first_token))
     if found.task is not None:
         rows.require_own_ids(dict(zip(found.rows, found.task.prompts, strict=True)))
     return found
@@ -72,9 +71,7 @@ def sound_rows(task: Task) -> Reading:
     return _sort(task.name, len(task), lambda i: task.prompts[i], task)
 
 
-def _sort(
-    name: str, n: int, read: Callable[[int], Prompt | Fault], like: Task | None = None
-) -> Reading:
+def _sort(name: str, n: int, read: Callable[[int], Prompt], like: Task | None = None) -> Reading:
     prompts: list[tuple[int, Prompt]] = []
     faults: list[Fault] = []
     for i in range(n):
@@ -90,25 +87,12 @@ def _sort(
     return Reading(name, n, task, tuple(i for i, _ in prompts), tuple(faults))
 
 
-def _judged(i: int, read: Callable[[int], Prompt | Fault]) -> Prompt | Fault:
+def _judged(i: int, read: Callable[[int], Prompt]) -> Prompt | Fault:
     try:
         found = read(i)
     except ValueError as error:
         return Fault(i, UNREADABLE, str(error))
-    if isinstance(found, Fault):
-        return found
     for kind, is_bad in FAULTS.items():
         if is_bad(found):
             return Fault(i, kind, f"{len(found.clean)} and {len(found.corrupt)} tokens")
     return Fault(i, NO_CONTRAST) if found.clean == found.corrupt else found
-
-
-def _read(rows: Rows, i: int, first_token: bool) -> Prompt | Fault:
-    """A row, or the fault that its answers have several tokens: then it reads with the first."""
-    if first_token:
-        return rows.prompt(i, first_token=True)
-    try:
-        return rows.prompt(i)
-    except ValueError as error:
-        rows.prompt(i, first_token=True)
-        return Fault(i, MULTI_TOKEN, str(error))

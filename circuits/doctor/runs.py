@@ -112,7 +112,9 @@ def _widened(model: Model) -> Model:
 def _ragged(task: Task) -> Task:
     """The task with some prompts shortened at the front, so that lengths differ."""
     prompts = [
-        replace(p, clean=p.clean[i % 3 :], corrupt=p.corrupt[i % 3 :]) if len(p.clean) > 3 else p
+        p
+        if len(p.clean) <= 3 or p.answer_positions
+        else replace(p, clean=p.clean[i % 3 :], corrupt=p.corrupt[i % 3 :])
         for i, p in enumerate(task.prompts)
     ]
     return replace(task, prompts=tuple(prompts))

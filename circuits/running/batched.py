@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.running.pair import Pair
@@ -27,7 +27,7 @@ from patching.tasks.task import Batch
 
 def run_pass(
     model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan]
-) -> Float[Tensor, "circuit batch vocab"]:
+) -> Float[Tensor, "circuit asked vocab"]:
     """Logits at the answer positions of circuits with one `first_layer`."""
     layer, n = plans[0].first_layer, len(plans)
     assert layer is not None, "an untouched circuit needs no pass"
@@ -36,7 +36,7 @@ def run_pass(
     hooks = [start, *_Pass(model, batch, pair, plans, layer).hooks()]
     with skipping(model.bridge, layer, as_tuple=model.blocks_return_tuples):
         logits = model.answer_logits(batch.clean.repeat(n, 1), batch, hooks)
-    return rearrange(logits, "(circuit batch) vocab -> circuit batch vocab", circuit=n)
+    return rearrange(logits, "(circuit asked) vocab -> circuit asked vocab", circuit=n)
 
 
 class _Pass:
@@ -47,7 +47,7 @@ class _Pass:
     ) -> None:
         self._model, self._graph, self._pair, self._first = model, model.graph, pair, layer
         self._n, self._tokens = len(plans), indices(pair.tokens)
-        self._answers = _is_answer(batch, pair.tokens)[pair.tokens].nonzero().squeeze(1)
+        self._answers = batch.is_asked[pair.tokens].nonzero().squeeze(1)
         missing = pair.replaced - pair.clean.writes
         if layer == self._graph.n_layers:  # nothing but the answer positions is ever read
             missing = missing[self._answers]
@@ -256,12 +256,6 @@ class _Pass:
             x = sums.inputs(reader, len(self._graph.sources), None if only_answers else at)
             out[i, rows, places] = x[0].to(out.dtype)
         return out.flatten(0, 1)
-
-
-def _is_answer(batch: Batch, tokens: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-    """Answer positions, of the rows where anything can differ."""
-    positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)
-    return (positions == batch.answer_pos[:, None]) & tokens
 
 
 def _filled_up(

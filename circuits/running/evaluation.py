@@ -119,8 +119,8 @@ def evaluate_all(
     Raises:
         ValueError: as `evaluate` does.
     """
-    _check(model, task, circuits)
     prepared = ablation(model)
+    _check(model, task, circuits, prepared)
     if direction == "denoising" and not prepared.paired:
         raise ValueError(
             f"denoising restores the clean run in the paired corrupt one, and the ablation "
@@ -188,7 +188,7 @@ class _Runs:
     batch: Batch
     live: Batch
     pair: Pair
-    corrupt: Float[Tensor, "batch vocab"]
+    corrupt: Float[Tensor, "asked vocab"]
     direction: Direction
 
 
@@ -225,21 +225,22 @@ def _measure(
 
 
 def _by_all(
-    metrics: Sequence[Metric], logits: Float[Tensor, "batch vocab"], batch: Batch
+    metrics: Sequence[Metric], logits: Float[Tensor, "asked vocab"], batch: Batch
 ) -> Float[Tensor, "metric batch"]:
     return torch.stack([measure(metric, logits, batch).double().cpu() for metric in metrics])
 
 
-def _run_empty(model: Model, batch: Batch, pair: Pair) -> Float[Tensor, "batch vocab"]:
+def _run_empty(model: Model, batch: Batch, pair: Pair) -> Float[Tensor, "asked vocab"]:
     """What is left when every edge is removed, where that is no run of the corrupt prompts."""
     everything = model.graph.exists.to(pair.replaced.embed)[None]
     return next(run_circuits(model, batch, pair, everything))[1][0]
 
 
-def _check(model: Model, task: Task, circuits: Sequence[Circuit]) -> None:
+def _check(model: Model, task: Task, circuits: Sequence[Circuit], ablation: Prepared) -> None:
     if not circuits:
         raise ValueError("no circuits to evaluate; give at least one")
     for i, circuit in enumerate(circuits):
         model.graph.require_same(circuit.graph, f"circuit {i} is")
     model.check(task)
-    task.require_contrast()
+    if ablation.paired:
+        task.require_contrast()

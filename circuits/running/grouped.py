@@ -29,7 +29,7 @@ from patching.tasks.task import Batch
 
 def run_group(
     model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan]
-) -> Float[Tensor, "circuit batch vocab"]:
+) -> Float[Tensor, "circuit asked vocab"]:
     """Logits at the answer positions of all circuits of a group."""
     group = make_group(model, plans, pair.replaced.embed.dtype)
     layer, n = group.first_layer, group.n_circuits
@@ -38,7 +38,7 @@ def run_group(
     hooks = [start, *SideBySide(model, pair, group).hooks()]
     with skipping(model.bridge, layer, as_tuple=model.blocks_return_tuples):
         logits = model.answer_logits(batch.clean.repeat(n, 1), batch, hooks)
-    return rearrange(logits, "(circuit batch) vocab -> circuit batch vocab", circuit=n)
+    return rearrange(logits, "(circuit asked) vocab -> circuit asked vocab", circuit=n)
 
 
 @dataclass(eq=False)

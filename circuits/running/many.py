@@ -26,9 +26,9 @@ from patching.model import Model
 from patching.modes import without_gradients
 from patching.tasks.task import Batch
 
-Found = tuple[list[int], Float[Tensor, "chunk batch vocab"]]
+Found = tuple[list[int], Float[Tensor, "chunk asked vocab"]]
 
-Use = Callable[[list[int], Float[Tensor, "chunk batch vocab"]], None]
+Use = Callable[[list[int], Float[Tensor, "chunk asked vocab"]], None]
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def _run_together(
 
 
 def _run_some(
-    run: Callable[[Sequence[Plan]], Float[Tensor, "chunk batch vocab"]],
+    run: Callable[[Sequence[Plan]], Float[Tensor, "chunk asked vocab"]],
     plans: Mapping[int, Plan],
     use: Use,
     span: slice,

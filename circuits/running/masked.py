@@ -41,7 +41,7 @@ def run_ends(model: Model, batch: Batch, ablation: Prepared) -> Ends:
 
 def run_masked(
     model: Model, batch: Batch, ends: Ends, removed: Float[Tensor, "*batch source dest"]
-) -> Float[Tensor, "batch vocab"]:
+) -> Float[Tensor, "asked vocab"]:
     """Logits at the answer positions with edges removed in part: 0 is kept, 1 is replaced.
 
     `removed` is one matrix for all examples or one for each; entries that are no edges are not
@@ -57,6 +57,7 @@ def run_masked(
             f"matrix for each of {len(batch)} examples; got {list(removed.shape)}"
         )
     layout = whole_layout(model.graph, tells=True)
+    removed = batch.by_row(removed) if removed.ndim > 2 else removed
     mix = _Masks(model, ends, removed.to(ends.replaced.writes.embed), layout)
     return model.answer_logits(batch.clean, batch, rewired(model, layout, mix))
 

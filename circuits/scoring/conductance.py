@@ -92,7 +92,8 @@ class _ScoreBatch:
                 total += edge_scores(self.job.model, moved, stop.gradients)
             slope = before.point.embedding_gradient + after.point.embedding_gradient
             moved_in = (after.run.embedding - before.run.embedding) / 2
-            part = (moved_in * slope).flatten(1).sum(dim=1).to(after.point.values.dtype)
+            part = batch.by_example((moved_in * slope).flatten(1).sum(dim=1))
+            part = part.to(after.point.values.dtype)
             change = after.point.values - before.point.values
             scored = part if scored is None else scored + part
             gap = change if gap is None else gap + change

@@ -92,8 +92,8 @@ def _score(model: Model, batch: Batch) -> Float[Tensor, "source dest"]:
     """Scores of one batch, summed over its examples."""
     streams = _streams(model)
     writes, seen = _run(model, batch, {stream.name for stream in streams})
-    real = batch.is_token.double()
-    weights = (real / real.sum(dim=1, keepdim=True))[batch.is_token]
+    n_tokens = batch.by_row(batch.by_example(batch.distinct.double().sum(dim=1, keepdim=True)))
+    weights = (batch.distinct.double() / n_tokens)[batch.is_token]
     total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
     flow = _Flow(model, streams, writes, seen, weights, total)
     in_tiles(len(writes), flow.bytes_each, model.device, flow.add)

@@ -34,7 +34,7 @@ def refuse_unreadable(name: str, bridge: TransformerBridge, task: Task) -> None:
             f"task {task.name!r} has a prompt of {task.max_length} tokens; {name} reads "
             f"at most {longest}"
         )
-    lengths = [len(prompt.clean) for prompt in task.prompts]
+    lengths = [prompt.n_tokens for prompt in task.prompts]
     refuse_lengths(cast(nn.Module, bridge.original_model), name, f"task {task.name!r}", lengths)
     if two_way != task.two_way:
         ways = ("only to the left", "both ways")

@@ -49,7 +49,7 @@ def as_task(model: Model, prompts: Prompts) -> Task:
     """
     if isinstance(prompts, Task):
         model.check(prompts)
-        return replace(prompts, padding="right")
+        return replace(prompts.without_answers, padding="right")
     if isinstance(prompts, str):
         if model.tokenizer is None:
             raise ValueError(f"{model.name} has no tokenizer: give token ids, not text")

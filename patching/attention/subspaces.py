@@ -68,7 +68,7 @@ def find_subspace(model: Model, task: Task, place: str, *, batch_size: int = 16)
         kept: list[Tensor] = []
         hook: tuple[str, Hook] = (found.hook, lambda x, to=kept: to.append(found.view(x)))
         model.answer_logits(batch.clean, batch, [hook])
-        rows = kept[0][batch.up_to_answer].double()
+        rows = kept[0][batch.distinct & batch.up_to_answer].double()
         product += rows.T @ rows
         total += rows.sum(dim=0)
         count += len(rows)
@@ -166,7 +166,7 @@ class _Start:
 
     batch: Batch
     stream: Float[Tensor, "batch pos d_model"]
-    logits: Float[Tensor, "batch vocab"]
+    logits: Float[Tensor, "asked vocab"]
 
 
 def _start(model: Model, batch: Batch, place: Place) -> _Start:
@@ -195,9 +195,9 @@ def _measure_rows(
 ) -> Float[Tensor, " row"]:
     """The metric of each row, from a pass that begins at the place's layer."""
     examples, ranks = jobs
-    batch, place = start.batch.at(examples), space.place
+    batch, rows, place = start.batch.at(examples), start.batch.rows_of(examples), space.place
     components = torch.arange(space.basis.shape[1], device=ranks.device)
-    kept = components < ranks[:, None]
+    kept = components < batch.by_row(ranks)[:, None]
 
     def replace_part(whole: Tensor) -> Tensor:
         whole = whole.clone()
@@ -206,7 +206,7 @@ def _measure_rows(
 
     begin: tuple[str, Hook] = (
         model.blocks[place.layer].stream_in,
-        lambda _: start.stream[examples],
+        lambda _: start.stream[rows],
     )
     with skipping(model.bridge, place.layer, as_tuple=model.blocks_return_tuples):
         logits = model.answer_logits(batch.clean, batch, [begin, (place.hook, replace_part)])

@@ -189,8 +189,10 @@ class _Chosen:
                 for place in self.places
             ]
             rows = base.repeat(some.stop - some.start, 1)
-            logits = self.model.answer_logits(rows, batch, hooks)
-            for i, own in zip(range(some.start, some.stop), logits.split(len(batch)), strict=True):
+            logits = self.model.answer_logits(rows, batch, hooks).unflatten(
+                0, (some.stop - some.start, -1)
+            )
+            for i, own in enumerate(logits, start=some.start):
                 found[i] = (measure(metric, own, batch) - start).double().sum().cpu()
 
         d_model = self.model.blocks[0].w_o.shape[2]

@@ -152,13 +152,13 @@ def _at_keys(
 ) -> Float[Tensor, "example pos unit"]:
     """Summed over queries, with columns counted from each row's first real token."""
     rows, _ = gathered.tokens
-    n, (_, units, columns) = len(gathered.batch), by_key.shape
+    n, (_, units, columns) = gathered.batch.n_rows, by_key.shape
     total = by_key.new_zeros(n, units, columns).index_add_(0, rows, by_key)
     real = gathered.batch.is_token
     out = by_key.new_zeros(n, n_pos, units)
-    example, column = real.nonzero(as_tuple=True)
-    out[example, gathered.batch.places[real]] = total[example, :, column]
-    return out
+    row, column = real.nonzero(as_tuple=True)
+    out[row, gathered.batch.places[real]] = total[row, :, column]
+    return gathered.batch.by_example(out)
 
 
 def _put(gathered: Gathered, run: Run, name: str, axis: int = 1) -> Hook:

@@ -195,9 +195,9 @@ def scores_of(
     for place in job.places[kind]:
         product = _product(kind, gathered.difference(place), gathered.gradients[place.hook])
         if kind == "neurons":
-            rows = gathered.tokens[0]
-            sums = product.new_zeros(len(gathered.batch), product.shape[1], dtype=torch.float64)
-            layers.append(sums.index_add_(0, rows, product.double()))
+            batch, rows = gathered.batch, gathered.tokens[0]
+            sums = product.new_zeros(batch.n_rows, product.shape[1], dtype=torch.float64)
+            layers.append(batch.by_example(sums.index_add_(0, rows, product.double())))
         else:
             layers.append(place_rows(product, gathered, n_pos))
     return torch.stack(layers, dim=1).cpu()
@@ -208,10 +208,10 @@ def place_rows(
 ) -> Float[Tensor, "example pos ..."]:
     """Numbers of tokens in their examples, at positions counted from the first real token."""
     rows, columns = gathered.tokens
-    shape = (len(gathered.batch), n_pos, *product.shape[1:])
+    shape = (gathered.batch.n_rows, n_pos, *product.shape[1:])
     out = torch.zeros(shape, dtype=torch.float64, device=product.device)
     out[rows, gathered.batch.places[rows, columns]] = product.double()
-    return out
+    return gathered.batch.by_example(out)
 
 
 def _product(

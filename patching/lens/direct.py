@@ -188,6 +188,7 @@ def _find_aim(
     wrong_answers: Tokens | None,
 ) -> Aim:
     if prompts.task is not None and answers is None and wrong_answers is None:
+        prompts.task.require_plain("direct logit attribution")
         (batch,) = prompts.task.batches(len(prompts), model.device)
         ids = torch.cat([batch.answers, batch.wrong_answers], dim=1)
         right, wrong = batch.is_answer.double(), batch.is_wrong_answer.double()

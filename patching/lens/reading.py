@@ -226,6 +226,7 @@ class Lens:
         if tokens is None:
             if self.prompts.task is None:
                 raise ValueError("say which tokens: only the prompts of a task have answers")
+            self.prompts.task.require_plain("a lens that looks for the answers")
             (batch,) = self.prompts.task.batches(len(self.prompts), self.model.device)
             ids, counts, what = batch.answers, batch.is_answer, "the answers"
         else:

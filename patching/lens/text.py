@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
+from patching.tasks.prompt import tokens_of
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer
 
@@ -50,9 +51,9 @@ def _line(tokenizer: Tokenizer | None, prompt: Prompt) -> str:
     tail = tokenizer.decode(shown) if known else " ".join(map(str, shown))
     cut = "..." if len(prompt.clean) > _TAIL else ""
     right, wrong = (
-        ", ".join(map(repr, token_texts(tokenizer, ids[:_ANSWERS])))
-        + (f", ... ({len(ids)} in all)" if len(ids) > _ANSWERS else "")
-        for ids in (prompt.answers, prompt.wrong_answers)
+        ", ".join(repr("".join(token_texts(tokenizer, tokens_of(a)))) for a in some[:_ANSWERS])
+        + (f", ... ({len(some)} in all)" if len(some) > _ANSWERS else "")
+        for some in (prompt.answers, prompt.wrong_answers)
     )
     return f"{cut}{tail!r} -> {right}" + (f", not {wrong}" if wrong else "")
 

@@ -70,6 +70,7 @@ def top_activations(
     """
     _check(model, neurons, k)
     model.check(task)
+    task = task.without_answers
     parts = [_activations(model, b, neurons) for b in task.batches(batch_size, model.device)]
     found = torch.cat(parts, dim=1)
     where = [(i, p) for i, prompt in enumerate(task.prompts) for p in range(len(prompt.clean))]

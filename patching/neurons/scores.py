@@ -174,14 +174,14 @@ def require_neurons(model: Model) -> tuple[str, ...]:
 
 
 def answer_probability(
-    logits: Float[Tensor, "batch vocab"], batch: Batch
+    logits: Float[Tensor, "asked vocab"], batch: Batch
 ) -> Float[Tensor, " batch"]:
     """Probability of the first token of the context's answer."""
     return logits.softmax(dim=-1).gather(1, batch.answers[:, :1])[:, 0]
 
 
 def memorised_probability(
-    logits: Float[Tensor, "batch vocab"], batch: Batch
+    logits: Float[Tensor, "asked vocab"], batch: Batch
 ) -> Float[Tensor, " batch"]:
     """Probability of the first token of the memorised answer."""
     return logits.softmax(dim=-1).gather(1, batch.wrong_answers[:, :1])[:, 0]

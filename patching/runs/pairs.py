@@ -26,7 +26,7 @@ class BothRuns:
     """
 
     base: Recorded
-    sources: Mapping[str, Float[Tensor, "example ..."]]
+    sources: Mapping[str, Float[Tensor, "row ..."]]
     reach: Reach
     direction: str
     clean: Float[Tensor, " example"]
@@ -60,7 +60,7 @@ def run_both(
 
 
 def measured(
-    metric: Metric, logits: Sequence[Float[Tensor, "example vocab"]], batch: Batch
+    metric: Metric, logits: Sequence[Float[Tensor, "asked vocab"]], batch: Batch
 ) -> tuple[Float[Tensor, " example"], ...]:
     """The metric of several runs of a batch, in float64 on the CPU."""
     values = [measure(metric, some, batch).double() for some in logits]
@@ -68,8 +68,8 @@ def measured(
 
 
 def at_hook(
-    value: Float[Tensor, "example ..."], place: Place, base: Recorded
-) -> Float[Tensor, "example ..."]:
+    value: Float[Tensor, "row ..."], place: Place, base: Recorded
+) -> Float[Tensor, "row ..."]:
     """What the tensor at a place's hook point must be for the place to have a value.
 
     Between attention and MLP, the stream is what attention writes and the stream before.

@@ -9,7 +9,7 @@ goes where is worked out before the pass, on the host.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -22,7 +22,7 @@ from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.runs.pairs import BothRuns
 from patching.runs.recorded import Tokens, stream_points
-from patching.runs.spots import Spots
+from patching.runs.spots import Reach, Spots
 
 DIRECTIONS = ("denoising", "noising")
 """Denoising runs the corrupt prompts and patches clean activations in, noising the reverse."""
@@ -69,7 +69,8 @@ class Patching:
         first = min(_start(self.targets[i]) for i in targets)
         mlps_at = {} if takes_many(device) else self._changed(some, first, targets[0])
         example = some.spots.example.to(device)
-        logits = base.go_on(first, example, self._hooks(some, targets), mlps_at)
+        hooks = self._hooks(some.by_row(self.both.reach), targets)
+        logits = base.go_on(first, example, hooks, mlps_at)
         values[span] = measure(self.metric, logits, base.batch.at(example)).double()
 
     def _hooks(self, some: "_Some", targets: range) -> list[tuple[str, Hook]]:
@@ -98,8 +99,10 @@ class Patching:
         After the last layer nothing but the answer is read. Where neurons are patched, all are
         needed.
         """
-        touched = self.both.reach.touched(some.spots)
-        last = touched & self.both.reach.is_answer[some.spots.example]
+        reach = self.both.reach
+        touched = reach.touched(some.spots)
+        last = touched & reach.is_answer[some.spots.example]
+        touched, last = (x[reach.by_row(some.spots)[0]] for x in (touched, last))
         n, device = len(self.model.blocks), self.model.device
         everywhere, at_answer = (
             tuple(index.to(device) for index in at.nonzero(as_tuple=True)) for at in (touched, last)
@@ -150,6 +153,12 @@ class _Some:
     spots: Spots
     target: Int[Tensor, " row"]
     unit: Int[Tensor, " row"] | None
+
+    def by_row(self, reach: Reach) -> "_Some":
+        """The same in rows of the batch, of which an example may have several."""
+        which, rows = reach.by_row(self.spots)
+        unit = None if self.unit is None else self.unit[which]
+        return _Some(replace(self.spots[which], example=rows), self.target[which], unit)
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,18 @@ class Recorded:
 
     model: Model
     batch: Batch
-    tokens: Int[Tensor, "example pos"]
-    logits: Float[Tensor, "example vocab"]
-    streams: tuple[Float[Tensor, "example pos d_model"], ...]
-    mlps: tuple[Float[Tensor, "example pos d_model"], ...]
+    tokens: Int[Tensor, "row pos"]
+    logits: Float[Tensor, "asked vocab"]
+    streams: tuple[Float[Tensor, "row pos d_model"], ...]
+    mlps: tuple[Float[Tensor, "row pos d_model"], ...]
 
     def go_on(
         self,
         layer: int,
-        examples: Int[Tensor, " row"],
+        examples: Int[Tensor, " chosen"],
         hooks: Sequence[tuple[str, Hook]] = (),
         mlps_at: Mapping[int, Tokens] | None = None,
-    ) -> Float[Tensor, "row vocab"]:
+    ) -> Float[Tensor, "asked vocab"]:
         """Logits of some examples, in rows that start with what entered a layer, under hooks.
 
         The layer behind the last is the final norm. MLPs of the layers in `mlps_at` work at those
@@ -58,19 +58,19 @@ class Recorded:
             ValueError: as `Model.answer_logits`.
         """
         model = self.model
-        first = stream_points(model)[layer]
-        ours: list[tuple[str, Hook]] = [(first, partial(_rows, self.streams[layer], examples))]
+        first, rows = stream_points(model)[layer], self.batch.rows_of(examples)
+        ours: list[tuple[str, Hook]] = [(first, partial(_rows, self.streams[layer], rows))]
         for i, tokens in (mlps_at or {}).items():
-            block, put = model.blocks[i], partial(_put, self.mlps[i], examples, tokens)
+            block, put = model.blocks[i], partial(_put, self.mlps[i], rows, tokens)
             ours += [(block.mlp_in, partial(_take, tokens)), (block.mlp_out, put)]
         batch = self.batch.at(examples)
         with skipping(model.bridge, layer, as_tuple=model.blocks_return_tuples):
-            return model.answer_logits(self.tokens[examples], batch, [*ours, *hooks])
+            return model.answer_logits(self.tokens[rows], batch, [*ours, *hooks])
 
 
 def record(
     model: Model,
-    tokens: Int[Tensor, "example pos"],
+    tokens: Int[Tensor, "row pos"],
     batch: Batch,
     hooks: Sequence[tuple[str, Hook]] = (),
 ) -> Recorded:
@@ -91,8 +91,8 @@ def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     kept[name] = tensor
 
 
-def _rows(stream: Tensor, examples: Tensor, _: Tensor) -> Tensor:
-    return stream[examples]
+def _rows(stream: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+    return stream[rows]
 
 
 def _take(tokens: Tokens, x: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "1 token d_model"]:
@@ -100,11 +100,11 @@ def _take(tokens: Tokens, x: Float[Tensor, "row pos d_model"]) -> Float[Tensor, 
 
 
 def _put(
-    before: Float[Tensor, "example pos d_model"],
-    examples: Int[Tensor, " row"],
+    before: Float[Tensor, "_ pos d_model"],
+    rows: Int[Tensor, " row"],
     tokens: Tokens,
     made: Float[Tensor, "1 token d_model"],
 ) -> Float[Tensor, "row pos d_model"]:
-    out = before[examples]
+    out = before[rows]
     out[tokens] = made[0]
     return out

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from patching.tasks.asked import indices
 from patching.tasks.task import Batch
 
 
@@ -36,21 +37,36 @@ class Reach:
     """What patches of a batch can reach, on the host.
 
     `places` is each token's number in its row, `differs` says where the two runs can differ and
-    reach the answer, `is_answer` where that is predicted. `two_way` models see what follows.
+    reach the answer, `is_answer` where that is predicted: in one of an example's rows, if it has
+    several, which begin at one column. `n_rows` are the rows of each example. `two_way` models see
+    what follows.
     """
 
     places: Int[Tensor, "example pos"]
     differs: Bool[Tensor, "example pos"]
     is_answer: Bool[Tensor, "example pos"]
+    n_rows: Int[Tensor, " example"]
     two_way: bool
 
     @staticmethod
-    def of(batch: Batch, differs: Bool[Tensor, "example pos"]) -> "Reach":
+    def of(batch: Batch, differs: Bool[Tensor, "row pos"]) -> "Reach":
         """Of a batch; the device is asked once."""
-        columns = torch.arange(differs.shape[1], device=differs.device)
-        is_answer = columns == batch.answer_pos[:, None]
-        told = torch.stack([batch.places, differs.long(), is_answer.long()]).cpu()
-        return Reach(told[0], told[1].bool(), told[2].bool(), batch.two_way)
+        places, n_rows = batch.places, torch.ones_like(batch.answer_pos)
+        if batch.several is not None:
+            assert not batch.left_padded, "rows of an example begin at one column"
+            columns = torch.arange(differs.shape[1], device=differs.device)
+            places, n_rows = columns.expand(len(batch), -1), batch.several.rows
+        somewhere = [batch.by_example(x.long()).clamp(max=1) for x in (differs, batch.is_asked)]
+        told = torch.stack([places, *somewhere, n_rows[:, None].expand_as(places)]).cpu()
+        return Reach(told[0], told[1].bool(), told[2].bool(), told[3, :, 0], batch.two_way)
+
+    def by_row(self, spots: Spots) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """The rows in which patches are made: which of the spots each is for, and its number."""
+        counts = self.n_rows[spots.example]
+        return (
+            torch.arange(len(spots)).repeat_interleave(counts),
+            indices(self.n_rows, spots.example),
+        )
 
     def touched(self, spots: Spots) -> Bool[Tensor, "spot pos"]:
         """Tokens that patches can change: their own, and those that see them."""

@@ -7,12 +7,13 @@ from pathlib import Path
 from patching.files.parsing import naming, read_json, read_table, shown
 from patching.files.whole import write_text
 from patching.tasks.padding import padding_id, refuse_padding
+from patching.tasks.prompt import Answer
 from patching.tasks.published import read_ids
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
 _COLUMNS = ("clean", "corrupted", "correct_idx", "incorrect_idx")
-_PROMPT_KEYS = ("clean", "corrupt", "answers", "wrong_answers")
+_PROMPT_KEYS = ("clean", "corrupt", "answers", "wrong_answers", "answer_positions")
 
 
 def from_json(
@@ -20,8 +21,10 @@ def from_json(
 ) -> Task:
     """A task from `{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}, ...]}`.
 
-    Prompts are text or lists of token ids, answers lists of either (or one alone); ids are taken
-    as they are. Keys of other names are kept.
+    Prompts are text or lists of token ids, answers lists of either (or one alone); an answer of
+    several tokens is text or a list of ids inside the list. Ids are taken as they are. With
+    `answer_positions`, places in the prompt's tokens (or "all"), there is one answer for each, by
+    default the token that follows it in the clean prompt. Keys of other names are kept.
 
     Raises:
         ValueError: if the file is not of this form, holds text while there is no tokenizer, or
@@ -72,6 +75,7 @@ def to_json(task: Task, path: str | Path) -> None:
             "corrupt": list(prompt.corrupt),
             "answers": list(prompt.answers),
             "wrong_answers": list(prompt.wrong_answers),
+            **({"answer_positions": list(at)} if (at := prompt.answer_positions) else {}),
         }
         for prompt in task.prompts
     ]
@@ -82,7 +86,8 @@ def to_json(task: Task, path: str | Path) -> None:
 def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
     """A task from EAP-IG's CSV: columns `clean, corrupted, correct_idx, incorrect_idx`.
 
-    An index is a token id, or several in brackets (`[318, 373]`). Other columns are kept.
+    An index is a token id, or several in brackets (`[318, 373]`), of which one of several tokens
+    stands in brackets of its own (`[[318, 11], 373]`). Other columns are kept.
 
     Raises:
         ValueError: if a column is missing, a cell is not of this form, or a rule of `Task` is
@@ -135,7 +140,8 @@ def read_json_row(
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: row {i} is not an object with keys {', '.join(_PROMPT_KEYS)}")
-    missing = [key for key in _PROMPT_KEYS[:3] if key not in values]
+    needed = _PROMPT_KEYS[: 2 if "answer_positions" in values else 3]
+    missing = [key for key in needed if key not in values]
     if missing:
         raise ValueError(f"{path}: row {i} lacks {', '.join(missing)}")
     try:
@@ -146,12 +152,15 @@ def read_json_row(
             )
             for key in ("answers", "wrong_answers")
         )
+        clean = _prompt(values["clean"], tokenizer)
+        positions = _positions(values.get("answer_positions"), clean)
         prompt = Prompt(
-            clean=_prompt(values["clean"], tokenizer),
+            clean=clean,
             corrupt=_prompt(values["corrupt"], tokenizer),
-            answers=right,
+            answers=right if "answers" in values else _following(clean, positions),
             wrong_answers=wrong,
             extra={k: v for k, v in values.items() if k not in _PROMPT_KEYS},
+            answer_positions=positions,
         )
         refuse_padding(prompt, padding_id(tokenizer))
         return prompt
@@ -167,11 +176,42 @@ def _prompt(value: object, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     raise ValueError(f"a prompt is text or a list of token ids, got {shown(value)}")
 
 
-def _answer(value: object, prompt: object, tokenizer: Tokenizer | None, first_token: bool) -> int:
+def _positions(value: object, clean: tuple[int, ...]) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if value == "all":
+        return tuple(range(len(clean) - 1))
+    if isinstance(value, list) and value and all(_is_id(item) for item in value):
+        return tuple(map(int, value))
+    raise ValueError(
+        f'answer_positions are numbers of tokens in the prompt, or "all"; got {shown(value)}'
+    )
+
+
+def _following(clean: tuple[int, ...], positions: tuple[int, ...]) -> tuple[int, ...]:
+    """What follows each position in the prompt itself.
+
+    Raises:
+        ValueError: if nothing does.
+    """
+    late = [at for at in positions if not 0 <= at < len(clean) - 1]
+    if late:
+        raise ValueError(
+            f"nothing follows answer position {late[0]} in a prompt of {len(clean)} tokens; give "
+            "its answers, or positions before the last"
+        )
+    return tuple(clean[at + 1] for at in positions)
+
+
+def _answer(
+    value: object, prompt: object, tokenizer: Tokenizer | None, first_token: bool
+) -> Answer:
     if isinstance(value, int | float) and _is_id(value):
         return int(value)
+    if isinstance(value, list) and all(_is_id(item) for item in value):
+        return tuple(map(int, value[:1] if first_token else value))
     if not isinstance(value, str):
-        raise ValueError(f"an answer is text or a token id, got {shown(value)}")
+        raise ValueError(f"an answer is text, a token id or a list of them, got {shown(value)}")
     if not isinstance(prompt, str):
         raise ValueError(
             f"the answer {shown(value)} is text, its prompt token ids; give both alike"
@@ -196,7 +236,7 @@ def _need(tokenizer: Tokenizer | None) -> Tokenizer:
     return tokenizer
 
 
-def _csv_ids(path: Path, row: int, cell: str) -> tuple[int, ...]:
+def _csv_ids(path: Path, row: int, cell: str) -> tuple[Answer, ...]:
     try:
         return read_ids(cell)
     except ValueError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from patching.files.parsing import shown
-from patching.tasks.task import Prompt
+from patching.tasks.prompt import Prompt, tokens_of
 from patching.tasks.tokens import Tokenizer, encode_prompt
 
 TOLERATED = 0.2
@@ -48,22 +48,25 @@ def refuse_foreign(tokenizer: Tokenizer | None, rows: Iterable[tuple[int, str, P
 
 def _strange(tokenizer: Tokenizer, decode: Decode, text: str, prompt: Prompt) -> str | None:
     """What is strange about a row's ids, if anything is."""
+    if prompt.answer_positions:
+        return None
     before = encode_prompt(tokenizer, text)
     if before != prompt.clean:
         return f"the text {shown(text)} has other token ids than its clean prompt"
-    ids = (*prompt.answers, *prompt.wrong_answers)
+    ids = [tokens_of(answer) for answer in (*prompt.answers, *prompt.wrong_answers)]
     gaps = [_gaps(tokenizer, decode, text, before, answer) for answer in ids]
     if not ids or set.intersection(*gaps):
         return None
     odd = next((answer for answer, found in zip(ids, gaps, strict=True) if not found), ids[0])
-    return f"...{shown(text[-40:])} is answered by {shown(decode([odd]))} (id {odd})"
+    said, number = shown(decode(list(odd))), ", ".join(map(str, odd))
+    return f"...{shown(text[-40:])} is answered by {said} (id {number})"
 
 
 def _gaps(
-    tokenizer: Tokenizer, decode: Decode, text: str, before: Sequence[int], answer: int
+    tokenizer: Tokenizer, decode: Decode, text: str, before: Sequence[int], answer: tuple[int, ...]
 ) -> set[bool]:
     """Whether an answer may begin a word after its prompt, or go on in it: either, both or none."""
-    said = decode([answer])
+    said = decode(list(answer))
     spoken = (said, f" {said}")  # SentencePiece drops the space that a token begins with
-    wanted = (*before, answer)
+    wanted = (*before, *answer)
     return {way[:1].isspace() for way in spoken if encode_prompt(tokenizer, text + way) == wanted}

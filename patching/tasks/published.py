@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import patching.tasks.words as words
 from patching.files.parsing import parse_literal, shown
-from patching.tasks.task import Prompt
+from patching.tasks.prompt import Answer, Prompt
 from patching.tasks.tokens import (
     TextPrompt,
     Tokenizer,
@@ -17,6 +17,7 @@ from patching.tasks.tokens import (
 )
 
 Row = Mapping[str, object]
+Answers = tuple[Answer, ...]
 
 ID_COLUMNS = (
     ("correct_idx", "incorrect_idx"),
@@ -85,7 +86,7 @@ def feature_circuits_row(row: Row, reading: Reading) -> Prompt:
     """A row of feature-circuits (Marks et al. 2024, arXiv:2403.19647): two prefixes, two answers.
 
     Raises:
-        ValueError: if a text is missing, or an answer is not one token.
+        ValueError: if a text is missing, or an answer does not continue its prompt.
     """
     for name in FEATURE_CIRCUITS:
         if not isinstance(row.get(name), str):
@@ -105,7 +106,8 @@ def mib_row(row: Row, reading: Reading) -> Prompt:
     it ends in one; MIB's own code looks each of them up alone.
 
     Raises:
-        ValueError: if a field is missing or not of its form, or an answer is not one token.
+        ValueError: if a field is missing or not of its form, or an answer does not continue its
+            prompt.
     """
     other = _counterfactual(row, reading.counterfactual)
     clean, corrupt = row.get("prompt"), other.get("prompt")
@@ -132,7 +134,7 @@ def mib_row(row: Row, reading: Reading) -> Prompt:
     )
 
 
-def _labels(row: Row, clean: str, reading: Reading) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _labels(row: Row, clean: str, reading: Reading) -> tuple[Answers, Answers]:
     """Right and wrong token ids, from whichever label the row has.
 
     Raises:
@@ -152,11 +154,11 @@ def _labels(row: Row, clean: str, reading: Reading) -> tuple[tuple[int, ...], tu
     )
 
 
-def _as_said(row: Row, column: str, clean: str, reading: Reading) -> tuple[int, ...]:
+def _as_said(row: Row, column: str, clean: str, reading: Reading) -> Answers:
     """The ids in a column; where `country` says `country_idx` as text, of that if they differ.
 
     Raises:
-        ValueError: if the column is no list of ids, or a text that is wanted has several tokens.
+        ValueError: if the column is no list of ids.
     """
     ids, said = read_ids(row[column]), row.get(column.removesuffix("_idx"))
     if not isinstance(said, str | list):
@@ -178,12 +180,22 @@ def _several(said: str | list) -> list[object]:
     return found if isinstance(found, list) else [found]
 
 
-def read_ids(cell: object) -> tuple[int, ...]:
+def read_ids(cell: object) -> Answers:
     """Token ids: one, a list, or either as text (`[318, 373]`; a spreadsheet's `318.0`, too).
+
+    In a list, answers of several tokens are lists (`[[318, 11], 373]`).
 
     Raises:
         ValueError: if it is none of these.
     """
+    nested = isinstance(cell, str) and cell.count("[") > 1
+    listed = parse_literal(cell) if nested else cell
+    if isinstance(listed, list) and any(isinstance(part, list) for part in listed):
+        return tuple(_ids(part) if isinstance(part, list) else _ids(part)[0] for part in listed)
+    return _ids(cell)
+
+
+def _ids(cell: object) -> tuple[int, ...]:
     parts = cell if isinstance(cell, list) else str(cell).strip().strip("[]()").split(",")
     try:
         return tuple(int(_WHOLE.sub("", str(part))) for part in parts if str(part).strip())

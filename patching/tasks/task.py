@@ -8,92 +8,17 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from patching.files.brief import briefly
+from patching.tasks.batch import Batch, PaddingSide, to_batch
 from patching.tasks.origin import Origin, then
+from patching.tasks.prompt import FAULTS, Answer, Prompt, unequal
 
-PaddingSide = Literal["right", "left"]
-
-
-@briefly
-@dataclass(frozen=True)
-class Prompt:
-    """One pair: `clean` shows the behaviour, `corrupt` differs in what the behaviour hangs on.
-
-    `extra` keeps whatever else a file said about the pair.
-    """
-
-    clean: tuple[int, ...]
-    corrupt: tuple[int, ...]
-    answers: tuple[int, ...]
-    wrong_answers: tuple[int, ...] = ()
-    extra: Mapping[str, object] = field(default_factory=dict, compare=False)
-
-
-@briefly
-@dataclass(frozen=True)
-class Batch:
-    """Some prompts of a task as tensors, padded to one length.
-
-    `is_token` marks real tokens (the two runs of a pair have equal lengths, so one mask serves
-    both). `answer_pos` is the last real token, where the answer is predicted. `answers` and
-    `wrong_answers` are padded; their masks say which entries count. `clean_logits` are filled in
-    by whoever has run the clean prompts. `two_way` is the task's. Known without asking the device,
-    of the rows it was made of: whether one starts with padding, which is the first without wrongs.
-    """
-
-    clean: Int[Tensor, "batch pos"]
-    corrupt: Int[Tensor, "batch pos"]
-    is_token: Bool[Tensor, "batch pos"]
-    answer_pos: Int[Tensor, " batch"]
-    answers: Int[Tensor, "batch n_answers"]
-    is_answer: Bool[Tensor, "batch n_answers"]
-    wrong_answers: Int[Tensor, "batch n_wrong"]
-    is_wrong_answer: Bool[Tensor, "batch n_wrong"]
-    clean_logits: Float[Tensor, "batch vocab"] | None = None
-    two_way: bool = False
-    left_padded: bool = False
-    without_wrong: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def at(self, rows: Int[Tensor, " row"] | slice) -> "Batch":
-        """The given rows in the given order, with repetition: for runs of many variants."""
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(self, **{k: t[rows] for k, t in parts.items() if isinstance(t, Tensor)})
-
-    __getitem__ = at
-
-    @cached_property
-    def up_to_answer(self) -> Bool[Tensor, "batch pos"]:
-        """Real tokens up to the answer position."""
-        places = torch.arange(self.clean.shape[1], device=self.clean.device)
-        return self.is_token & (places <= self.answer_pos[:, None])
-
-    @property
-    def places(self) -> Int[Tensor, "batch pos"]:
-        """Each token's number in its own row, counted from the first real one."""
-        return (self.is_token.long().cumsum(dim=1) - 1).clamp(min=0)
-
-    @cached_property
-    def can_differ(self) -> Bool[Tensor, "batch pos"]:
-        """Tokens from the first difference between the two runs up to the answer position.
-
-        Before, both runs of a causal model are equal; after, nothing reaches the answer. A model
-        that reads both ways may differ anywhere.
-        """
-        if self.two_way:
-            return self.is_token
-        differs = (self.clean != self.corrupt).int().cummax(dim=1).values.bool()
-        return differs & self.up_to_answer
+__all__ = ["FAULTS", "Answer", "Batch", "PaddingSide", "Prompt", "Task"]
 
 
 @briefly
@@ -113,7 +38,8 @@ class Task:
 
     Raises:
         ValueError: if there are no prompts, or a prompt is empty, of unequal length, without
-            answer, or has an answer that is also wrong; the row is named.
+            answer, has an answer that is also wrong, or one of several tokens while positions see
+            what follows them; the row is named.
     """
 
     name: str
@@ -130,6 +56,9 @@ class Task:
             raise ValueError(f"padding is 'right' or 'left', got {self.padding!r}")
         for what, is_bad in FAULTS.items():
             _refuse(self, is_bad, what)
+        if self.two_way:
+            what = "answers of several tokens, and its positions see what follows them"
+            _refuse(self, lambda p: p.is_long, what)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -196,6 +125,16 @@ class Task:
         name, origin = f"{self.name}, random corrupt", then(self.origin, "random corrupt", seed)
         return replace(self, name=name, prompts=tuple(prompts), origin=origin)
 
+    def require_plain(self, who: str) -> None:
+        """Refuse prompts that ask for more than one token, for `who` can only look at one.
+
+        Raises:
+            ValueError: naming the rows, and what would be right.
+        """
+        what = f"answers of several tokens or positions ({who} reads one token behind the prompt"
+        hint = "; give such answers, or first_token=True where texts are read)"
+        _refuse(self, lambda p: not p.is_plain, what + hint)
+
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
 
@@ -205,19 +144,44 @@ class Task:
         _refuse(self, lambda p: p.clean == p.corrupt, "a corrupt prompt equal to the clean one")
 
     @cached_property
+    def is_plain(self) -> bool:
+        """Whether each prompt asks for one token, behind its last."""
+        return all(p.is_plain for p in self.prompts)
+
+    @property
+    def without_answers(self) -> "Task":
+        """The prompts as rows of their own, whatever is asked: for what only reads them."""
+        if self.is_plain:
+            return self
+        nothing = {"answers": (0,), "wrong_answers": (), "answer_positions": ()}
+        rows = (replace(p, **nothing) for p in self.prompts)
+        return replace(self, prompts=tuple(rows))
+
+    @property
+    def aligned(self) -> "Task":
+        """As it is, or padded on the right where a prompt may have several rows.
+
+        So that they begin at one column; which changes no number.
+        """
+        return self if self.is_plain else replace(self, padding="right")
+
+    @cached_property
     def max_length(self) -> int:
-        """The longest prompt, in tokens."""
-        return max(len(p.clean) for p in self.prompts)
+        """The longest row that is run, in tokens: a prompt with all but the last of an answer's."""
+        return max(p.n_tokens for p in self.prompts)
 
     @cached_property
     def max_id(self) -> int:
         """The largest token id in any prompt or answer."""
-        return max(max(_ids(p)) for p in self.prompts)
+        return max(max(p.ids) for p in self.prompts)
 
     @cached_property
     def hash(self) -> str:
         """A short hash of all token ids: equal for equal prompts in equal order."""
-        rows = [(p.clean, p.corrupt, p.answers, p.wrong_answers) for p in self.prompts]
+        rows = [
+            (p.clean, p.corrupt, p.answers, p.wrong_answers, *filter(None, [p.answer_positions]))
+            for p in self.prompts
+        ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def n_batches(self, size: int) -> int:
@@ -237,7 +201,7 @@ class Task:
     def batch(self, number: int, size: int, device: torch.device | str = "cpu") -> Batch:
         """The batch of this number, from 0, of those that `batches` gives."""
         prompts = self.prompts[number * size : (number + 1) * size]
-        return replace(_to_batch(prompts, self.padding, device), two_way=self.two_way)
+        return to_batch(prompts, self.padding, device, plain=self.is_plain, two_way=self.two_way)
 
     def _rows(self, rows: Sequence[int], *step: object) -> "Task":
         """The prompts of some rows; `step` is what to call this in the origin."""
@@ -245,56 +209,12 @@ class Task:
         return replace(self, prompts=prompts, origin=then(self.origin, str(step[0]), *step[1:]))
 
 
-def _unequal(prompt: Prompt) -> bool:
-    return len(prompt.clean) != len(prompt.corrupt)
-
-
-def _ids(prompt: Prompt) -> tuple[int, ...]:
-    return prompt.clean + prompt.corrupt + prompt.answers + prompt.wrong_answers
-
-
-FAULTS: dict[str, Callable[[Prompt], bool]] = {
-    "clean and corrupt prompts of unequal token length": _unequal,
-    "an empty prompt": lambda p: not p.clean,
-    "negative token ids": lambda p: min(_ids(p)) < 0,
-    "no answers": lambda p: not p.answers,
-    "an answer that is also a wrong answer": lambda p: bool({*p.answers} & {*p.wrong_answers}),
-}
-"""What no row of a task may have, in words and as a test; a row is asked in this order."""
-
-
 def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
     rows = [i for i, prompt in enumerate(task.prompts) if is_bad(prompt)]
     if rows:
         shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
         lengths = ""
-        if is_bad is _unequal:
+        if is_bad is unequal:
             pair = task.prompts[rows[0]]
             lengths = f" (row {rows[0]}: {len(pair.clean)} and {len(pair.corrupt)} tokens)"
         raise ValueError(f"task {task.name!r} has {what} in row {shown}{lengths}")
-
-
-def _to_batch(prompts: Sequence[Prompt], padding: PaddingSide, device: torch.device | str) -> Batch:
-    clean, is_token = _pad([p.clean for p in prompts], padding, device)
-    corrupt, _ = _pad([p.corrupt for p in prompts], padding, device)
-    answers, is_answer = _pad([p.answers for p in prompts], "right", device)
-    wrong, is_wrong = _pad([p.wrong_answers for p in prompts], "right", device)
-    answer_pos = (torch.arange(clean.shape[1], device=device) * is_token).amax(dim=1)
-    parts = clean, corrupt, is_token, answer_pos, answers, is_answer, wrong, is_wrong
-    lengths = {len(p.clean) for p in prompts}
-    lacking = next((i for i, p in enumerate(prompts) if not p.wrong_answers), None)
-    left = padding == "left" and len(lengths) > 1
-    return Batch(*parts, left_padded=left, without_wrong=lacking)
-
-
-def _pad(
-    rows: Sequence[Sequence[int]], side: PaddingSide, device: torch.device | str
-) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    is_real = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        where = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-        ids[i, where] = torch.tensor(row, dtype=torch.long)
-        is_real[i, where] = True
-    return ids.to(device), is_real.to(device)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from patching.files.parsing import shown
-from patching.tasks.task import Prompt
+from patching.tasks.prompt import Answer, Prompt
 
 
 @runtime_checkable
@@ -49,15 +49,14 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 
 def encode_answer(
     tokenizer: Tokenizer, prompt: str, answer: str, *, first_token: bool = False
-) -> int:
-    """The token with which `answer` continues `prompt`.
+) -> Answer:
+    """The token, or the several, with which `answer` continues `prompt`.
 
     Prompt and answer are tokenised together: an answer alone is cut differently by tokenizers
-    that mark the start of a text.
+    that mark the start of a text. Of several tokens all count, unless `first_token` is on.
 
     Raises:
-        ValueError: if the answer is empty, changes the prompt's own tokens, or has more than one
-            token while `first_token` is off.
+        ValueError: if the answer is empty, or changes the prompt's own tokens.
     """
     before = encode_prompt(tokenizer, prompt)
     together = encode_prompt(tokenizer, prompt + answer)
@@ -69,12 +68,7 @@ def encode_answer(
     continuation = together[len(before) :]
     if not continuation:
         raise ValueError(f"the answer {answer!r} adds no token to its prompt ...{prompt[-20:]!r}")
-    if len(continuation) > 1 and not first_token:
-        raise ValueError(
-            f"the answer {answer!r} has {len(continuation)} tokens; give answers of one token, "
-            "or first_token=True to score only the first"
-        )
-    return next(iter(continuation))
+    return continuation[0] if first_token or len(continuation) == 1 else continuation
 
 
 def to_prompt(tokenizer: Tokenizer, text: TextPrompt, *, first_token: bool = False) -> Prompt:

@@ -66,7 +66,7 @@ def attribute_tokens(
         "task": task.hash,
         "method": method.name,
         "baseline": prepared.name if method.uses_baseline else None,
-        "lengths": [len(prompt.clean) for prompt in task.prompts],
+        "lengths": [prompt.n_tokens for prompt in task.prompts],
     }
     axes = {"pos": tuple(map(str, range(task.max_length)))}
     known = corrupt if method.uses_baseline else None
@@ -130,7 +130,7 @@ def _by_place(
     batch: Batch, values: Float[Tensor, "batch pos"], n: int
 ) -> Float[Tensor, "batch place"]:
     """Values up to the answer, nothing elsewhere, in as many columns as the task needs."""
-    chosen = torch.where(batch.up_to_answer, values.double(), 0.0)
+    chosen = torch.where(batch.by_example(batch.up_to_answer.long()) > 0, values.double(), 0.0)
     out = chosen.new_zeros(len(chosen), n)
     out[:, : chosen.shape[1]] = chosen
     return out.cpu()

@@ -33,13 +33,13 @@ class Setting:
     model: Model
     metric: Metric
     batch: Batch
-    clean: Float[Tensor, "batch pos d_model"]
-    baseline: Float[Tensor, "batch pos d_model"]
+    clean: Float[Tensor, "row pos d_model"]
+    baseline: Float[Tensor, "row pos d_model"]
     values: Float[Tensor, " batch"]
     size: int
 
     @property
-    def difference(self) -> Float[Tensor, "batch pos d_model"]:
+    def difference(self) -> Float[Tensor, "row pos d_model"]:
         """Clean minus baseline, in float64."""
         return self.clean.double() - self.baseline.double()
 
@@ -108,7 +108,8 @@ def occlusion(token: int | None = None) -> Method:
 
 
 def _norms(setting: Setting) -> Float[Tensor, "batch pos"]:
-    return torch.cat([gradient.norm(dim=-1) for _, gradient in _clean_gradients(setting, plain)])
+    found = torch.cat([gradient for _, gradient in _clean_gradients(setting, plain)])
+    return setting.batch.by_example(found).norm(dim=-1)
 
 
 def _at_clean(rule: Rule, setting: Setting) -> Float[Tensor, "batch pos"]:
@@ -116,7 +117,7 @@ def _at_clean(rule: Rule, setting: Setting) -> Float[Tensor, "batch pos"]:
         (setting.difference[rows] * gradient).sum(dim=-1)
         for rows, gradient in _clean_gradients(setting, rule)
     ]
-    return torch.cat(found)
+    return setting.batch.by_example(torch.cat(found))
 
 
 gradient_norm = Method("gradient-norm", _norms, uses_baseline=False, at_clean=True)
@@ -131,22 +132,24 @@ def _integrated(
 ) -> Float[Tensor, "batch pos"]:
     total = torch.zeros_like(setting.clean[:, :, 0], dtype=torch.float64)
     weight = torch.tensor(weights, dtype=torch.float64, device=total.device)
-    for rows, steps, _, gradient in _along_path(setting, points):
-        parts = (setting.difference[rows] * gradient).sum(dim=-1)
-        total.index_add_(0, rows, parts * weight[steps, None])
-    return total
+    for at, _, gradient in _along_path(setting, points):
+        parts = (setting.difference[at.rows] * gradient).sum(dim=-1)
+        total.index_add_(0, at.rows, parts * weight[at.part.by_row(at.steps), None])
+    return setting.batch.by_example(total)
 
 
 def _important_direction(steps: int, setting: Setting) -> Float[Tensor, "batch pos"]:
-    n, length = setting.batch.clean.shape
+    n, length = len(setting.batch), setting.batch.clean.shape[1]
     shares = torch.zeros(n, steps, length, dtype=torch.float64, device=setting.clean.device)
     values = shares.new_empty(n, steps + 1)
     values[:, steps] = setting.values
-    for rows, step, value, gradient in _along_path(setting, [j / steps for j in range(steps)]):
-        squares = gradient.square().sum(dim=-1) * setting.batch.up_to_answer[rows]
+    for at, value, gradient in _along_path(setting, [j / steps for j in range(steps)]):
+        squares = at.part.by_example(gradient.square().sum(dim=-1) * at.part.up_to_answer)
         total = squares.sum(dim=1, keepdim=True)
-        shares[rows, step] = squares / torch.where(total == 0, torch.ones_like(total), total)
-        values[rows, step] = value
+        shares[at.examples, at.steps] = squares / torch.where(
+            total == 0, torch.ones_like(total), total
+        )
+        values[at.examples, at.steps] = value
     return (shares * values.diff(dim=1)[:, :, None]).sum(dim=1)
 
 
@@ -160,49 +163,65 @@ def _occluded(token: int | None, setting: Setting) -> Float[Tensor, "batch pos"]
             f"{vocab - 1}"
         )
     other = batch.corrupt if token is None else torch.full_like(batch.clean, token)
-    rows, columns = ((batch.clean != other) & batch.up_to_answer).nonzero(as_tuple=True)
-    result = torch.zeros_like(batch.clean, dtype=torch.float64)
-    for row, column in zip(rows.split(setting.size), columns.split(setting.size), strict=True):
-        part = batch.at(row)
-        tokens = part.clean.clone()
-        tokens[torch.arange(len(row), device=row.device), column] = other[row, column]
+    differs = batch.by_example(((batch.clean != other) & batch.up_to_answer).long())
+    examples, columns = differs.nonzero(as_tuple=True)
+    result = torch.zeros_like(differs, dtype=torch.float64)
+    chunks = zip(examples.split(setting.size), columns.split(setting.size), strict=True)
+    for example, column in chunks:
+        part, rows = batch.at(example), batch.rows_of(example)
+        at, tokens = part.by_row(column), part.clean.clone()
+        tokens[torch.arange(len(rows), device=rows.device), at] = other[rows, at]
         values = measure(setting.metric, setting.model.answer_logits(tokens, part), part)
-        result[row, column] = setting.values[row] - values.double()
+        result[example, column] = setting.values[example] - values.double()
     return result
+
+
+@dataclass(frozen=True)
+class _At:
+    """Some examples at some steps of a path, and the rows of the batch that they are."""
+
+    part: Batch
+    examples: Int[Tensor, " chosen"]
+    steps: Int[Tensor, " chosen"]
+    rows: Int[Tensor, " row"]
 
 
 def _along_path(
     setting: Setting, points: list[float]
-) -> Iterator[tuple[Tensor, Tensor, Float[Tensor, " row"], Float[Tensor, "row pos d_model"]]]:
-    """Example, step, metric and gradient of each row; points run from baseline (0) to clean (1)."""
+) -> Iterator[tuple[_At, Float[Tensor, " chosen"], Float[Tensor, "row pos d_model"]]]:
+    """Metric and gradient of examples at points, which run from baseline (0) to clean (1)."""
     device = setting.clean.device
     start, end = widen(setting.baseline), widen(setting.clean)
     at = torch.tensor(points, dtype=end.dtype, device=device)
     steps = torch.arange(len(points), device=device).repeat(len(setting.batch))
-    rows = torch.arange(len(setting.batch), device=device).repeat_interleave(len(points))
-    for row, step in zip(rows.split(setting.size), steps.split(setting.size), strict=True):
-        embedding = torch.lerp(start[row], end[row], at[step, None, None])
-        yield row, step, *_differentiate(setting, row, embedding.to(setting.clean.dtype), plain)
+    examples = torch.arange(len(setting.batch), device=device).repeat_interleave(len(points))
+    chunks = zip(examples.split(setting.size), steps.split(setting.size), strict=True)
+    for example, step in chunks:
+        part, rows = setting.batch.at(example), setting.batch.rows_of(example)
+        share = at[part.by_row(step), None, None]
+        embedding = torch.lerp(start[rows], end[rows], share).to(setting.clean.dtype)
+        yield _At(part, example, step, rows), *_differentiate(setting, part, embedding, plain)
 
 
 def _clean_gradients(
     setting: Setting, rule: Rule
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row pos d_model"]]]:
     everything = torch.arange(len(setting.batch), device=setting.clean.device)
-    for rows in everything.split(setting.size):
-        yield rows, _differentiate(setting, rows, setting.clean[rows], rule)[1]
+    for examples in everything.split(setting.size):
+        part, rows = setting.batch.at(examples), setting.batch.rows_of(examples)
+        yield rows, _differentiate(setting, part, setting.clean[rows], rule)[1]
 
 
 def _differentiate(
     setting: Setting,
-    rows: Int[Tensor, " row"],
+    batch: Batch,
     embedding: Float[Tensor, "row pos d_model"],
     rule: Rule,
-) -> tuple[Float[Tensor, " row"], Float[Tensor, "row pos d_model"]]:
+) -> tuple[Float[Tensor, " chosen"], Float[Tensor, "row pos d_model"]]:
     """The metric of runs from these embeddings, and its gradient there, in float64."""
     start = embedding.detach().requires_grad_()
     root: tuple[str, Hook] = (EMBEDDING, lambda _: start)
-    batch, ruled = setting.batch.at(rows), rule.start(setting.model)
+    ruled = rule.start(setting.model)
     with with_gradients():
         logits = setting.model.answer_logits(batch.clean, batch, [root, *ruled.hooks])
         values = measure_sloped(setting.metric, logits, batch)

@@ -1,0 +1,115 @@
+"""One pair of prompts with right and wrong answers, as token ids, and what no pair may be."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+from patching.files.brief import briefly
+
+Answer = int | tuple[int, ...]
+"""An answer as token ids: one, or several in a row (one in a tuple is one)."""
+
+
+@briefly
+@dataclass(frozen=True)
+class Prompt:
+    """One pair: `clean` shows the behaviour, `corrupt` differs in what the behaviour hangs on.
+
+    `answers` and `wrong_answers` follow the prompt, each of one token or of several; the tokens of
+    an answer are given to the model one after another, in both runs alike (teacher forcing). With
+    `answer_positions` they are asked inside the prompt instead: one answer at each position, of one
+    token, and one wrong answer or none at all. `extra` keeps whatever else a file said of the pair.
+
+    >>> Prompt(clean=(1, 5), corrupt=(1, 6), answers=((7, 8), (9,))).answers
+    ((7, 8), 9)
+    """
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    wrong_answers: tuple[Answer, ...] = ()
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False)
+    answer_positions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("answers", "wrong_answers"):
+            found = getattr(self, name)
+            if any(isinstance(answer, tuple) for answer in found):
+                object.__setattr__(self, name, tuple(map(_shortest, found)))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether an answer has several tokens."""
+        return any(isinstance(answer, tuple) for answer in (*self.answers, *self.wrong_answers))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one token is asked for, behind the last of the prompt."""
+        return not self.answer_positions and not self.is_long
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the longest row that is run: of the prompt, and of an answer all but the last.
+
+        What follows an answer is not asked.
+        """
+        answers = (*self.answers, *self.wrong_answers)
+        longest = max((len(tokens_of(answer)) for answer in answers), default=1)
+        return len(self.clean) + max(longest, 1) - 1
+
+    @property
+    def ids(self) -> Iterator[int]:
+        """All token ids, in order."""
+        answers = chain.from_iterable(map(tokens_of, (*self.answers, *self.wrong_answers)))
+        return chain(self.clean, self.corrupt, answers)
+
+
+def tokens_of(answer: Answer) -> tuple[int, ...]:
+    """An answer's tokens, whether it is one or several.
+
+    >>> tokens_of(3), tokens_of((3, 4))
+    ((3,), (3, 4))
+    """
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _shortest(answer: Answer) -> Answer:
+    return answer[0] if isinstance(answer, tuple) and len(answer) == 1 else answer
+
+
+def unequal(prompt: Prompt) -> bool:
+    """Whether the two sides differ in length."""
+    return len(prompt.clean) != len(prompt.corrupt)
+
+
+def _contradicts(prompt: Prompt) -> bool:
+    if prompt.answer_positions:
+        pairs = zip(prompt.answers, prompt.wrong_answers, strict=False)
+        return any(right == wrong for right, wrong in pairs)
+    return bool(set(prompt.answers) & set(prompt.wrong_answers))
+
+
+def _misplaced(prompt: Prompt) -> bool:
+    at = prompt.answer_positions
+    there = range(len(prompt.clean))
+    return any(position not in there for position in at) or sorted({*at}) != [*at]
+
+
+def _uncounted(prompt: Prompt) -> bool:
+    n = len(prompt.answer_positions)
+    counts = len(prompt.answers), len(prompt.wrong_answers)
+    return n > 0 and (counts[0] != n or counts[1] not in (0, n))
+
+
+FAULTS: dict[str, Callable[[Prompt], bool]] = {
+    "clean and corrupt prompts of unequal token length": unequal,
+    "an empty prompt": lambda p: not p.clean,
+    "negative token ids": lambda p: min(p.ids) < 0,
+    "no answers": lambda p: not p.answers,
+    "an empty answer": lambda p: () in (*p.answers, *p.wrong_answers),
+    "answer positions that are not in the prompt, or not in order": _misplaced,
+    "answer positions with more or fewer answers (one token at each)": _uncounted,
+    "answers of several tokens inside the prompt": lambda p: bool(p.answer_positions) and p.is_long,
+    "an answer that is also a wrong answer": _contradicts,
+}
+"""What no row of a task may have, in words and as a test; a row is asked in this order."""
