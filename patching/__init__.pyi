@@ -27,8 +27,13 @@ from .lens import plot_contributions as plot_contributions
 from .lens import semantic_flow as semantic_flow
 from .lens import train_tuned_lens as train_tuned_lens
 from .metrics import accuracy as accuracy
+from .metrics import choice as choice
 from .metrics import kl as kl
 from .metrics import logit_diff as logit_diff
+from .metrics import logprob as logprob
+from .metrics import logprob_diff as logprob_diff
+from .metrics import logprob_diff_per_token as logprob_diff_per_token
+from .metrics import logprob_per_token as logprob_per_token
 from .metrics import prob_diff as prob_diff
 from .model import Model as Model
 from .tasks import Prompt as Prompt

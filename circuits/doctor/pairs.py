@@ -197,7 +197,7 @@ def _faulty(reading: Reading, name: str, kinds: tuple[str, ...], advice: str) ->
     faults = [fault for fault in reading.faults if fault.kind in kinds]
     told = [f"row {f.row}: {f.kind}{f' ({f.found})' if f.found else ''}" for f in faults[:3]]
     more = f"; {len(faults) - 3} more" if len(faults) > 3 else ""
-    means = f"{'; '.join(told)}{more}." if faults else f"None with {' or '.join(kinds)}."
+    means = f"{'; '.join(told)}{more}." if faults else f"None with {'; '.join(kinds)}."
     rows = tuple(fault.row for fault in faults)
     return _counted(name, rows, means, advice, "unusable", drop=True)
 
