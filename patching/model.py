@@ -204,7 +204,7 @@ class Model:
             ValueError: if left padding makes the model's output NaN.
         """
         copies = len(tokens) // batch.n_rows
-        at_answer = AtLayer(partial(_at_tokens, _repeated(batch, copies)))
+        at_answer = AtLayer(partial(_at_tokens, batch.asked_in(copies)))
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
         with self.hooked([*hooks, (UNEMBED_IN, at_answer)]):
             logits = self.bridge(tokens, attention_mask=mask).to(self.device)
@@ -247,13 +247,6 @@ class Model:
             self._identity(self.standing.then),
             self.tokenizer,
         )
-
-
-def _repeated(batch: Batch, copies: int) -> tuple[Tensor, Tensor]:
-    """Row and position of all that is asked, in a batch that stands there several times over."""
-    rows, positions = batch.asked
-    first = batch.n_rows * torch.arange(copies, device=rows.device)
-    return (first[:, None] + rows).flatten(), positions.repeat(copies)
 
 
 def _at_tokens(chosen: tuple[Tensor, Tensor], x: Tensor) -> Tensor:

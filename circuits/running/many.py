@@ -68,7 +68,7 @@ def _measure(
     metrics: Sequence[Metric],
     batch: Batch,
     chunk: list[int],
-    logits: Float[Tensor, "chunk batch _"],
+    logits: Float[Tensor, "chunk asked _"],
 ) -> None:
     """Put some circuits' values in: of a group at once, as more examples; else one by one."""
     n = len(logits)

@@ -98,6 +98,12 @@ class Batch:
             return self.several.asked_row, self.several.asked_pos
         return torch.arange(self.n_rows, device=self.clean.device), self.answer_pos
 
+    def asked_in(self, copies: int) -> tuple[Int[Tensor, " every"], Int[Tensor, " every"]]:
+        """`asked`, where the batch stands several times over, one after another."""
+        rows, positions = self.asked
+        first = self.n_rows * torch.arange(copies, device=rows.device)
+        return (first[:, None] + rows).flatten(), positions.repeat(copies)
+
     @cached_property
     def is_asked(self) -> Bool[Tensor, "row pos"]:
         """Where something is asked."""

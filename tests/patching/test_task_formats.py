@@ -85,7 +85,7 @@ def test_a_file_of_ids_needs_no_tokenizer(write):
 
 def test_answers_of_several_tokens_are_cut_only_if_asked(write):
     path = write({"prompts": [{**PAIR, "answers": [" Mary gave"]}]})
-    assert from_file(path, TOKENIZER).prompts[0].answers == (ids("Mary", "gave"),)
+    assert from_file(path, TOKENIZER).prompts[0].answers == (ids("Mary gave"),)
     assert from_file(path, TOKENIZER, first_token=True).prompts[0].answers == ids("Mary")
 
 
