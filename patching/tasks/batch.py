@@ -56,7 +56,7 @@ class Batch:
 
     def at(self, examples: Int[Tensor, " chosen"] | slice) -> "Batch":
         """The given examples in the given order, with repetition: for runs of many variants."""
-        if self.several is not None and isinstance(examples, slice):
+        if isinstance(examples, slice):
             examples = torch.arange(len(self), device=self.clean.device)[examples]
         rows, asked = self.rows_of(examples), self._asked_of(examples)
         places = dict.fromkeys(("clean", "corrupt", "is_token", "answer_pos"), rows)
@@ -69,6 +69,8 @@ class Batch:
         }
         several = None if self.several is None else self.several.at(examples)
         return replace(self, **chosen, several=several)
+
+    __getitem__ = at
 
     def rows_of(self, examples: Int[Tensor, " chosen"]) -> Int[Tensor, " row"]:
         """The rows of some examples, one example after another."""
