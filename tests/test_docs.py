@@ -97,6 +97,15 @@ def test_the_method_tables_hold_every_method(hooks):
         assert all(cost.cost in text for cost in methods.values())
 
 
+def test_costs_and_sources_in_the_readme_are_those_of_the_table():
+    from circuits.scoring import METHODS
+
+    known = {(method.cost, method.source) for method in METHODS.values()}
+    rows = [line.strip("| ").split(" | ") for line in PAGES[0].read_text().splitlines()]
+    found = [(row[1], row[2]) for row in rows if len(row) == 3 and "arXiv" in row[2]]
+    assert len(found) >= 5 and set(found) <= known
+
+
 def test_every_name_that_the_packages_export_is_in_the_api_reference():
     entries = set(re.findall(r"^::: ([\w.]+)$", "\n".join(map(Path.read_text, PAGES)), re.M))
     names = [getattr(face, name) for face in (circuits, patching) for name in face.__all__]

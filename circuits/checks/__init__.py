@@ -1,7 +1,8 @@
 """The contracts of what can be added: one function for each kind, to try your own with.
 
 `check_scorer`, `check_selector`, `check_exporter`, `check_metric` and `check_task` raise an
-AssertionError that names the law that is broken, with the numbers. Our own tests call them.
+AssertionError that names the law that is broken, with the numbers; `check_scorer` names all that
+are. Our own tests call them.
 """
 
 from circuits.checks.exporters import check_exporter

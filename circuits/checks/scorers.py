@@ -7,7 +7,7 @@ from inspect import signature
 
 import torch
 
-from circuits.checks.law import require, require_equal
+from circuits.checks.law import Verdicts, require, require_equal
 from circuits.checks.linear import SCORES, linear_model, linear_task
 from circuits.checks.specimens import Specimen, specimen, specimens
 from circuits.scores import MUST_AGREE, Scores, provenance_json
@@ -62,16 +62,29 @@ def check_scorer(
         models: to try it on instead of a small GPT-2, a Llama and a Gemma 2 with random weights.
 
     Raises:
-        AssertionError: if a law is broken, with the numbers.
+        AssertionError: naming every law that is broken, with the numbers.
     """
     function = scorer.function if isinstance(scorer, Method) else scorer
     own = laws or (scorer if isinstance(scorer, Method) else Laws())
+    _is_a_scorer(function)
+    verdicts = Verdicts()
     for on in specimens() if models is None else map(specimen, models):
         case = _Case(function, own, on)
         for law in _LAWS:
-            law(case)
-    _exact_if_linear(function, own)
-    _needs_layers(function, own)
+            with verdicts.on(on.model.name):
+                law(case)
+    for of_linear in (_exact_if_linear, _needs_layers):
+        with verdicts.on("a linear model"):
+            of_linear(function, own)
+    verdicts.require_none()
+
+
+def _is_a_scorer(scorer: Scorer) -> None:
+    law = "a scorer is called with a model, a task and a metric, and takes a batch_size="
+    try:
+        signature(scorer).bind("model", "task", "metric", batch_size=1)
+    except TypeError as error:
+        require(False, law, str(error))
 
 
 def _scores_the_graph(case: _Case) -> None:
@@ -171,7 +184,7 @@ def _takes_ablations(case: _Case) -> None:
     for ablation in (zero, mean(case.on.task)):
         name = ablation(case.on.model).name
         found = case.score(case.on.task, ablation=ablation)
-        said = found.provenance["ablation"]
+        said = found.provenance.get("ablation")
         require(said == name, law, f"the provenance calls the ablation {said!r}, not {name!r}")
         require(float(found.matrix.abs().max()) > 0, law, f"under {name} all scores are 0")
 

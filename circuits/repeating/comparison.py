@@ -179,12 +179,12 @@ def made_by(provenance: Mapping[str, object]) -> Mapping[str, object]:
 
 def hashes(provenance: Mapping[str, object]) -> dict[str, str]:
     """What a result was made from, and its hash."""
-    said, files = made_by(provenance), provenance.get("inputs")
+    said = made_by(provenance)
     found = {what: str(said[name]) for name, what in MUST_BE_SAME.items() if name in said}
-    return {
-        **found,
-        **({str(k): str(v) for k, v in files.items()} if isinstance(files, Mapping) else {}),
-    }
+    for group in ("inputs", "functions"):
+        within = provenance.get(group)
+        found |= {str(k): str(v) for k, v in within.items()} if isinstance(within, Mapping) else {}
+    return found
 
 
 def _facts(provenance: Mapping[str, object]) -> dict[str, str]:

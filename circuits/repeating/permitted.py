@@ -9,6 +9,7 @@ module, are run only where that is asked for now.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from patching.files.parsing import shown
@@ -133,12 +134,14 @@ def _name(value: str, permitted: Permitted) -> str:
     Raises:
         ValueError: for a function that was not asked for.
     """
-    if ":" in value and not permitted.functions:
+    where, colon, what = value.rpartition(":")
+    if colon and not permitted.functions:
         raise ValueError(
             f"it was made with the function {shown(value)}, which would be imported and run; give "
             "--trust-functions (functions=True in Python) to do so now"
         )
-    return _plain(value, permitted)
+    file = f"{_file(where, permitted)}:" if where.endswith(".py") else ""
+    return file + _plain(what if file else value, permitted)
 
 
 def _model(value: str, permitted: Permitted) -> str:
@@ -174,8 +177,8 @@ def _task(value: str, permitted: Permitted) -> str:
     return _file(value, permitted, "--task") if is_path else _plain(value, permitted)
 
 
-def _tasks(value: str, permitted: Permitted) -> str:
-    return ",".join(_task(part, permitted) if part else "" for part in value.split(","))
+def _each_of(check: Check, value: str, permitted: Permitted) -> str:
+    return ",".join(check(part, permitted) if part else "" for part in value.split(","))
 
 
 def _map(value: str, permitted: Permitted) -> str:
@@ -234,6 +237,7 @@ def _each(check: Check | str, names: str) -> dict[str, Check | str]:
     return dict.fromkeys(names.split(), check)
 
 
+_names, _tasks = partial(_each_of, _name), partial(_each_of, _task)
 _LOADED: dict[str, Check | str] = {
     "model": _model,
     "revision": _revision,
@@ -269,7 +273,7 @@ OPTIONS: dict[str, dict[str, Check | str]] = {
     "search": {
         **_ON_TASK,
         **_ABLATION,
-        **_each(_name, "method start"),
+        **_each(_names, "method start"),
         **_each(_plain, "threshold change size budget"),
         "shuffle": _FLAG,
         "guess": _file,
@@ -278,7 +282,7 @@ OPTIONS: dict[str, dict[str, Check | str]] = {
     "learn": {
         **_ON_TASK,
         **_ABLATION,
-        **_each(_name, "method members score-by"),
+        **_each(_names, "method members score-by"),
         **_each(_plain, "size steps rate penalty patience"),
         "start": _file,
     },

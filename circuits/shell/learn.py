@@ -10,6 +10,7 @@ from circuits.shell import options, values
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.names import choose
+from circuits.shell.own_methods import find_method
 from circuits.shell.printing import print_edges
 from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
@@ -166,11 +167,10 @@ def _learn(
 def _learn_hybrid(args: Namespace, model: "Model", task: "Task", metric: "Metric") -> "Learned":
     from circuits.ensembles import hybrid
     from circuits.learning import PRUNING, connected
-    from circuits.scoring import METHODS
     from patching.metrics import METRICS
 
     names = args.members or ("eap", "eap-ig")
-    functions = [choose("method", name, METHODS).function for name in names]
+    functions = [find_method(name).function for name in names]
     members = [partial(function, batch_size=args.batch_size) for function in functions]
     score_by = choose("metric", args.score_by or "logit-diff", METRICS)
     plan = _schedule(args, PRUNING)
@@ -213,6 +213,8 @@ def _check(args: Namespace) -> None:
         raise ValueError(f"{HYBRID} starts from its --members; leave out --start")
     if args.method != HYBRID and (args.members or args.score_by):
         raise ValueError(f"{args.method} has no members; leave out --members and --score-by")
+    for name in args.members or ():
+        find_method(name)
     if args.start is not None and args.method == PROBING:
         raise ValueError(
             f"{PROBING} learns nodes, and --start gives an order of edges; leave it out"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_task
 from circuits.shell.names import choose
+from circuits.shell.own_methods import find_method
 from circuits.shell.recording import recorded
 from circuits.shell.run_options import open_run
 
@@ -31,7 +32,6 @@ def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     Raises:
         ValueError: if there is no such method, rule, path or quadrature, or options do not fit.
     """
-    from circuits.scoring import METHODS
     from patching.memory import budget
 
     free = args.rule is not None or args.path is not None
@@ -42,7 +42,7 @@ def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
         make = _open_recipe(args)
     else:
         name = args.method or "eap-ig"
-        make = _open_named(name, args, choose("method", name, METHODS))
+        make = _open_named(name, args, find_method(name))
 
     def run(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         with budget(args.memory):

@@ -91,7 +91,7 @@ def method_options() -> Parser:
     """How edges are scored."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("method")
-    group.add_argument("--method", metavar="NAME", help="see `circuits methods` (eap-ig)")
+    group.add_argument("--method", metavar="NAME", help="of `circuits methods`, or module:function")
     group.add_argument("--rule", metavar="NAME", help="backward rule, instead of a method (plain)")
     group.add_argument("--path", metavar="NAME", help="where gradients are taken (clean)")
     group.add_argument("--steps", type=positive, metavar="N", help="steps of a path method (5)")

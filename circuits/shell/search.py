@@ -9,6 +9,7 @@ from circuits.shell.inputs import check_out, open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.names import choose
 from circuits.shell.options import Parser, add_overwrite
+from circuits.shell.own_methods import find_method
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
@@ -35,6 +36,9 @@ def search(args: Namespace) -> None:
     check_out(args.out, ".json")
     if args.scores is not None:
         check_out(args.scores, ".safetensors")
+    if args.method == "budgeted":
+        for name in args.start.split(","):
+            find_method(name)
     model = open_model(args)
     with budget(args.memory):
         run(model, open_task(args.task, model, args, seed=args.seed), metric, args)
@@ -165,9 +169,7 @@ def _budgeted(model: "Model", task: "Task", metric: "Metric", args: Namespace) -
 
 def _scores(name: str, model: "Model", task: "Task", metric: "Metric", args: Namespace) -> "Scores":
     """Cheap scores to start from."""
-    from circuits.scoring import METHODS
-
-    method = choose("method", name, METHODS)
+    method = find_method(name)
     options = {"ablation": open_ablation(args, model, task)} if method.takes_ablation else {}
     return method.function(model, task, metric, batch_size=args.batch_size, **options)
 

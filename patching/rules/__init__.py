@@ -24,4 +24,4 @@ from patching.rules.recipes import (
     relp_no_identity,
 )
 from patching.rules.rule import Applied, Rule, applied
-from patching.rules.sites import Part, Site, Unruled
+from patching.rules.sites import Part, Site, Unruled, neurons, softmax, stream_norms, two_point_site

@@ -2,16 +2,15 @@
 
 A part is a function from a model to the sites where it acts. To write one: find its hook points in
 `patching.rules.sites`, and return `graft(value, other)` from a hook: the value of the one, the
-gradient of the other. Parts know nothing of each other but for one thing: `half_rule` has to come
-before `identity_rule`, as both act on the input of a gate.
+gradient of the other. Where that takes a module's input as well, `two_point_site` keeps it. Parts
+know nothing of each other but for one thing: `half_rule` has to come before `identity_rule`, as
+both act on the input of a gate.
 
 Layer-wise relevance propagation (LRP) is patented technology according to the README of
 rachtibat/LRP-eXplains-Transformers, free for personal and scientific use; the rules here are
 written from the papers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -34,6 +33,7 @@ from patching.rules.sites import (
     softcap,
     softmax,
     stream_norms,
+    two_point_site,
 )
 
 
@@ -98,7 +98,7 @@ def identity_rule(model: Model) -> list[Site | Unruled]:
             sites.append(_hidden_neurons("identity", place))
         else:
             sites.append(
-                _two_point_site(
+                two_point_site(
                     "identity",
                     place,
                     (points.pre, points.post),
@@ -176,7 +176,7 @@ def softmax_rule(temperature: float) -> Part:
                     "relp, relp-ah and attn-lrp need none"
                 )
             ends = (points.scores, points.pattern)
-            sites.append(_two_point_site("softmax", place, ends, replace=tempered))
+            sites.append(two_point_site("softmax", place, ends, replace=tempered))
         return sites
 
     def tempered(scores: Tensor, pattern: Tensor) -> Tensor:
@@ -239,45 +239,11 @@ def cap_correction(x: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*sh
 
 def _norm_site(part: str, points: NormPoints) -> Site:
     replace = partial(_graft_constant_sigma, points.norm)
-    return _two_point_site(part, points.place, (points.before, points.after), replace=replace)
+    return two_point_site(part, points.place, (points.before, points.after), replace=replace)
 
 
 def _graft_constant_sigma(norm: Norm, x: Tensor, y: Tensor) -> Tensor:
     return graft(y, with_constant_sigma(norm, x))
-
-
-def _two_point_site(
-    part: str,
-    place: str,
-    ends: tuple[str, str],
-    *,
-    replace: Callable[[Tensor, Tensor], Tensor],
-    at_first: Callable[[Tensor], Tensor] | None = None,
-) -> Site:
-    """A site that needs a module's input as well as its output, and changes the output.
-
-    `at_first` is what the module gets for its input.
-    """
-    kept = _Kept(replace, at_first)
-    return Site(part, place, ((ends[0], kept.keep), (ends[1], kept.change)))
-
-
-@dataclass
-class _Kept:
-    """A module's input, kept until its output comes by."""
-
-    replace: Callable[[Tensor, Tensor], Tensor]
-    at_first: Callable[[Tensor], Tensor] | None
-    input: Tensor | None = None
-
-    def keep(self, x: Tensor) -> Tensor | None:
-        self.input = x
-        return None if self.at_first is None else self.at_first(x)
-
-    def change(self, y: Tensor) -> Tensor | None:
-        x, self.input = self.input, None
-        assert x is not None, "a module's input comes before its output"
-        return self.replace(x, y) if x.requires_grad else None
 
 
 def _cut(x: Tensor) -> Tensor:

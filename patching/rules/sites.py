@@ -7,6 +7,8 @@ The hook names that only rules need are spelled here, all others in `patching.an
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from patching.anatomy.insides import AttentionPoints as AttentionPoints
 from patching.anatomy.insides import NeuronPoints as NeuronPoints
 from patching.anatomy.insides import neurons as neurons
@@ -93,3 +95,46 @@ def _norms(owner: object, prefix: str, names: tuple[str, ...]) -> Iterator[NormP
         if norm is not None:
             place = f"{prefix}.{name}" if prefix else name
             yield NormPoints(place, norm, f"{place}.hook_in", f"{place}.hook_out")
+
+
+def two_point_site(
+    part: str,
+    place: str,
+    ends: tuple[str, str],
+    *,
+    replace: Callable[[Tensor, Tensor], Tensor],
+    at_first: Callable[[Tensor], Tensor] | None = None,
+) -> Site:
+    """A site that needs a module's input as well as its output, and changes the output's gradient.
+
+    `ends` are the hook points before and after the module; `replace(before, after)` has the value
+    of `after` and another gradient, see `graft`. `at_first` makes what the module gets.
+
+    >>> import torch
+    >>> from patching.rules.parts import graft
+    >>> twice = two_point_site("twice", "m0", ("in", "out"), replace=lambda x, y: graft(y, 2 * x))
+    >>> (_, keep), (_, change) = twice.hooks
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> keep(x), change(x * x).backward(), x.grad.item()
+    (None, None, 2.0)
+    """
+    kept = _Kept(replace, at_first)
+    return Site(part, place, ((ends[0], kept.keep), (ends[1], kept.change)))
+
+
+@dataclass
+class _Kept:
+    """A module's input, kept until its output comes by."""
+
+    replace: Callable[[Tensor, Tensor], Tensor]
+    at_first: Callable[[Tensor], Tensor] | None
+    input: Tensor | None = None
+
+    def keep(self, x: Tensor) -> Tensor | None:
+        self.input = x
+        return None if self.at_first is None else self.at_first(x)
+
+    def change(self, y: Tensor) -> Tensor | None:
+        x, self.input = self.input, None
+        assert x is not None, "a module's input comes before its output"
+        return self.replace(x, y) if x.requires_grad else None

@@ -129,6 +129,40 @@ def test_a_scorer_that_breaks_a_law_is_caught_by_it(fault, small):
     assert caught.match(said)
 
 
+def test_every_law_that_is_broken_is_named_once_with_where(small):
+    def several(model, task, metric, *, batch_size=16, **given):
+        found = eap(model, task, metric, batch_size=batch_size, **given)
+        said = {**found.provenance, "n_examples": 9}
+        return replace(found, matrix=-found.matrix * batch_size, provenance=said)
+
+    models = [small[0], specimens()[1].model]
+    with pytest.raises(AssertionError) as caught:
+        check_scorer(several, models=models)
+    lines = str(caught.value).splitlines()
+    both = f"(on {models[0].name}, {models[1].name})"
+    for law in ("do not hang on the batch size", "a mean over", "how scores were made", "sum to"):
+        (line,) = [line for line in lines if law in line]
+        assert line.startswith("the law '") and line.endswith(both)
+    assert lines[-1].endswith("(on a linear model)")
+
+
+def test_what_a_scorer_raises_is_said_beside_the_laws_that_it_breaks(small):
+    def fragile(model, task, metric, *, batch_size=16, ablation=None):
+        if ablation is not None:
+            raise RuntimeError("no such thing")
+        found = eap(model, task, metric, batch_size=batch_size)
+        return with_matrix(found, found.matrix * batch_size)
+
+    with pytest.raises(AssertionError, match="which ended in RuntimeError: no such") as caught:
+        check_scorer(fragile, models=small)
+    assert caught.match("do not hang on the batch size") and caught.value.__cause__ is not None
+
+
+def test_a_function_that_is_called_otherwise_is_no_scorer(small):
+    with pytest.raises(AssertionError, match=r"batch_size=' is broken: .*'batch_size'"):
+        check_scorer(lambda model, task, metric: None, models=small)
+
+
 def test_a_flipped_sign_is_caught_on_the_linear_model_too(small):
     flipped = changed(lambda s: with_matrix(s, -s.matrix))
     with pytest.raises(AssertionError, match=r"embed->a0.h0.v scores -8, not 8"):
