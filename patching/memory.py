@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
 R = TypeVar("R")
+S = TypeVar("S")
 
 DEFAULT_BYTES = {"cpu": 2**25, "cuda": 2**30}
 
@@ -147,6 +148,7 @@ def in_tiles(
         start = span.stop
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Some examples, of which slices are examples again."""
 
@@ -154,7 +156,7 @@ class Examples(Protocol):
         """How many."""
         ...
 
-    def __getitem__(self, some: slice, /) -> Self:
+    def __getitem__(self: S, some: slice, /) -> S:
         """Some of them."""
         ...
 
