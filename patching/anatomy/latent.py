@@ -29,7 +29,7 @@ class Given(nn.Module):
         """To be handed over next."""
         self._made[:] = [made]
 
-    def forward(self, _: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """What was put here, once."""
         return self._made.pop()
 
@@ -55,10 +55,10 @@ class KeysAndValues(Given):
         self.keys, self.values = _frozen(rows[:, :d_key]), _frozen(rows[:, d_key:])
         self.norm = norm
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Head by head: its keys (without what is rotated), its values."""
-        other = self.norm(self._made.pop()).view(latent.shape)
-        made = (latent @ self.keys.flatten(0, 1).T, other @ self.values.flatten(0, 1).T)
+        other = self.norm(self._made.pop()).view(x.shape)
+        made = (x @ self.keys.flatten(0, 1).T, other @ self.values.flatten(0, 1).T)
         apart = [part.unflatten(-1, (len(self.keys), -1)) for part in made]
         return torch.cat(apart, dim=-1).flatten(-2)
 

@@ -10,6 +10,9 @@ from transformer_lens.model_bridge.generalized_components import (
     LinearBridge,
 )
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+from transformer_lens.model_bridge.supported_architectures.deepseek_v2 import (
+    DeepSeekMLAFamilyArchitectureAdapter,
+)
 
 
 def with_latents(own: str, width: int) -> str:
@@ -20,7 +23,7 @@ def with_latents(own: str, width: int) -> str:
     return name
 
 
-class _WithLatents:
+class _WithLatents(DeepSeekMLAFamilyArchitectureAdapter):
     """Before an adapter class: its mapping, with an attention that has q, k, v and o."""
 
     width: int
@@ -28,7 +31,7 @@ class _WithLatents:
     def _build_component_mapping(self) -> dict[str, GeneralizedComponent]:
         self.cfg.d_head, self.cfg.n_key_value_heads = self.width, 1
         mapping = super()._build_component_mapping()
-        parts = {letter: LinearBridge(name=letter) for letter in "qkvo"}
+        parts: dict[str, GeneralizedComponent] = {x: LinearBridge(name=x) for x in "qkvo"}
         blocks = mapping["blocks"].submodules
         blocks["attn"] = AttentionBridge(name="self_attn", config=self.cfg, submodules=parts)
         mapping["blocks"] = BlockBridge(name=mapping["blocks"].name, submodules=blocks)

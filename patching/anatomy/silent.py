@@ -21,7 +21,7 @@ class SilentMLP(NativeMLP):
     """An MLP of one neuron whose weights are all zero."""
 
 
-def is_silent(mlp: nn.Module | None) -> bool:
+def is_silent(mlp: object) -> bool:
     """Whether a layer's MLP only stands where it has none."""
     return isinstance(getattr(mlp, "original_component", mlp), SilentMLP)
 

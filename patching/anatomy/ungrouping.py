@@ -74,9 +74,9 @@ def _copy(attention: nn.Module) -> None:
     queries, keys = (getattr(attention, f"{letter}_norm", None) for letter in "qk")
     if _size(keys) and _size(queries) == n_copies * _size(keys):  # not one scale for all heads
         _repeat(cast(nn.Module, keys), n_shared, n_copies)
-    attention.num_key_value_groups = 1
+    setattr(attention, "num_key_value_groups", 1)  # noqa: B010 - no declared attribute
     if hasattr(attention, "num_key_value_heads"):
-        attention.num_key_value_heads = n_shared * n_copies
+        setattr(attention, "num_key_value_heads", n_shared * n_copies)  # noqa: B010 - likewise
 
 
 def _size(norm: nn.Module | None) -> int:
