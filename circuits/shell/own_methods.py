@@ -94,7 +94,7 @@ class _Own:
             raise ValueError(f"{self.name} returned a {kind}; a scorer returns circuits.Scores")
         model.graph.require_same(found.graph, f"what {self.name} returned is")
         ablation = given.get("ablation")
-        replaced_by = ablation(model).name if callable(ablation) else "none"
+        replaced_by = getattr(ablation(model), "name", "none") if callable(ablation) else "none"
         said = describe(model, task, metric, self.name, {}, ablation=replaced_by)
         return replace(found, provenance={**said, **found.provenance})
 

@@ -96,7 +96,7 @@ class Block:
     @property
     def device(self) -> torch.device:
         """Where the layer's attention lies."""
-        return next(self.bridge.attn.parameters()).device
+        return next(cast(nn.Module, self.bridge.attn).parameters()).device
 
     def projected(
         self,

@@ -128,7 +128,7 @@ def _joined(bridge: TransformerBridge) -> Iterator[Joined]:
     for i, block in enumerate(bridge.blocks):
         for name, (split, parts) in _SPLITS.items():
             part = getattr(block, name, None)
-            if callable(getattr(part, split, None)):
+            if isinstance(part, nn.Module) and callable(getattr(part, split, None)):
                 one = Joined(f"blocks.{i}.{name}", part, split, parts)
                 one.seen.append(tuple(map(state_of, one._original.parameters())))
                 yield one

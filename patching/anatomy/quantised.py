@@ -6,7 +6,8 @@ Edges are measured by products with weights, which must be the numbers that runs
 from collections.abc import Callable, Mapping
 
 from torch import nn
-from transformers import FineGrainedFP8Config, Mxfp4Config, PreTrainedConfig
+from transformers import PreTrainedConfig
+from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
 _DEQUANTISES: Mapping[str, Callable[..., object]] = {
     "fp8": FineGrainedFP8Config,

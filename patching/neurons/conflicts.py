@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 
 from patching.models import context_tasks, toy_tasks
+from patching.tasks.prompt import tokens_of
 from patching.tasks.task import Batch, PaddingSide, Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
@@ -225,7 +226,9 @@ def _apart(tokenizer: Tokenizer, task: Task, name: str) -> ConflictTask:
         context, question = str(prompt.extra["clean_text"]).split(". ")
         texts = {"context": f"{context}.", "question": question}
         alone = encode_prompt(tokenizer, question)
-        rows.append(Conflict(alone, prompt.clean, prompt.answers, prompt.wrong_answers, texts))
+        both = prompt.answers, prompt.wrong_answers
+        right, wrong = (tuple(t for answer in one for t in tokens_of(answer)) for one in both)
+        rows.append(Conflict(alone, prompt.clean, right, wrong, texts))
     return ConflictTask(name, tuple(rows))
 
 

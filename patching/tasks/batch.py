@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patching.files.brief import briefly
 from patching.tasks.asked import Asking, Options, Several, ask, indices
-from patching.tasks.prompt import Prompt
+from patching.tasks.prompt import Answer, Prompt
 
 PaddingSide = Literal["right", "left"]
 
@@ -59,8 +59,8 @@ class Batch:
         if isinstance(examples, slice):
             examples = torch.arange(len(self), device=self.clean.device)[examples]
         rows, asked = self.rows_of(examples), self._asked_of(examples)
-        places = dict.fromkeys(("clean", "corrupt", "is_token", "answer_pos"), rows)
-        places["clean_logits"] = asked
+        by_row = ("clean", "corrupt", "is_token", "answer_pos")
+        places = {**{name: rows for name in by_row}, "clean_logits": asked}
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         chosen = {
             name: part[places.get(name, examples)]
@@ -212,7 +212,7 @@ def _totals(values: Tensor, owner: Int[Tensor, " n"], n: int) -> Tensor:
 
 
 def _pad(
-    rows: Sequence[Sequence[int]], side: PaddingSide, device: torch.device | str
+    rows: Sequence[Sequence[Answer]], side: PaddingSide, device: torch.device | str
 ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)

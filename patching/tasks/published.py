@@ -188,8 +188,7 @@ def read_ids(cell: object) -> Answers:
     Raises:
         ValueError: if it is none of these.
     """
-    nested = isinstance(cell, str) and cell.count("[") > 1
-    listed = parse_literal(cell) if nested else cell
+    listed = parse_literal(cell) if isinstance(cell, str) and cell.count("[") > 1 else cell
     if isinstance(listed, list) and any(isinstance(part, list) for part in listed):
         return tuple(_ids(part) if isinstance(part, list) else _ids(part)[0] for part in listed)
     return _ids(cell)
