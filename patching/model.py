@@ -154,7 +154,8 @@ class Model:
             ValueError: if a token id is outside the vocabulary, a prompt is too long or is read
                 otherwise beside longer ones, or the task is for models that read other ways.
         """
-        refuse_unreadable(self.name, self.bridge, task)
+        with turn(self.bridge):
+            refuse_unreadable(self.name, self.bridge, task)
 
     @without_gradients
     def run(
@@ -186,8 +187,9 @@ class Model:
         tokens = as_tokens(prompts, self.tokenizer, self.name, vocab=vocab).to(self.device)
         mask = None if is_token is None else is_token.long()
         rows = [tokens.shape[1]] if is_token is None else is_token.sum(dim=1).tolist()
-        refuse_lengths(cast(nn.Module, self.bridge.original_model), self.name, "the batch", rows)
+        original = cast(nn.Module, self.bridge.original_model)
         with self.hooked(keeper.hooks):
+            refuse_lengths(original, self.name, "the batch", rows)
             logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         return Activations(tokens, logits, places, {name: keeper.values[name] for name in places})
 
@@ -230,7 +232,8 @@ class Model:
     def __deepcopy__(self, memo: dict[int, object]) -> "Model":
         """A model of its own, which shares no tensor with this one, proven anew."""
         refuse_ignored(self.name, self.standing.ignored)
-        bridge = cast(TransformerBridge, copy.deepcopy(self.bridge, memo))
+        with turn(self.bridge):
+            bridge = cast(TransformerBridge, copy.deepcopy(self.bridge, memo))
         opened = replace(self.opened, bridge=bridge, names=self.standing.names_in(memo))
         kept = self.standing.is_kept(self.standing.look(asking=True))
         return _proven(opened if kept else opened.in_memory())

@@ -491,7 +491,7 @@ def _task(task: Task) -> object:
         assert type(p) is Prompt
         assert len(p.clean) == len(p.corrupt) > 0
         assert p.answers
-        assert all(type(i) is int and i >= 0 for i in (*p.clean, *p.corrupt, *p.answers))
+        assert all(type(i) is int and i >= 0 for i in p.ids)
     return task.name, [astuple(p)[:4] for p in task.prompts], repr(task.extra)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
 
 import families
@@ -15,6 +15,7 @@ from circuits.running.evaluation import evaluate
 from circuits.scoring import eap, eap_hvp, eap_ig, exact, qk_fix
 from circuits.select import top_n
 from patching.activation import activation_patching
+from patching.anatomy.stack import skipping
 from patching.attribution import attribution_patching
 from patching.descent import Schedule
 from patching.intervene import intervening, zero
@@ -131,6 +132,24 @@ def test_a_thread_waits_for_anothers_intervention_and_not_for_its_own(model):
         leave.set()
         assert not torch.equal(changed.result(60), plain)
         assert torch.equal(other.result(60), plain)
+
+
+def test_a_look_at_a_model_waits_for_a_run_that_leaves_blocks_out(model):
+    identity, entered, leave = model.identity, Event(), Event()
+
+    def skip() -> None:
+        with skipping(model.bridge, 1, as_tuple=model.blocks_return_tuples):
+            entered.set()
+            leave.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        skipped = pool.submit(skip)
+        assert entered.wait(30)
+        looks = [pool.submit(lambda: model.identity), pool.submit(model.check, TASK)]
+        assert not wait(looks, timeout=0.2).done
+        leave.set()
+        skipped.result(60)
+        assert [look.result(60) for look in looks] == [identity, None]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "neox"])

@@ -166,9 +166,9 @@ def _boot(
     if getattr(module.config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is refused: it is an encoder with a decoder, not one stack")
     refuse_adapted(name, module)
-    refuse_quantised(name, module)
     check_spread(name, module)
     refuse_empty(name, module)
+    refuse_quantised(name, module)
     nn.Module.to(module, dtype=wishes.dtype, device=wishes.device)
     module.eval()
     devices = {str(parameter.device) for parameter in module.parameters()}

@@ -59,7 +59,7 @@ class _StandIn(nn.Module):
         super().__init__()
         object.__setattr__(self, "block", block)
 
-    def __getattr__(self, name: str) -> Tensor | nn.Module:
+    def __getattr__(self, name: str) -> object:  # pyright: ignore[reportIncompatibleMethodOverride]
         return getattr(object.__getattribute__(self, "block"), name)
 
 

@@ -101,8 +101,9 @@ class Standing:
 
     def look(self, *, asking: bool = False) -> Look:
         """The model as it is now; `asking` takes a run, and sees what nothing else tells."""
-        answer = self._answer_now() if asking else None
-        return _look(self.bridge, self.stored, self.derived, answer)
+        with turn(self.bridge):
+            answer = self._answer_now() if asking else None
+            return _look(self.bridge, self.stored, self.derived, answer)
 
     def is_kept(self, look: Look) -> bool:
         """Whether the model is as it was, as far as a look tells."""
@@ -111,7 +112,8 @@ class Standing:
 
     def new_hooks(self) -> list[str]:
         """The modules whose hooks of PyTorch's own are not those of then."""
-        now, then = _hooks(self.bridge), self.then.structure[0]
+        with turn(self.bridge):
+            now, then = _hooks(self.bridge), self.then.structure[0]
         names = [name for name in {*now, *then} if now.get(name) != then.get(name)]
         return sorted({name.replace(WRAPPED, "") for name in names})
 
