@@ -59,7 +59,7 @@ class _Former(ModuleType):
 
     def __init__(self, name: str, now: str) -> None:
         super().__init__(name)
-        self._now = now
+        self._now = self.__module__ = now  # a function's too, where one has the old name
 
     def __getattr__(self, name: str) -> object:
         return getattr(import_module(self._now), name)

@@ -1,6 +1,7 @@
 """The shell: every command on a tiny random model."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -203,7 +204,7 @@ def test_a_folder_of_results_and_any_result_can_be_shown(home, capsys, tmp_path)
     listed = capsys.readouterr().out
     assert "curve.json          curves of faithfulness" in listed
     assert "circuit of 20 of 46 edges" in listed
-    assert "command     circuits score --model=" in listed
+    assert re.search(r"^  command +circuits score --model=", listed, re.M)
     assert "unruled" not in listed and "largest_tile" not in listed
     assert main(["show", str(tmp_path / "curve.json")]) == 0
     assert "points.faithfulness" in capsys.readouterr().out
