@@ -79,7 +79,8 @@ def task_options() -> Parser:
         "--metric",
         default="logit-diff",
         metavar="NAME",
-        help="logit-diff, prob-diff or kl (logit-diff)",
+        help="logit-diff, prob-diff, kl, logprob, logprob-diff, logprob-per-token, "
+        "logprob-diff-per-token or choice (logit-diff)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"
