@@ -1,5 +1,7 @@
 """Provenance: what a result was made from and how, in plain values that fit into JSON."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -9,6 +11,7 @@ import torch
 from patching.memory import current
 from patching.metrics import Metric
 from patching.model import Model
+from patching.tasks.spans import spans_json
 from patching.tasks.task import Task
 from patching.work.fingerprint import told_apart
 
@@ -41,6 +44,7 @@ def describe(
         "origin": dict(task.origin),
         "tokens": task.hash,
         "n_examples": len(task),
+        **({"spans": spans_of(task)} if task.apart else {}),
         "metric": metric.__name__,
         "method": method,
         "options": dict(options),
@@ -50,6 +54,13 @@ def describe(
         **({"hooks": hooks} if (hooks := _hooks_in_place(model)) else {}),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def spans_of(task: Task) -> dict[str, object]:
+    """The spans that a task keeps apart, and a short hash of where they are in its prompts."""
+    ranges = [spans_json(prompt.spans) for prompt in task.prompts]
+    digest = hashlib.sha256(json.dumps(ranges).encode()).hexdigest()
+    return {"names": list(task.apart), "ranges": digest[:16]}
 
 
 def confirmed(model: Model, described: Mapping[str, object]) -> dict[str, object]:

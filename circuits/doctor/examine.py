@@ -120,6 +120,8 @@ def _static(model: Model, reading: Reading) -> Iterator[Found]:
     task, rows = reading.task, reading.rows
     if not task.is_plain:
         yield pairs.several_tokens(task)
+    if len(task.span_names) > 1:
+        yield pairs.spans(task, rows)
     yield pairs.fits(model, task, rows)
     if model.tokenizer is None:
         yield Skipped("one BOS, words are known", "task", f"{model.name} has no tokenizer")

@@ -8,12 +8,13 @@ from circuits.doctor.finding import Finding, Verdict, at_most, named
 from circuits.doctor.rows import NO_CONTRAST, UNREADABLE, Reading
 from patching.model import Model
 from patching.tasks import Prompt, Task, Tokenizer
-from patching.tasks.prompt import FAULTS, tokens_of
+from patching.tasks.prompt import FAULTS, SPAN_FAULTS, tokens_of
+from patching.tasks.spans import REST
 
 MOST_COMMON = 0.9
 """One answer in a larger share of the rows can be had without reading the prompt."""
 
-_UNEQUAL, *_SENSELESS = FAULTS
+_UNEQUAL, *_SENSELESS = (fault for fault in FAULTS if fault not in SPAN_FAULTS)
 
 
 def row_faults(reading: Reading) -> list[Finding]:
@@ -36,6 +37,12 @@ def row_faults(reading: Reading) -> list[Finding]:
             "answers are in order",
             tuple(_SENSELESS),
             "Give each row an answer, and wrong answers that differ from it.",
+        ),
+        _faulty(
+            reading,
+            "spans are in order",
+            tuple(SPAN_FAULTS),
+            "Name ranges of the prompt's own tokens, half open, none twice.",
         ),
         _faulty(
             reading,
@@ -85,6 +92,41 @@ def several_tokens(task: Task) -> Finding:
         means=f"{rows}{where}{more}.",
         advice="",
     )
+
+
+def spans(task: Task, rows: Sequence[int]) -> Finding:
+    """Which spans the rows have, how long they are, and rows that have none."""
+    without = _where(task, rows, lambda p: not p.spans)
+    of_all = sum(len(prompt.clean) for prompt in task.prompts)
+    named_tokens = sum(span.stop - span.start for p in task.prompts for span in p.spans)
+    told = [_told(task, name) for name in task.span_names[1:]]
+    rest = f"{REST}: {(of_all - named_tokens) / len(task):.1f} tokens a row"
+    return Finding(
+        name="rows have spans",
+        subject="task",
+        verdict="doubtful" if without else "good",
+        measured=len(without),
+        threshold=0,
+        unit="rows without",
+        means="; ".join([*told, rest]) + ".",
+        advice="Mark these rows too, or drop them: all of their tokens are the rest."
+        if without
+        else "",
+        rows=without,
+        drop=bool(without),
+    )
+
+
+def _told(task: Task, name: str) -> str:
+    """In how many rows a span is, and how many tokens it has there."""
+    sizes = [
+        sum(span.stop - span.start for span in p.spans if span.name == name) for p in task.prompts
+    ]
+    found = [size for size in sizes if size]
+    low, high = min(found), max(found)
+    tokens = f"{low}" if low == high else f"{low} to {high}"
+    share = "all" if len(found) == len(task) else f"{len(found)} of {len(task)}"
+    return f"{name}: {tokens} token{'' if high == 1 else 's'} in {share} rows"
 
 
 def one_bos(tokenizer: Tokenizer, task: Task, rows: Sequence[int]) -> Finding:

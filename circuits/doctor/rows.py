@@ -10,6 +10,7 @@ from pathlib import Path
 from patching.tasks import Prompt, Task, Tokenizer
 from patching.tasks.formats import open_rows
 from patching.tasks.prompt import FAULTS
+from patching.tasks.task import told_of
 
 UNREADABLE = "a form that cannot be read"
 NO_CONTRAST = "a corrupt prompt equal to the clean one"
@@ -94,5 +95,6 @@ def _judged(i: int, read: Callable[[int], Prompt]) -> Prompt | Fault:
         return Fault(i, UNREADABLE, str(error))
     for kind, is_bad in FAULTS.items():
         if is_bad(found):
-            return Fault(i, kind, f"{len(found.clean)} and {len(found.corrupt)} tokens")
+            told = told_of(kind, found) or f"{len(found.clean)} and {len(found.corrupt)}"
+            return Fault(i, kind, f"{told} tokens")
     return Fault(i, NO_CONTRAST) if found.clean == found.corrupt else found

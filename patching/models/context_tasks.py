@@ -11,6 +11,7 @@ from patching.models.toy_tasks import CONFLICT_TEMPLATES
 from patching.tasks import words
 from patching.tasks.recall import single_capitals
 from patching.tasks.sampling import Generator, draw_texts
+from patching.tasks.spans import mark, unmark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -51,9 +52,10 @@ def indirect_conflict_text(
     (country, capital), (_, told) = rng.sample(known, 2)
     template = rng.choice(CONFLICT_TEMPLATES)
     clean, corrupt = (
-        template.format(country=country, told=described(city)) for city in (told, capital)
+        template.format(country=country, told=mark("told", described(city)))
+        for city in (told, capital)
     )
-    return TextPrompt(clean, corrupt, (f" {told}",), (f" {capital}",))
+    return TextPrompt.marked(clean, unmark(corrupt)[0], (f" {told}",), (f" {capital}",))
 
 
 def described(city: str) -> str:

@@ -10,6 +10,7 @@ from patching.tasks import words
 from patching.tasks.generators import GENERATORS
 from patching.tasks.recall import single_capitals
 from patching.tasks.sampling import Generator, draw_texts
+from patching.tasks.spans import mark, unmark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -57,5 +58,7 @@ def conflict_text(
     """One pair of the conflict task."""
     (country, capital), (_, told) = rng.sample(known, 2)
     template = rng.choice(CONFLICT_TEMPLATES)
-    clean, corrupt = (template.format(country=country, told=city) for city in (told, capital))
-    return TextPrompt(clean, corrupt, (f" {told}",), (f" {capital}",))
+    clean, corrupt = (
+        template.format(country=country, told=mark("told", city)) for city in (told, capital)
+    )
+    return TextPrompt.marked(clean, unmark(corrupt)[0], (f" {told}",), (f" {capital}",))

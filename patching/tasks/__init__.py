@@ -9,6 +9,8 @@ from patching.tasks.recall import facts, languages, opposites
 from patching.tasks.repeats import docstring, induction, repeated_tokens
 from patching.tasks.sampling import Generator
 from patching.tasks.sentences import coloured_objects, sentiment, subject_verb_agreement
+from patching.tasks.span_rules import each_position, from_end
+from patching.tasks.spans import Span
 from patching.tasks.task import Batch, Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, to_prompt
 
@@ -20,14 +22,17 @@ __all__ = [
     "Family",
     "Generator",
     "Prompt",
+    "Span",
     "Task",
     "TextPrompt",
     "Tokenizer",
     "addition",
     "coloured_objects",
     "docstring",
+    "each_position",
     "facts",
     "from_csv",
+    "from_end",
     "from_file",
     "from_json",
     "gendered_pronouns",

@@ -12,6 +12,7 @@ from torch import Tensor
 from patching.files.brief import briefly
 from patching.tasks.asked import Asking, Options, Several, ask, indices
 from patching.tasks.prompt import Answer, Prompt
+from patching.tasks.spans import labels
 
 PaddingSide = Literal["right", "left"]
 
@@ -29,7 +30,8 @@ class Batch:
     holds what is asked, they are empty. `clean_logits` are filled in by whoever has run the clean
     prompts, for metrics that compare with that run. `two_way` is the task's. Known without asking
     the device, of the rows that the batch was made of: whether one starts with padding (only then
-    does a model need a mask), which is the first without wrong answers.
+    does a model need a mask), which is the first without wrong answers. `span` is the number of
+    each token's span among those that the task keeps apart, if it does.
     """
 
     clean: Int[Tensor, "row pos"]
@@ -45,6 +47,7 @@ class Batch:
     left_padded: bool = False
     without_wrong: int | None = None
     several: Several | None = None
+    span: Int[Tensor, "row pos"] | None = None
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -59,7 +62,7 @@ class Batch:
         if isinstance(examples, slice):
             examples = torch.arange(len(self), device=self.clean.device)[examples]
         rows, asked = self.rows_of(examples), self._asked_of(examples)
-        by_row = ("clean", "corrupt", "is_token", "answer_pos")
+        by_row = ("clean", "corrupt", "is_token", "answer_pos", "span")
         places = {**{name: rows for name in by_row}, "clean_logits": asked}
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         chosen = {
@@ -197,6 +200,18 @@ def to_batch(
         without_wrong=next((i for i, p in enumerate(prompts) if not p.wrong_answers), None),
         several=several,
     )
+
+
+def with_spans(batch: Batch, prompts: Sequence[Prompt], names: Sequence[str]) -> Batch:
+    """The batch of these prompts with each token's span; tokens of answers are `rest`."""
+    span = torch.zeros_like(batch.clean)
+    first = batch.is_token.int().argmax(dim=1).tolist()
+    owners = range(len(prompts)) if batch.several is None else batch.several.example.tolist()
+    for row, (i, start) in enumerate(zip(owners, first, strict=True)):
+        n = len(prompts[i].clean)
+        found = labels(prompts[i].spans, names, n)
+        span[row, start : start + n] = torch.tensor(found, device=span.device)
+    return replace(batch, span=span)
 
 
 def _rows(prompts: Sequence[Prompt], askings: Sequence[Asking], side: str) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from patching.files.parsing import naming, read_json, read_table, shown
@@ -9,6 +10,8 @@ from patching.files.whole import write_text
 from patching.tasks.padding import padding_id, refuse_padding
 from patching.tasks.prompt import Answer
 from patching.tasks.published import read_ids
+from patching.tasks.span_files import FIELD, with_spans
+from patching.tasks.spans import spans_json
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_answer, encode_prompt
 
@@ -24,7 +27,9 @@ def from_json(
     Prompts are text or lists of token ids, answers lists of either (or one alone); an answer of
     several tokens is text or a list of ids inside the list. Ids are taken as they are. With
     `answer_positions`, places in the prompt's tokens (or "all"), there is one answer for each, by
-    default the token that follows it in the clean prompt. Keys of other names are kept.
+    default the token that follows it in the clean prompt. `spans` name ranges of tokens
+    (`{"IO": [3, 4]}`, half open), or say "marked" where texts have marks (`{IO:Mary}`). Keys of
+    other names are kept.
 
     Raises:
         ValueError: if the file is not of this form, holds text while there is no tokenizer, or
@@ -76,6 +81,7 @@ def to_json(task: Task, path: str | Path) -> None:
             "answers": list(prompt.answers),
             "wrong_answers": list(prompt.wrong_answers),
             **({"answer_positions": list(at)} if (at := prompt.answer_positions) else {}),
+            **({FIELD: spans_json(prompt.spans)} if prompt.spans else {}),
         }
         for prompt in task.prompts
     ]
@@ -87,7 +93,8 @@ def from_csv(path: str | Path, tokenizer: Tokenizer) -> Task:
     """A task from EAP-IG's CSV: columns `clean, corrupted, correct_idx, incorrect_idx`.
 
     An index is a token id, or several in brackets (`[318, 373]`), of which one of several tokens
-    stands in brackets of its own (`[[318, 11], 373]`). Other columns are kept.
+    stands in brackets of its own (`[[318, 11], 373]`). A column `spans` is as in `from_json`. Other
+    columns are kept.
 
     Raises:
         ValueError: if a column is missing, a cell is not of this form, or a rule of `Task` is
@@ -120,11 +127,18 @@ def read_csv_row(path: Path, i: int, row: Mapping, tokenizer: Tokenizer) -> Prom
     """
     if None in row or None in row.values():  # how the reader marks cells too many or too few
         raise ValueError(f"{path}: row {i} has more or fewer cells than the header")
+    try:
+        return with_spans(row, tokenizer, partial(_csv_prompt, tokenizer))
+    except ValueError as error:
+        raise ValueError(f"{path}: row {i}: {error}") from None
+
+
+def _csv_prompt(tokenizer: Tokenizer, row: Mapping) -> Prompt:
     return Prompt(
         clean=encode_prompt(tokenizer, row["clean"]),
         corrupt=encode_prompt(tokenizer, row["corrupted"]),
-        answers=_csv_ids(path, i, row["correct_idx"]),
-        wrong_answers=_csv_ids(path, i, row["incorrect_idx"]),
+        answers=read_ids(row["correct_idx"]),
+        wrong_answers=read_ids(row["incorrect_idx"]),
         extra={k: v for k, v in row.items() if k not in _COLUMNS},
     )
 
@@ -145,27 +159,31 @@ def read_json_row(
     if missing:
         raise ValueError(f"{path}: row {i} lacks {', '.join(missing)}")
     try:
-        right, wrong = (
-            tuple(
-                _answer(answer, values["clean"], tokenizer, first_token)
-                for answer in _as_list(values.get(key, []))
-            )
-            for key in ("answers", "wrong_answers")
-        )
-        clean = _prompt(values["clean"], tokenizer)
-        positions = _positions(values.get("answer_positions"), clean)
-        prompt = Prompt(
-            clean=clean,
-            corrupt=_prompt(values["corrupt"], tokenizer),
-            answers=right if "answers" in values else _following(clean, positions),
-            wrong_answers=wrong,
-            extra={k: v for k, v in values.items() if k not in _PROMPT_KEYS},
-            answer_positions=positions,
-        )
-        refuse_padding(prompt, padding_id(tokenizer))
-        return prompt
+        return with_spans(values, tokenizer, partial(_json_prompt, tokenizer, first_token))
     except ValueError as error:
         raise ValueError(f"{path}: row {i}: {error}") from None
+
+
+def _json_prompt(tokenizer: Tokenizer | None, first_token: bool, values: Mapping) -> Prompt:
+    right, wrong = (
+        tuple(
+            _answer(answer, values["clean"], tokenizer, first_token)
+            for answer in _as_list(values.get(key, []))
+        )
+        for key in ("answers", "wrong_answers")
+    )
+    clean = _prompt(values["clean"], tokenizer)
+    positions = _positions(values.get("answer_positions"), clean)
+    prompt = Prompt(
+        clean=clean,
+        corrupt=_prompt(values["corrupt"], tokenizer),
+        answers=right if "answers" in values else _following(clean, positions),
+        wrong_answers=wrong,
+        extra={k: v for k, v in values.items() if k not in _PROMPT_KEYS},
+        answer_positions=positions,
+    )
+    refuse_padding(prompt, padding_id(tokenizer))
+    return prompt
 
 
 def _prompt(value: object, tokenizer: Tokenizer | None) -> tuple[int, ...]:
@@ -234,10 +252,3 @@ def _need(tokenizer: Tokenizer | None) -> Tokenizer:
     if tokenizer is None:
         raise ValueError("the file holds text, and the model has no tokenizer; give token ids")
     return tokenizer
-
-
-def _csv_ids(path: Path, row: int, cell: str) -> tuple[Answer, ...]:
-    try:
-        return read_ids(cell)
-    except ValueError as error:
-        raise ValueError(f"{path}: row {row}: {error}") from None

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from patching.files.parsing import naming, shown
@@ -21,7 +22,8 @@ from patching.tasks.published import (
     mib_row,
 )
 from patching.tasks.rows import read_rows
-from patching.tasks.task import FAULTS, Prompt, Task
+from patching.tasks.span_files import with_spans
+from patching.tasks.task import FAULTS, Prompt, Task, told_of
 from patching.tasks.tokens import Tokenizer
 
 SHOWN = 5
@@ -218,6 +220,10 @@ def _row(name: str, path: Path, i: int, row: object, reading: Reading) -> Prompt
         raise ValueError("more or fewer cells than the header")
     if not isinstance(row, Mapping):
         raise ValueError(f"not an object with fields, but {shown(row)}")
+    return with_spans(row, reading.tokenizer, partial(_read, name, reading))
+
+
+def _read(name: str, reading: Reading, row: Mapping[str, object]) -> Prompt:
     return _READERS[name](row, reading)
 
 
@@ -229,9 +235,8 @@ def _sound(prompt: Prompt) -> Prompt:
     """
     for what, is_bad in FAULTS.items():
         if is_bad(prompt):
-            lengths = len(prompt.clean), len(prompt.corrupt)
-            differ = what.startswith("clean") and lengths[0] != lengths[1]
-            raise ValueError(f"{what} ({lengths[0]} and {lengths[1]})" if differ else what)
+            told = told_of(what, prompt)
+            raise ValueError(f"{what} ({told})" if told else what)
     return prompt
 
 

@@ -7,8 +7,9 @@ from operator import add, sub
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw, draw_texts, variant
+from patching.tasks.spans import mark, unmark, with_end
 from patching.tasks.task import Prompt, Task
-from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt
+from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, token_spans
 
 GREATER_THAN_TEMPLATE = "The {event} lasted from the year {century}{start} to the year {century}"
 ALL_STARTS = tuple((c, start) for c in words.CENTURIES for start in words.TWO_DIGITS[2:99])
@@ -88,13 +89,14 @@ def greater_than_text(
     century, start = rng.choice(starts)
     event = rng.choice(words.EVENTS)
     clean, corrupt = (
-        GREATER_THAN_TEMPLATE.format(event=event, century=century, start=digits)
+        GREATER_THAN_TEMPLATE.format(
+            event=mark("event", event), century=century, start=mark("YY", digits)
+        )
         for digits in (start, "01")
     )
     first_right = int(start) + 1
-    return TextPrompt(
-        clean, corrupt, words.TWO_DIGITS[first_right:], words.TWO_DIGITS[:first_right]
-    )
+    right, wrong = words.TWO_DIGITS[first_right:], words.TWO_DIGITS[:first_right]
+    return TextPrompt.marked(clean, unmark(corrupt)[0], right, wrong)
 
 
 def _year_ids(tokenizer: Tokenizer) -> dict[tuple[str, str], int]:
@@ -118,12 +120,17 @@ def _years_prompt(
 ) -> Prompt:
     """One pair; up to 99 answers are looked up, since encoding each of them would be slow."""
     text = greater_than_text(rng, starts)
+    clean = encode_prompt(tokenizer, text.clean)
+    spans = [
+        span for span in token_spans(tokenizer, text.clean, clean, text.spans).values() if span
+    ]
     return Prompt(
-        clean=encode_prompt(tokenizer, text.clean),
+        clean=clean,
         corrupt=encode_prompt(tokenizer, text.corrupt),
         answers=tuple(ids[digits] for digits in text.answers if digits in ids),
         wrong_answers=tuple(ids[digits] for digits in text.wrong_answers if digits in ids),
         extra={"clean_text": text.clean, "corrupt_text": text.corrupt},
+        spans=with_end(spans, len(clean)),
     )
 
 
@@ -152,9 +159,12 @@ def _arithmetic(
     def text(rng: random.Random) -> TextPrompt:
         template, first = rng.choice(spelled) + gap, rng.choice(firsts)
         second = rng.choice([p for p in partners(first) if operation(*p) != operation(*first)])
-        clean, corrupt = (template.format(a=a, b=b) for a, b in (first, second))
+        clean = template.format(
+            **{name: mark(name, str(n)) for name, n in zip("ab", first, strict=True)}
+        )
+        corrupt = template.format(a=second[0], b=second[1])
         right, wrong = (f"{' '[len(gap) :]}{operation(*pair)}" for pair in (first, second))
-        return TextPrompt(clean, corrupt, (right,), (wrong,))
+        return TextPrompt.marked(clean, corrupt, (right,), (wrong,))
 
     left = {"results": (len(single), len(results)), "templates": (len(spelled), len(templates))}
     return draw_texts(name, n, seed, text, tokenizer, left=left)

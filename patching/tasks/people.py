@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw_texts, variant
+from patching.tasks.spans import mark, unmark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -145,8 +146,12 @@ def ioi_text(
     else:
         first, second, third = said[corruption]()
         corrupt = template.format(a=first, b=second, s=third, place=place, object=thing)
-    clean = template.format(a=a, b=b, s=subject, place=place, object=thing)
-    return TextPrompt(clean, corrupt, (f" {indirect}",), (f" {subject}",))
+    roles = {subject: "S1", indirect: "IO"}
+    said_first, said_next = (mark(roles[name], name) for name in (a, b))
+    clean = template.format(
+        a=said_first, b=said_next, s=mark("S2", subject), place=place, object=thing
+    )
+    return TextPrompt.marked(clean, corrupt, (f" {indirect}",), (f" {subject}",))
 
 
 def _pronoun_text(
@@ -159,10 +164,11 @@ def _pronoun_text(
     which = rng.randrange(2)
     template, place = rng.choice(templates), rng.choice(places)
     clean, corrupt = (
-        template.format(name=rng.choice(people[gender]), place=place)
+        template.format(name=mark("name", rng.choice(people[gender])), place=place)
         for gender in (which, 1 - which)
     )
-    return TextPrompt(clean, corrupt, (f" {PRONOUNS[which]}",), (f" {PRONOUNS[1 - which]}",))
+    corrupt, _ = unmark(corrupt)
+    return TextPrompt.marked(clean, corrupt, (f" {PRONOUNS[which]}",), (f" {PRONOUNS[1 - which]}",))
 
 
 def _name_text(
@@ -170,8 +176,11 @@ def _name_text(
 ) -> TextPrompt:
     name, other = rng.sample(names, 2)
     template, place, thing = rng.choice(templates), rng.choice(places), rng.choice(words.OBJECTS)
-    clean, corrupt = (template.format(name=x, place=place, object=thing) for x in (name, other))
-    return TextPrompt(clean, corrupt, (f" {name}",), (f" {other}",))
+    corrupt = template.format(name=other, place=place, object=thing)
+    twice = template.replace("{name}", "{first}", 1)
+    first, again = mark("name1", name), mark("name2", name)
+    clean = twice.format(first=first, name=again, place=place, object=thing)
+    return TextPrompt.marked(clean, corrupt, (f" {name}",), (f" {other}",))
 
 
 def _shared(

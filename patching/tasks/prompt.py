@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 from patching.files.brief import briefly
+from patching.tasks.spans import Span, is_misnamed, overlapping
 
 Answer = int | tuple[int, ...]
 """An answer as token ids: one, or several in a row (one in a tuple is one)."""
@@ -19,6 +21,7 @@ class Prompt:
     an answer are given to the model one after another, in both runs alike (teacher forcing). With
     `answer_positions` they are asked inside the prompt instead: one answer at each position, of one
     token, and one wrong answer or none at all. `extra` keeps whatever else a file said of the pair.
+    `spans` name ranges of its tokens, on both sides alike; all other tokens are `rest`.
 
     >>> Prompt(clean=(1, 5), corrupt=(1, 6), answers=((7, 8), (9,))).answers
     ((7, 8), 9)
@@ -30,6 +33,7 @@ class Prompt:
     wrong_answers: tuple[Answer, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict, compare=False)
     answer_positions: tuple[int, ...] = ()
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("answers", "wrong_answers"):
@@ -101,6 +105,24 @@ def _uncounted(prompt: Prompt) -> bool:
     return n > 0 and (counts[0] != n or counts[1] not in (0, n))
 
 
+def spans_outside(prompt: Prompt) -> list[Span]:
+    """Spans that are not, or not wholly, in their prompt."""
+    n = len(prompt.clean)
+    return [span for span in prompt.spans if not 0 <= span.start < span.stop <= n]
+
+
+SPAN_FAULTS: dict[str, Callable[[Prompt], list[Span]]] = {
+    "a span outside its prompt": spans_outside,
+    "overlapping spans": lambda p: overlapping(p.spans),
+    "a span with a name that spans cannot have": lambda p: [*filter(is_misnamed, p.spans)],
+}
+"""What no spans may be, in words, and those that are."""
+
+
+def _any(find: Callable[[Prompt], list[Span]], prompt: Prompt) -> bool:
+    return bool(find(prompt))
+
+
 FAULTS: dict[str, Callable[[Prompt], bool]] = {
     "clean and corrupt prompts of unequal token length": unequal,
     "an empty prompt": lambda p: not p.clean,
@@ -111,5 +133,6 @@ FAULTS: dict[str, Callable[[Prompt], bool]] = {
     "answer positions with more or fewer answers (one token at each)": _uncounted,
     "answers of several tokens inside the prompt": lambda p: bool(p.answer_positions) and p.is_long,
     "an answer that is also a wrong answer": _contradicts,
+    **{what: partial(_any, find) for what, find in SPAN_FAULTS.items()},
 }
 """What no row of a task may have, in words and as a test; a row is asked in this order."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw_texts
+from patching.tasks.spans import mark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -131,5 +132,5 @@ def _pair_text(rng: random.Random, two: Facts, templates: Sequence[str]) -> Text
     """The first pair is asked about in the clean prompt, the second in the corrupt one."""
     (word, right), (other, wrong) = two
     template = rng.choice(templates)
-    clean, corrupt = (template.format(word=name) for name in (word, other))
-    return TextPrompt(clean, corrupt, (f" {right}",), (f" {wrong}",))
+    clean, corrupt = template.format(word=mark("subject", word)), template.format(word=other)
+    return TextPrompt.marked(clean, corrupt, (f" {right}",), (f" {wrong}",))

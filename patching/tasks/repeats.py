@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw, draw_texts, variant
+from patching.tasks.spans import Span, mark, with_end
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt
 
@@ -78,7 +79,16 @@ def repeated_tokens(
     def make(rng: random.Random) -> Prompt:
         *listed, other = rng.sample(ids, N_RANDOM_TOKENS + 1)
         clean, corrupt, right, wrong = _repeat(rng, listed, other, corruption)
-        return Prompt((*start, *clean), (*start, *corrupt), (right,), (wrong,))
+        n = len(start) + len(clean)
+        at = len(start) + len(clean) - len(listed) - 1
+        spans = (Span("previous", at, at + 1), Span("next", at + 1, at + 2))
+        return Prompt(
+            (*start, *clean),
+            (*start, *corrupt),
+            (right,),
+            (wrong,),
+            spans=with_end(spans, n),
+        )
 
     return draw(name, n, seed, make, left={"tokens": (len(ids), len(tokenizer.get_vocab()))})
 
@@ -124,11 +134,13 @@ def docstring_text(
         described = (others[0], others[1]) if corruption == "description" else rng.sample(unused, 2)
     if corruption != "description":
         defined = others
-    clean, corrupt = (
-        DOCSTRING_TEMPLATE.format(function=function, a=a, b=b, c=c, d=d, e=e)
-        for (a, b, c), (d, e) in (((first, second, third), (first, second)), (defined, described))
-    )
-    return TextPrompt(clean, corrupt, (f" {third}",), (f" {first}", f" {second}", f" {others[2]}"))
+    a, b, c, d, e = *defined, *described
+    corrupt = DOCSTRING_TEMPLATE.format(function=function, a=a, b=b, c=c, d=d, e=e)
+    told = {"A_def": first, "B_def": second, "C_def": third, "A_doc": first, "B_doc": second}
+    a, b, c, d, e = (mark(*item) for item in told.items())
+    clean = DOCSTRING_TEMPLATE.format(function=function, a=a, b=b, c=c, d=d, e=e)
+    wrong = (f" {first}", f" {second}", f" {others[2]}")
+    return TextPrompt.marked(clean, corrupt, (f" {third}",), wrong)
 
 
 def induction_text(
@@ -137,7 +149,10 @@ def induction_text(
     """One pair of the induction task: five to nine words, then some of them again."""
     *listed, other = rng.sample(pool, rng.randrange(6, 11))
     clean, corrupt, right, wrong = _repeat(rng, listed, other, corruption)
-    return TextPrompt(
+    asked = len(clean) - len(listed)
+    clean[asked - 1] = mark("previous", clean[asked - 1])
+    clean[asked] = mark("next", clean[asked])
+    return TextPrompt.marked(
         INDUCTION_TEMPLATE.format(words=" ".join(clean)),
         INDUCTION_TEMPLATE.format(words=" ".join(corrupt)),
         (f" {right}",),

@@ -7,6 +7,7 @@ from functools import partial
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw_texts, variant
+from patching.tasks.spans import mark, unmark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
 
@@ -133,11 +134,13 @@ def agreement_text(
     noun, number = rng.choice(nouns), rng.randrange(2)
     preposition, other = rng.choice(words.PREPOSITIONS), rng.choice(rng.choice(words.NOUNS))
     clean, corrupt = (
-        AGREEMENT_TEMPLATE.format(noun=noun[which], preposition=preposition, other=other)
+        AGREEMENT_TEMPLATE.format(
+            noun=mark("subject", noun[which]), preposition=preposition, other=other
+        )
         for which in (number, 1 - number)
     )
     right, wrong = (tuple(f" {verb[which]}" for verb in verbs) for which in (number, 1 - number))
-    return TextPrompt(clean, corrupt, right, wrong)
+    return TextPrompt.marked(clean, unmark(corrupt)[0], right, wrong)
 
 
 def _sentiment_text(
@@ -146,14 +149,16 @@ def _sentiment_text(
     which, noun = rng.randrange(2), rng.choice(nouns)
     clean, corrupt = (
         SENTIMENT_TEMPLATE.format(
-            noun=noun, adjective=rng.choice(side["adjectives"]), verb=rng.choice(side["verbs"])
+            noun=noun,
+            adjective=mark("adjective", rng.choice(side["adjectives"])),
+            verb=mark("verb", rng.choice(side["verbs"])),
         )
         for side in (sides[which], sides[1 - which])
     )
     right, wrong = (
         tuple(f" {word}" for word in sides[side]["verdicts"]) for side in (which, 1 - which)
     )
-    return TextPrompt(clean, corrupt, right, wrong)
+    return TextPrompt.marked(clean, unmark(corrupt)[0], right, wrong)
 
 
 def _choice_text(
@@ -175,8 +180,12 @@ def _choice_text(
     else:
         other_place = rng.choice([i for i in range(4) if i != place])
         other_colour = options[other_place]
-    clean = CHOICE_TEMPLATE.format(*symbols, *options, thing=thing, colour=options[place])
+    shown, offered = list(symbols), list(options)
+    shown[place], offered[place] = mark("symbol", symbols[place]), mark("option", options[place])
+    told = mark("colour", options[place])
+    clean = CHOICE_TEMPLATE.format(*shown, *offered, thing=thing, colour=told)
     corrupt = CHOICE_TEMPLATE.format(
         *other_symbols, *other_options, thing=thing, colour=other_colour
     )
-    return TextPrompt(clean, corrupt, (f" {symbols[place]}",), (f" {other_symbols[other_place]}",))
+    right, wrong = symbols[place], other_symbols[other_place]
+    return TextPrompt.marked(clean, corrupt, (f" {right}",), (f" {wrong}",))

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import median
 
 import torch
 
 from patching.files.brief import briefly
-from patching.tasks.batch import Batch, PaddingSide, to_batch
+from patching.tasks.batch import Batch, PaddingSide, to_batch, with_spans
 from patching.tasks.origin import Origin, then
-from patching.tasks.prompt import FAULTS, Answer, Prompt, unequal
+from patching.tasks.prompt import FAULTS, SPAN_FAULTS, Answer, Prompt, unequal
+from patching.tasks.spans import REST
 
 __all__ = ["FAULTS", "Answer", "Batch", "PaddingSide", "Prompt", "Task"]
 
@@ -29,6 +31,7 @@ class Task:
     `padding` says on which side shorter prompts of a batch are filled up; the numbers do not
     depend on it. `two_way` says that the task is for a model in which positions see what follows
     them. `extra` keeps whatever else a file said about the task; `origin` says how it was made.
+    `apart` are the spans that scores keep apart, `rest` first: none, unless by `by_span`.
 
     >>> pair = Prompt(clean=(1, 5, 6), corrupt=(1, 5, 7), answers=(6,), wrong_answers=(7,))
     >>> task = Task("copy", (pair, pair))
@@ -48,6 +51,7 @@ class Task:
     extra: Mapping[str, object] = field(default_factory=dict, compare=False)
     two_way: bool = False
     origin: Origin = field(default_factory=dict, compare=False)
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -86,6 +90,36 @@ class Task:
             raise ValueError(f"task {self.name!r} has no prompts of {n} tokens, but of {shown}")
         rows = [i for i, p in enumerate(self.prompts) if len(p.clean) == n]
         return self._rows(rows, "of length", n)
+
+    @cached_property
+    def span_names(self) -> tuple[str, ...]:
+        """`rest`, then the names of spans, in the order in which they mostly stand in prompts."""
+        starts: dict[str, list[float]] = {}
+        for prompt in self.prompts:
+            for span in prompt.spans:
+                starts.setdefault(span.name, []).append(span.start / len(prompt.clean))
+        return (REST, *sorted(starts, key=lambda name: (median(starts[name]), name)))
+
+    def by_span(self, names: Sequence[str] | None = None) -> "Task":
+        """The task for scores that keep spans apart: all of them, or those that are named.
+
+        Tokens of all other spans are `rest`.
+
+        Raises:
+            ValueError: if there are no spans, or none of a name.
+        """
+        known = self.span_names
+        if len(known) == 1:
+            raise ValueError(
+                f"no prompt of task {self.name!r} has a span; generated tasks do, files name them "
+                "in a field `spans`, and patching.tasks has rules (each_position, from_end)"
+            )
+        chosen = [name for name in known if names is None or name in (REST, *names)]
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            shown = ", ".join(known)
+            raise ValueError(f"task {self.name!r} has no span {unknown[0]!r}, but {shown}")
+        return replace(self, apart=tuple(chosen))
 
     def split(self, fraction: float = 0.7, seed: int = 0) -> tuple["Task", "Task"]:
         """Two disjoint tasks, the first with about `fraction` of the prompts, at random by `seed`.
@@ -201,7 +235,8 @@ class Task:
     def batch(self, number: int, size: int, device: torch.device | str = "cpu") -> Batch:
         """The batch of this number, from 0, of those that `batches` gives."""
         prompts = self.prompts[number * size : (number + 1) * size]
-        return to_batch(prompts, self.padding, device, plain=self.is_plain, two_way=self.two_way)
+        batch = to_batch(prompts, self.padding, device, plain=self.is_plain, two_way=self.two_way)
+        return with_spans(batch, prompts, self.apart) if self.apart else batch
 
     def _rows(self, rows: Sequence[int], *step: object) -> "Task":
         """The prompts of some rows; `step` is what to call this in the origin."""
@@ -213,8 +248,15 @@ def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
     rows = [i for i, prompt in enumerate(task.prompts) if is_bad(prompt)]
     if rows:
         shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-        lengths = ""
-        if is_bad is unequal:
-            pair = task.prompts[rows[0]]
-            lengths = f" (row {rows[0]}: {len(pair.clean)} and {len(pair.corrupt)} tokens)"
-        raise ValueError(f"task {task.name!r} has {what} in row {shown}{lengths}")
+        told = told_of(what, task.prompts[rows[0]])
+        seen = f" (row {rows[0]}: {told} tokens)" if told else ""
+        raise ValueError(f"task {task.name!r} has {what} in row {shown}{seen}")
+
+
+def told_of(what: str, prompt: Prompt) -> str:
+    """What is to be seen of a fault in a prompt, if anything: in numbers of tokens."""
+    if FAULTS.get(what) is unequal:
+        return f"{len(prompt.clean)} and {len(prompt.corrupt)}"
+    if what in SPAN_FAULTS:
+        return f"{SPAN_FAULTS[what](prompt)[0]} of {len(prompt.clean)}"
+    return ""

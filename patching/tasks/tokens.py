@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from patching.files.parsing import shown
 from patching.tasks.prompt import Answer, Prompt
+from patching.tasks.spans import Span, placed, unmark, with_end
 
 
 @runtime_checkable
@@ -25,12 +27,28 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A pair as text. Answers are written as they continue the prompt, space included."""
+    """A pair as text. Answers are written as they continue the prompt, space included.
+
+    `spans` are characters of the clean text.
+    """
 
     clean: str
     corrupt: str
     answers: tuple[str, ...]
     wrong_answers: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+    @staticmethod
+    def marked(
+        clean: str, corrupt: str, answers: tuple[str, ...], wrong_answers: tuple[str, ...]
+    ) -> "TextPrompt":
+        """A pair whose clean text has marks.
+
+        >>> TextPrompt.marked("Hi {name:Mary}", "Hi John", (" and",), ()).clean
+        'Hi Mary'
+        """
+        text, spans = unmark(clean)
+        return TextPrompt(text, corrupt, answers, wrong_answers, spans)
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -72,19 +90,34 @@ def encode_answer(
 
 
 def to_prompt(tokenizer: Tokenizer, text: TextPrompt, *, first_token: bool = False) -> Prompt:
-    """A pair of texts as a pair of token ids; both answer sets continue the clean prompt."""
+    """A pair of texts as a pair of token ids; both answer sets continue the clean prompt.
+
+    Of marked texts the last token is `end`; a mark that begins or ends inside a token is none.
+    """
     answers, wrong = (
         tuple(encode_answer(tokenizer, text.clean, a, first_token=first_token) for a in some)
         for some in (text.answers, text.wrong_answers)
     )
     extra = {"clean_text": text.clean, "corrupt_text": text.corrupt}
+    clean = encode_prompt(tokenizer, text.clean)
+    spans = [
+        span for span in token_spans(tokenizer, text.clean, clean, text.spans).values() if span
+    ]
     return Prompt(
-        clean=encode_prompt(tokenizer, text.clean),
+        clean=clean,
         corrupt=encode_prompt(tokenizer, text.corrupt),
         answers=answers,
         wrong_answers=wrong,
         extra=extra,
+        spans=with_end(spans, len(clean)) if text.spans else (),
     )
+
+
+def token_spans(
+    tokenizer: Tokenizer, text: str, ids: Sequence[int], marks: Sequence[Span]
+) -> dict[Span, Span | None]:
+    """The tokens of marked characters of a prompt; None where a mark cuts a token."""
+    return placed(partial(tokenizer.encode, add_special_tokens=False), text, ids, marks)
 
 
 def as_tokens(

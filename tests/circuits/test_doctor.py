@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from circuits.cli import main
-from circuits.doctor import Report, examine, read_rows, summary
+from circuits.doctor import Report, examine, pairs, read_rows, summary
 from circuits.doctor.finding import Finding, at_least, at_most, named
 from patching.metrics import accuracy, kl, logit_diff
 from patching.model import Model
 from patching.models import induction
 from patching.tasks import Prompt, Task, to_json
 from patching.tasks.random_tokens import random_tokens
+from patching.tasks.spans import Span
 from patching.tracr import load_tracr
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -333,6 +334,27 @@ def test_a_metric_that_cannot_be_measured_is_found(model):
     report = examine(model, without)
     assert "compares with wrong answers" in report.of("prefers the answer").means
     assert report.exit_code == 3
+
+
+def test_spans_are_told_with_the_rows_that_have_none():
+    marked = replace(TASK.prompts[0], spans=(Span("a", 0, 1), Span("b", 1, 3), Span("b", 4, 5)))
+    rows = (marked, marked, replace(marked, spans=(Span("a", 0, 2),)), TASK.prompts[1])
+    found = pairs.spans(replace(TASK, prompts=rows), range(4))
+    assert (found.measured, found.rows, found.verdict) == (1, (3,), "doubtful")
+    n = len(marked.clean)
+    said = f"a: 1 to 2 tokens in 3 of 4 rows; b: 3 tokens in 2 of 4 rows; rest: {n - 2.5:.1f} "
+    assert found.means.startswith(said)
+
+
+def test_faulty_spans_are_found_row_by_row(tmp_path):
+    path = tmp_path / "t.json"
+    to_json(TASK, path)
+    content = json.loads(path.read_text())
+    content["prompts"][2]["spans"] = {"far": [3, 99]}
+    path.write_text(json.dumps(content))
+    (found,) = [f for f in pairs.row_faults(read_rows(path)) if f.rows]
+    assert (found.name, found.rows, found.verdict) == ("spans are in order", (2,), "unusable")
+    assert "row 2: a span outside its prompt ('far' at tokens 3 to 98 of" in found.means
 
 
 def test_memory_grows_with_the_batch(model):
