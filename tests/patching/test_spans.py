@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_tables_have_a_column_of_spans(tmp_path, toy):
         from_csv(path, toy)
 
 
-def _task(padding="right"):
+def _task(padding: Literal["right", "left"] = "right"):
     pairs = [
         Prompt((1, 2, 3, 4, 5), (1, 2, 3, 4, 6), (7,), spans=(Span("b", 3, 4), Span("a", 1, 2))),
         Prompt((1, 2, 3), (1, 2, 4), ((7, 8, 9),), spans=(Span("a", 0, 2),)),
@@ -168,22 +169,27 @@ def _task(padding="right"):
     return Task("t", tuple(pairs), padding=padding)
 
 
+def _numbers(batch):
+    assert batch.span is not None
+    return batch.span
+
+
 def test_names_are_in_the_order_of_their_places_and_batches_number_them():
     task = _task()
     assert task.span_names == ("rest", "a", "b")
     assert next(task.batches(9)).span is None
     batch = next(task.by_span().batches(9))
     expected = [[0, 1, 0, 2, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
-    assert batch.span is not None and batch.span.tolist() == expected  # answers' tokens: the rest
-    assert batch[torch.tensor([1, 0])].span.tolist() == [expected[1], expected[0]]
+    assert _numbers(batch).tolist() == expected  # tokens of answers are the rest
+    assert _numbers(batch[torch.tensor([1, 0])]).tolist() == [expected[1], expected[0]]
     left = next(_task("left").by_span().batches(9))
-    assert left.span.tolist()[1:] == [[1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
-    assert left.span[left.is_token].tolist() == batch.span[batch.is_token].tolist()
+    assert _numbers(left).tolist()[1:] == [[1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert _numbers(left)[left.is_token].tolist() == _numbers(batch)[batch.is_token].tolist()
 
 
 def test_some_spans_are_kept_apart_and_unknown_ones_refused():
     batch = next(_task().by_span(["b"]).batches(9))
-    assert batch.span.tolist()[0] == [0, 0, 0, 1, 0]
+    assert _numbers(batch).tolist()[0] == [0, 0, 0, 1, 0]
     first, second = _task().by_span().split(0.67)
     assert first.apart == second.apart == ("rest", "a", "b")
     with pytest.raises(ValueError, match="has no span 'c', but rest, a, b"):
