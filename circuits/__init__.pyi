@@ -29,6 +29,8 @@ from .judging.minimality import minimality as minimality
 from .judging.recovery import recovery as recovery
 from .judging.shapley import Shapley as Shapley
 from .judging.shapley import shapley_values as shapley_values
+from .judging.smallest import Goal as Goal
+from .judging.smallest import smallest as smallest
 from .judging.uncertainty import ensemble as ensemble
 from .judging.uncertainty import uncertainty as uncertainty
 from .judging.verification import verify as verify

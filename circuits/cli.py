@@ -132,12 +132,16 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     """From scores to a circuit, its judgement and its pictures."""
     model, task, method = options.model_options(), options.task_options(), options.method_options()
     ablation, ranking = options.ablation_options(), options.ranking_options()
-    selection, result = options.selector_options(), options.result_options()
+    result = options.result_options()
+    by_goal = options.selector_options(size=None, faithfulness=0.8, prune=True)
+    by_size = options.selector_options(size=100, faithfulness=None, prune=False)
     run = run_options.run_options()
     scoring = (model, task, method, ablation, ranking, run)
-    discover.add_options(add(discover.discover, DISCOVER, *scoring, selection))
+    discover.add_options(add(discover.discover, DISCOVER, *scoring, by_goal))
     score.add_options(add(score.score, "score all edges", *scoring))
-    select.add_options(add(select.select, "choose a circuit from scores", ranking, selection))
+    given = (options.model_options(required=False), options.task_options(required=False), ablation)
+    choosing = "choose a circuit from scores"
+    select.add_options(add(select.select, choosing, ranking, by_size, *given))
     runs = (model, task, ablation, options.intervention_options(), run)
     own = options.task_options()  # theirs alone: parsers share options, and here the metric is kl
     descent = "learn a circuit by gradient descent"

@@ -1,17 +1,20 @@
 """The main job in one call: score, select, judge on other prompts, draw, report."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from circuits.circuit import Circuit
 from circuits.export import save
+from circuits.judging.smallest import ENOUGH, smallest_of
 from circuits.reporting.measurements import Kind, Measurements
 from circuits.reporting.report import Findings, Measured, Verdict, render, usable
 from circuits.running.evaluation import Evaluation, evaluate
+from circuits.running.trial import prepare
 from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
@@ -33,7 +36,9 @@ FILES = (
 class Search:
     """What to look for and how. `select` makes a circuit of a given size from scores.
 
-    `run` keeps what circuits came to, and says who ran them; `score` has its own.
+    Without a `size`, the circuit is the smallest that keeps `faithfulness` of the clean-corrupt gap
+    on the prompts of the search. `run` keeps what circuits came to, and says who ran them; `score`
+    has its own.
     """
 
     metric: Metric
@@ -41,7 +46,8 @@ class Search:
     score: Callable[[Model, Task, Metric], Scores]
     select: Callable[[Scores, int], Circuit]
     ranking: Ranking
-    size: int
+    size: int | None = None
+    faithfulness: float = ENOUGH
     ablation: Ablation = resample
     seed: int = 0
     batch_size: int = 16
@@ -60,7 +66,7 @@ def discover(
             fit the method.
     """
     out = Path(out)
-    if search.size > model.graph.n_edges:
+    if search.size is not None and search.size > model.graph.n_edges:
         raise ValueError(
             f"cannot choose {search.size} edges; the graph of {model.name} has "
             f"{model.graph.n_edges}"
@@ -69,7 +75,7 @@ def discover(
     verdict = check_task(model, tasks, search.metric, search.batch_size, run=search.run)
     scores = search.score(model, found, search.metric)
     scores = replace(scores, provenance={**scores.provenance, "verdict": verdict.sentence})
-    circuit = search.select(scores, search.size)
+    circuit = _choose(model, found, search, scores)
     findings, measurements = _judge(model, tasks, search, verdict, scores, circuit)
     if search.run is not None and not leads(search.run.engine):
         return findings
@@ -129,6 +135,29 @@ def measure(evaluation: Evaluation, circuits: Sequence[Circuit]) -> list[Measure
     ]
 
 
+def _choose(model: Model, found: Task, search: Search, scores: Scores) -> Circuit:
+    """Of the size asked for, or the smallest that keeps enough on the prompts of the search."""
+    if search.size is not None:
+        return search.select(scores, search.size)
+    trial = prepare(
+        model,
+        found,
+        search.metric,
+        ablation=search.ablation,
+        batch_size=search.batch_size,
+        kept_in=search.run,
+    )
+    choose = partial(search.select, scores)
+    return smallest_of(trial, choose, search.faithfulness, wrong_sign=True)
+
+
+def requested(circuit: Circuit) -> int:
+    """How many edges a selector was asked for, before any were pruned; else the circuit's size."""
+    said = circuit.provenance.get("selection")
+    number = said.get("requested") if isinstance(said, Mapping) else None
+    return number if isinstance(number, int) else circuit.size
+
+
 def _judge(
     model: Model,
     tasks: Sequence[Task],
@@ -139,8 +168,11 @@ def _judge(
 ) -> tuple[Findings, Measurements]:
     """Run the circuit, others of its kind and random ones on the last of the tasks."""
     judged = tasks[-1]
-    sizes = sizes_around(search.size, model.graph.n_edges)
-    nested = [circuit if n == search.size else search.select(scores, n) for n in sizes]
+    size = requested(circuit)
+    others = (
+        search.select(scores, n) for n in sizes_around(size, model.graph.n_edges) if n != size
+    )
+    nested = sorted(dict.fromkeys((circuit, *others)), key=lambda circuit: circuit.size)
     chance = [random_circuit(model.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
     circuits = [*nested, *chance]
     evaluation = evaluate(
@@ -161,7 +193,7 @@ def _judge(
         prompts=_describe(tasks[0], tasks[1] if len(tasks) > 1 else None),
         clean=float(evaluation.clean.mean()),
         corrupt=float(evaluation.corrupt.mean()),
-        found=measured[sizes.index(search.size)],
+        found=measured[nested.index(circuit)],
         sizes=measured[: len(nested)],
         random=measured[len(nested) :],
         settings=_settings(circuit, scores, judged),

@@ -21,6 +21,7 @@ from .recovery import Recovery as Recovery
 from .shapley import Shapley as Shapley
 from .shapley import shapley_cost as shapley_cost
 from .shapley import shapley_values as shapley_values
+from .smallest import Goal as Goal
 from .stability import Stability as Stability
 from .stability import across_resamples as across_resamples
 from .stability import across_seeds as across_seeds

@@ -266,8 +266,8 @@ OPTIONS: dict[str, dict[str, Check | str]] = {
     "score": {**_SCORING, "top": _plain},
     "discover": {
         **_SCORING,
-        **_each(_plain, "size selector holdout"),
-        "prune": _FLAG,
+        **_each(_plain, "size faithfulness selector holdout"),
+        **_each(_FLAG, "prune no-prune"),
         "eval-task": _task,
     },
     "search": {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation, open_method
 from circuits.shell.options import Parser, add_folder
-from circuits.shell.printing import say_idle
+from circuits.shell.printing import say_choice
 from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import share
 
@@ -39,6 +39,7 @@ def discover(args: Namespace) -> None:
     """
     from circuits.discover import FILES, Search
     from circuits.discover import discover as run
+    from circuits.judging.smallest import ENOUGH
 
     metric, method = open_metric(args), open_method(args)
     if Path(args.out).is_file():
@@ -52,6 +53,7 @@ def discover(args: Namespace) -> None:
         select=open_selector(args),
         ranking=args.ranking,
         size=args.size,
+        faithfulness=args.faithfulness or ENOUGH,
         ablation=open_ablation(args, model, found),
         seed=args.seed,
         batch_size=args.batch_size,
@@ -87,7 +89,6 @@ def _print_findings(args: Namespace, findings: "Findings") -> None:
     from circuits.reporting.report import percent, readable, title
 
     name, found = args.metric, findings.found
-    pruned = ", pruned" if args.prune else ""
     print(findings.verdict.sentence)
     print(f"{title(name)} on {findings.prompts}:")
     print(f"  clean run       {readable(name, findings.clean)}")
@@ -95,8 +96,8 @@ def _print_findings(args: Namespace, findings: "Findings") -> None:
     print(
         f"  circuit         {readable(name, found.metric)}  ({found.edges:,} of "
         f"{findings.circuit.graph.n_edges:,} edges by {args.ranking} score, "
-        f"{args.selector}{pruned})"
+        f"{args.selector}{'' if args.no_prune else ', pruned'})"
     )
     chance = ", ".join(percent(measured.faithfulness) for measured in findings.random)
-    say_idle(findings.circuit)
+    say_choice(findings.circuit)
     print(f"faithfulness {percent(found.faithfulness)}; random circuits of that size: {chance}")

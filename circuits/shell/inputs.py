@@ -156,14 +156,15 @@ def open_metric(args: Namespace) -> "Metric":
 
 
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
-    """The selector of `--selector` with `--ranking` and `--prune` filled in."""
+    """The selector of `--selector` with `--ranking`, `--prune` and `--no-prune` filled in."""
     from circuits.search.programming import program
     from circuits.select import greedy, top_n
 
     if args.selector == "program":
         return lambda scores, size: program(scores, size, ranking=args.ranking)
     selector = {"top-n": top_n, "greedy": greedy}[args.selector]
-    return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=args.prune)
+    prune = args.prune or not args.no_prune
+    return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=prune)
 
 
 def open_tokenizer(args: Namespace) -> "Tokenizer":

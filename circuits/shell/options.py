@@ -3,7 +3,7 @@
 import argparse
 
 from circuits.shell.parser import Parser
-from circuits.shell.values import memory, natural, positive
+from circuits.shell.values import goal, memory, natural, positive
 
 
 def model_options(*, required: bool = True) -> Parser:
@@ -49,13 +49,13 @@ def model_options(*, required: bool = True) -> Parser:
     return parser
 
 
-def task_options() -> Parser:
+def task_options(*, required: bool = True) -> Parser:
     """Which prompts, and what is measured on them."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("task")
     group.add_argument(
         "--task",
-        required=True,
+        required=required,
         metavar="TASK",
         help="a name (ioi, ioi:swap; `circuits tasks` lists them) or a .json, .jsonl, .csv or "
         ".parquet file",
@@ -157,11 +157,43 @@ def ranking_options() -> Parser:
     return parser
 
 
-def selector_options() -> Parser:
-    """How edges become a circuit."""
+class _Instead(argparse.Action):
+    """Two options of which one is given: this one leaves the other without a value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the value, and forget the other's default."""
+        for name in ("size", "faithfulness"):
+            setattr(namespace, name, values if name == self.dest else None)
+
+
+def selector_options(*, size: int | None, faithfulness: float | None, prune: bool) -> Parser:
+    """How edges become a circuit: of so many edges, or of as many as it takes; the defaults."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("selection")
-    group.add_argument("--size", type=positive, default=100, metavar="N", help="edges (100)")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--size",
+        type=positive,
+        default=size,
+        action=_Instead,
+        metavar="N",
+        help=f"the best edges, so many{'' if size is None else f' ({size})'}",
+    )
+    either.add_argument(
+        "--faithfulness",
+        type=goal,
+        default=faithfulness,
+        action=_Instead,
+        metavar="SHARE",
+        help="or as many as keep this share of the clean-corrupt gap on the prompts of the search"
+        f"{'' if faithfulness is None else f' ({faithfulness})'}",
+    )
     group.add_argument(
         "--selector",
         choices=("top-n", "greedy", "program"),
@@ -169,12 +201,21 @@ def selector_options() -> Parser:
         help="the best edges; grown from the logits so that all lead there; or the best "
         "connected ones, by integer program (top-n)",
     )
-    group.add_argument(
-        "--prune",
-        action="store_true",
-        help="then drop edges on no path from embed to logits",
-    )
+    _add_pruning(group.add_mutually_exclusive_group(), prune=prune)
     return parser
+
+
+def _add_pruning(group: argparse._ActionsContainer, *, prune: bool) -> None:
+    drop, keep = "then drop edges on no path from embed to logits", "keep edges on no path"
+    group.add_argument("--prune", action="store_true", help=argparse.SUPPRESS if prune else drop)
+    group.add_argument(
+        "--no-prune",
+        action="store_true",
+        default=not prune,
+        help=f"{keep} from embed to logits, which are dropped otherwise"
+        if prune
+        else argparse.SUPPRESS,
+    )
 
 
 def result_options() -> Parser:

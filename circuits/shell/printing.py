@@ -98,6 +98,21 @@ def print_edges(edges: Sequence[tuple[str, str, float | None]]) -> None:
         print(f"  {f'{source}->{dest}':<{width}}  {of_edge(score)}".rstrip())
 
 
+def say_choice(circuit: "Circuit") -> None:
+    """Print what a circuit was asked to keep, and what pruning dropped or would drop."""
+    said = circuit.provenance.get("selection")
+    chosen = said if isinstance(said, Mapping) else {}
+    if "goal" in chosen:
+        print(
+            f"the smallest found that keeps {chosen['goal']:.0%} on the prompts of the search "
+            f"({chosen['reached']:.1%} there; {chosen['tried']} circuits tried)"
+        )
+    asked = chosen.get("requested")
+    if chosen.get("pruned") and isinstance(asked, int) and asked > circuit.size:
+        print(f"pruned: {asked - circuit.size:,} of the {asked:,} best edges lead nowhere")
+    say_idle(circuit)
+
+
 def say_idle(circuit: "Circuit") -> None:
     """Print how many edges of a circuit are on no path, if any: they carry nothing."""
     from circuits.select import prune
@@ -105,7 +120,7 @@ def say_idle(circuit: "Circuit") -> None:
     idle = circuit.size - prune(circuit).size
     if idle:
         print(
-            f"{idle:,} of these edges lie on no path from embed to logits; --prune drops such edges"
+            f"{idle:,} of these edges lie on no path from embed to logits; pruning drops such edges"
         )
 
 

@@ -57,6 +57,21 @@ def share(text: str) -> float:
     return value
 
 
+def goal(text: str) -> float:
+    """A fraction above 0 and up to 1.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"a fraction above 0 and up to 1 is needed, got {text!r}")
+    return value
+
+
 def memory(text: str) -> int | float:
     """Bytes (`500MB`, `2GB`, `1048576`) or a fraction of what is free (`0.5`).
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from shells import on, write_task
 
+from circuits.circuit import load_circuit
 from circuits.cli import main, make_parser
 from circuits.scores import load_scores
 from circuits.scoring import eap_ig
@@ -135,8 +136,15 @@ def test_discover_leaves_its_files_and_a_verdict(home, tmp_path, capsys):
     assert "4 held-out prompts (the search used 8 prompts)" in said
     assert "4 held-out prompts (the search used 8 prompts)" in report
     assert "The model can" in said.splitlines()[0]
-    for size in (1, 2, 5, 10, 12, 20, 46):
-        assert f"\n| {size} |" in report
+    assert "of the 12 best edges lead nowhere" in said
+    sizes = [
+        int(line.split()[1]) for line in report.split("by size")[1].splitlines() if "%" in line
+    ]
+    assert (
+        sizes == sorted(set(sizes))
+        and sizes[-1] == 46
+        and load_circuit(out / "circuit.json").size in sizes
+    )
 
 
 def test_a_task_the_model_cannot_do_is_said_and_written_all_the_same(home, tmp_path, capsys):
@@ -154,6 +162,23 @@ def test_a_task_the_model_cannot_do_is_said_and_written_all_the_same(home, tmp_p
     assert kept == verdicts[-1]
     assert kept == load_scores(tmp_path / "scores.safetensors").provenance["verdict"]
     assert (tmp_path / "circuit.svg").is_file()
+
+
+def test_without_a_size_the_circuit_is_the_smallest_that_keeps_enough(home, tmp_path, capsys):
+    found, chosen = tmp_path / "run", tmp_path / "c.json"
+    command = ["discover", *on(home), "--steps", "2", "--holdout", "0", "--out", str(found)]
+    assert main([*command, "--faithfulness", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "the smallest found that keeps 50% on the prompts of the search" in said
+    by_hand = ["select", str(found / "scores.safetensors"), "--faithfulness", "0.5", "--prune"]
+    assert main([*by_hand, *on(home), "--out", str(chosen)]) == 0
+    circuit = load_circuit(found / "circuit.json")
+    assert circuit == load_circuit(chosen) and prune(circuit) == circuit
+    assert main([*command, "--size", "3", "--faithfulness", "0.5"]) == 2
+    assert main([*by_hand, "--out", str(chosen)]) == 2
+    said = capsys.readouterr().err
+    assert "not allowed with argument" in said
+    assert "--faithfulness runs circuits: give --model and --task too, or --size N" in said
 
 
 def test_discover_without_held_out_prompts_says_in_sample(home, tmp_path, capsys):
