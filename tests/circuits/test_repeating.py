@@ -55,7 +55,18 @@ def results(home, tmp_path_factory) -> Path:
     (folder / "curve.json").write_text(curve)
     (folder / "evaluation.json").write_text(here(["evaluate", *on(home), circuit, "--json"]))
     here(["patch", *on(home), "--out", str(folder / "patch")])
-    here(["discover", *on(home), "--faithfulness", "0.99", "--steps", "2", "--out", str(folder / "found")])
+    here(
+        [
+            "discover",
+            *on(home),
+            "--faithfulness",
+            "0.99",
+            "--steps",
+            "2",
+            "--out",
+            str(folder / "found"),
+        ]
+    )
     acdc = ["--method", "acdc", "--threshold", "0.001", "--limit", "4"]
     outs = ["--out", str(folder / "acdc.json"), "--scores", str(folder / "acdc.safetensors")]
     here(["search", *on(home), *acdc, *outs, "--log", str(folder / "log.jsonl")])
