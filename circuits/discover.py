@@ -168,11 +168,7 @@ def _judge(
 ) -> tuple[Findings, Measurements]:
     """Run the circuit, others of its kind and random ones on the last of the tasks."""
     judged = tasks[-1]
-    size = requested(circuit)
-    others = (
-        search.select(scores, n) for n in sizes_around(size, model.graph.n_edges) if n != size
-    )
-    nested = sorted(dict.fromkeys((circuit, *others)), key=lambda circuit: circuit.size)
+    nested = _nested(search, scores, circuit)
     chance = [random_circuit(model.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
     circuits = [*nested, *chance]
     evaluation = evaluate(
@@ -200,6 +196,14 @@ def _judge(
         examples=prompt_texts(model.tokenizer, judged),
     )
     return findings, _record(findings, evaluation, circuits)
+
+
+def _nested(search: Search, scores: Scores, circuit: Circuit) -> list[Circuit]:
+    """The circuit among those of the same kind at other sizes, from small to large."""
+    size = requested(circuit)
+    sizes = sizes_around(size, circuit.graph.n_edges)
+    others = (search.select(scores, n) for n in sizes if n != size)
+    return sorted(dict.fromkeys((circuit, *others)), key=lambda one: one.size)
 
 
 def _record(
