@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_result
-from circuits.shell.results import check_outputs, write_csv, write_figure
+from circuits.shell.results import refuse_twice, write_csv, write_figure
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,7 @@ def compare(args: Namespace) -> None:
         ValueError: if there are fewer than two files, or they are of both kinds or of different
             graphs.
     """
-    check_outputs(args)
+    refuse_twice(args.files)
     comparison = _compare_files(args)
     table = comparison.to_dataframe()
     if args.json:

@@ -14,7 +14,7 @@ from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
-from circuits.shell.results import check_outputs, write_csv, write_figure
+from circuits.shell.results import refuse_twice, write_csv, write_figure
 from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import natural, numbers
 
@@ -74,7 +74,7 @@ def curve(args: Namespace) -> None:
         ValueError: if a file holds no scores, or of another graph than the model's, or the task
             leaves no gap to keep a share of.
     """
-    check_outputs(args)
+    refuse_twice(args.files)
     judged = _judge(args)
     if not leads_here(open_run(args)):
         return

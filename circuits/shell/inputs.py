@@ -4,7 +4,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from os import W_OK, access, environ
+from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,31 +97,6 @@ def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task
         task = task.with_random_corrupt(seed)
     model.check(task)
     return task
-
-
-def check_out(path: str, suffix: str) -> None:
-    """Refuse a file that could not be written, or would be taken for another kind.
-
-    Raises:
-        ValueError: saying what would be right.
-    """
-    given = Path(path)
-    if given.is_dir():
-        raise ValueError(f"{path} is a folder; name the file to write")
-    if given.suffix != suffix:
-        raise ValueError(f"cannot write {path!r}: a file that ends in {suffix} would be right")
-    require_room(given)
-
-
-def require_room(path: Path) -> None:
-    """Refuse a file whose folder cannot be made or written to, before any work.
-
-    Raises:
-        ValueError: naming what is in the way.
-    """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not access(folder, W_OK):
-        raise ValueError(f"cannot write '{path}': {folder} is no folder to write to")
 
 
 def warn_of_other_weights(path: str, said: Mapping[str, object], model: "Model") -> None:

@@ -1,34 +1,22 @@
 """What `curve` and `compare` write: tables and figures. Heavy imports when needed."""
 
-from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from circuits.shell.inputs import require_room
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-FIGURES = (".svg", ".pdf", ".png")
 
-
-def check_outputs(args: Namespace) -> None:
-    """Refuse what could not be written, before anything is run.
+def refuse_twice(files: Sequence[str]) -> None:
+    """Refuse a file that is given twice, before anything is run.
 
     Raises:
-        ValueError: if a file is given twice, an output is a folder or no kind of figure.
+        ValueError: naming all that were given.
     """
-    if len(set(args.files)) < len(args.files):
-        raise ValueError(f"a file is given twice: {', '.join(args.files)}")
-    for path in (args.csv, args.plot):
-        if path is None:
-            continue
-        if Path(path).is_dir():
-            raise ValueError(f"{path} is a folder; name the file to write")
-        require_room(Path(path))
-    if args.plot is not None and Path(args.plot).suffix.lower() not in FIGURES:
-        raise ValueError(f"cannot draw {args.plot!r}: the name should end in {', '.join(FIGURES)}")
+    if len(set(files)) < len(files):
+        raise ValueError(f"a file is given twice: {', '.join(files)}")
 
 
 def write_csv(table: "pandas.DataFrame", path: str) -> None:

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from circuits.shell.inputs import check_out, open_metric, open_model, open_task
+from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_method
 from circuits.shell.options import Parser, add_out, add_overwrite, add_top
 from circuits.shell.printing import print_edges
@@ -25,7 +25,6 @@ def score(args: Namespace) -> int | None:
     from circuits.scoring import Interrupted
 
     metric, method, run = open_metric(args), open_method(args), open_run(args)
-    check_out(args.out, ".safetensors")
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     try:

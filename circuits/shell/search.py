@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import check_out, open_metric, open_model, open_task
+from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.names import choose
 from circuits.shell.options import Parser, add_overwrite
@@ -33,9 +33,6 @@ def search(args: Namespace) -> None:
     from patching.memory import budget
 
     metric, run = open_metric(args), choose("search", args.method, SEARCHES)
-    check_out(args.out, ".json")
-    if args.scores is not None:
-        check_out(args.scores, ".safetensors")
     if args.method == "budgeted":
         for name in args.start.split(","):
             find_method(name)
