@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.files.parsing import parse_json
-from patching.files.whole import append_lines, whole_lines, write_text
+from patching.files.whole import append_lines, begin_lines, whole_lines
 from patching.work.fingerprint import told_apart
 
 _IDENTITY = ("config", "weights", "dtype", "inside", "tokens", "metric", "ablation")
@@ -47,8 +47,8 @@ class Log:
         path = Path(path)
         ours = {name: facts[name] for name in _IDENTITY if name in facts}
         ours["functions"] = told_apart(facts, functions)
-        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-            write_text(path, json.dumps(ours) + "\n")
+        empty = not path.exists() or (path.is_file() and path.stat().st_size == 0)
+        if empty and begin_lines(path, json.dumps(ours) + "\n"):
             return Log(path, {})
         lines = whole_lines(path)
         if not lines:

@@ -67,6 +67,24 @@ def append_lines(path: str | Path, lines: str) -> None:
             left = left[os.write(handle, left) :]
 
 
+def begin_lines(path: str | Path, line: str) -> bool:
+    """Make a file that lines are added to, with its first; one that is there is left as it is.
+
+    Of several that begin one at the same instant, the first does, and the others find its line.
+
+    Raises:
+        ValueError: as `append_lines`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path) as handle:
+        begun = os.fstat(handle).st_size > 0
+        if not begun:
+            os.write(handle, line.encode("utf-8"))
+            os.fsync(handle)
+    return not begun
+
+
 def whole_lines(path: str | Path) -> list[str]:
     """The lines of a file that lines are added to, without a last one that was cut off.
 

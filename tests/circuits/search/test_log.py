@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -47,6 +49,21 @@ def test_two_searches_share_a_log(tmp_path):
     second.add(["b"], ROWS[1:])
     both = opened(tmp_path / "runs")
     assert "a" in both and "b" in both
+
+
+def test_searches_that_begin_a_log_at_one_instant_lose_no_line(tmp_path):
+    keys = [str(i) for i in range(8)]
+    for turn in range(10):
+        path, start = tmp_path / "new" / f"runs-{turn}", Barrier(len(keys))
+
+        def search(key: str, path=path, start=start) -> None:
+            start.wait(30)
+            opened(path).add([key], ROWS[:1])
+
+        with ThreadPoolExecutor(len(keys)) as pool:
+            list(pool.map(search, keys))
+        log = opened(path)
+        assert all(key in log for key in keys)
 
 
 def line(values: bytes | str, key: object = "a") -> str:
