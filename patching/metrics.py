@@ -14,6 +14,7 @@ from torch import Tensor
 from patching.tasks.asked import Options
 from patching.tasks.batch import Batch
 from patching.tasks.prompt import Prompt
+from patching.tasks.task import Task
 
 
 @runtime_checkable
@@ -214,6 +215,19 @@ def require_slope(metric: Metric, purpose: str, *, at_clean: bool, elsewhere: st
             f"{metric.__name__} has no slope at the clean run {purpose}; take logit_diff or "
             f"prob_diff{elsewhere}"
         )
+
+
+def require_answers(metric: Metric, task: Task) -> None:
+    """Refuse a task that a metric of ours cannot be measured on, before any run.
+
+    Raises:
+        ValueError: if rows lack the wrong answers that it compares with, or have answers of several
+            tokens where it takes single ones; they are named.
+    """
+    if metric in COMPARING:
+        task.require_wrong_answers(metric.__name__)
+    if metric is logit_diff:
+        task.require_single_tokens(metric.__name__)
 
 
 METRICS: dict[str, Metric] = {

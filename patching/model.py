@@ -29,6 +29,7 @@ from patching.anatomy.stack import returns_tuples
 from patching.anatomy.standing import Look, Standing, refuse_to_send
 from patching.anatomy.turns import turn
 from patching.graph import Graph
+from patching.metrics import Metric, require_answers
 from patching.modes import as_typed, without_gradients
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
@@ -147,15 +148,18 @@ class Model:
     def _tokenizer_hash(self) -> str | None:
         return hash_tokenizer(self.tokenizer)
 
-    def check(self, task: Task) -> None:
-        """Refuse a task that this model cannot read.
+    def check(self, task: Task, *metrics: Metric) -> None:
+        """Refuse a task that this model cannot read, or that a metric cannot be measured on.
 
         Raises:
             ValueError: if a token id is outside the vocabulary, a prompt is too long or is read
-                otherwise beside longer ones, or the task is for models that read other ways.
+                otherwise beside longer ones, the task is for models that read other ways, or rows
+                lack what a metric needs.
         """
         with turn(self.bridge):
             refuse_unreadable(self.name, self.bridge, task)
+        for metric in metrics:
+            require_answers(metric, task)
 
     @without_gradients
     def run(
