@@ -4,13 +4,17 @@ All lengths are inches from the lower left corner, sizes of type and widths of l
 colours are `#RRGGBB`. Knows no circuit, no matplotlib and no LaTeX.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Point = tuple[float, float]
 Width = float | int | str | None
 """Of a drawing: inches, a name of `WIDTHS`, or None for what it needs."""
+
+PAGE_HEIGHT = 8.5
+"""Inches: no drawing is higher, unless it is told to be."""
 
 WIDTHS = {"column": 3.25, "page": 6.75}
 """Inches: one column, and the whole width of a two-column page."""
@@ -26,6 +30,8 @@ _NARROW = {letter: 0.32 for letter in " ijl.,:;|'!"} | {letter: 0.4 for letter i
 _WIDE = {"m": 0.98, "M": 0.87, "w": 0.82, "W": 0.99, "%": 0.95, "@": 1.0}
 _KEY, _GAP = 0.22, 0.1  # inches: the sample of a legend's entry, the space after its text
 _ROW = 0.125  # inches
+CAPTION = 0.24
+"""Inches below the legend."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of the legend: a sample line, or a filled square, at (x, y) and its text."""
+    """An entry of the legend: a sample line, or a filled square, at (x, y) and its text.
+
+    `faint` is the dotted look of links that are no edges.
+    """
 
     label: str
     colour: str
     dashed: bool = False
     square: bool = False
+    faint: bool = False
     x: float = 0.0
     y: float = 0.0
 
@@ -114,8 +124,29 @@ class Picture:
         """Points: 8, or less where the title would be wider than the page."""
         return self._fitting(self.title or "", 8.0)
 
+    def without(self, *parts: str) -> "Picture":
+        """The picture without its "legend" or its "caption", and without the room they took.
+
+        Raises:
+            ValueError: if a part is neither.
+        """
+        if unknown := set(parts) - {"legend", "caption"}:
+            raise ValueError(f"'legend' and 'caption' can be left out; got {min(unknown)!r}")
+        legend = () if "legend" in parts else self.legend
+        saved = _ROW * (len({key.y for key in self.legend}) - len({key.y for key in legend}))
+        saved += CAPTION if "caption" in parts and self.caption else 0.0
+        return replace(
+            self,
+            height=self.height - saved,
+            boxes=tuple(replace(box, y=box.y - saved) for box in self.boxes),
+            strokes=tuple(_lowered(stroke, saved) for stroke in self.strokes),
+            marks=tuple(replace(mark, y=mark.y - saved) for mark in self.marks),
+            legend=tuple(replace(key, y=key.y - saved) for key in legend),
+            caption="" if "caption" in parts else self.caption,
+        )
+
     def _fitting(self, text: str, size: float) -> float:
-        return min(size, (self.width - 0.1) * 72 / max(_extent(text), 1.0))
+        return min(size, (self.width - 0.1) * 68 / max(_extent(text), 1.0))
 
 
 @dataclass(frozen=True)
@@ -137,8 +168,8 @@ class Frame:
         )
 
 
-def inches(width: Width) -> float | None:
-    """A width in inches: "column", "page" or a number; None leaves it to the drawing.
+def inches(width: Width, what: str = "width") -> float | None:
+    """A width or height in inches: a number, or of widths "column" or "page"; None stays None.
 
     Raises:
         ValueError: if it is none of these.
@@ -147,9 +178,10 @@ def inches(width: Width) -> float | None:
         return None
     value = WIDTHS.get(width, 0.0) if isinstance(width, str) else float(width)
     if not 1 <= value <= 100:
+        names = f"'column' ({WIDTHS['column']} in), 'page' ({WIDTHS['page']} in) or "
         raise ValueError(
-            f"a width is 'column' ({WIDTHS['column']} in), 'page' ({WIDTHS['page']} in) or a "
-            f"number of inches from 1 to 100; got {width!r}"
+            f"a {what} is {names if what == 'width' else ''}a number of inches from 1 to 100; "
+            f"got {width!r}"
         )
     return value
 
@@ -160,23 +192,27 @@ def frame(
     legend: Sequence[Key],
     *,
     width: float | None,
+    height: float = math.inf,
     has_title: bool,
 ) -> Frame:
     """Room for a drawing with these bounds (left, right, bottom, top, in its own units).
 
-    A given width shrinks the drawing to fit, never enlarges it; the legend and one line of caption
-    are below, the title above.
+    A given width shrinks the drawing to fit, never enlarges it, and a height squeezes it; the
+    legend and one line of caption are below, the title above.
     """
     left, right, bottom, top = bounds
     margin = 0.06
     natural = (right - left) * unit[0] + 2 * margin
     whole = width or max(natural, WIDTHS["column"])
     scale = min(1.0, whole / natural)
-    shrunk = unit[0] * scale, unit[1] * scale
-    foot = 0.24 + _ROW * len(_rows(legend, whole)) if legend else 0.24
-    height = foot + (top - bottom) * shrunk[1] + 2 * margin + (0.26 if has_title else 0.05)
-    middle = (whole - (right - left) * shrunk[0]) / 2
-    return Frame(shrunk, (middle, foot + margin), (left, bottom), whole, height, scale)
+    foot = CAPTION + _ROW * len(_rows(legend, whole))
+    rest = foot + 2 * margin + (0.26 if has_title else 0.05)
+    squeezed = min(unit[1] * scale, max(height - rest, 0.0) / max(top - bottom, 1e-9))
+    middle = (whole - (right - left) * unit[0] * scale) / 2
+    high = rest + (top - bottom) * squeezed
+    return Frame(
+        (unit[0] * scale, squeezed), (middle, foot + margin), (left, bottom), whole, high, scale
+    )
 
 
 def arranged(legend: Sequence[Key], width: float) -> tuple[Key, ...]:
@@ -185,9 +221,9 @@ def arranged(legend: Sequence[Key], width: float) -> tuple[Key, ...]:
     rows = _rows(legend, width)
     for number, row in enumerate(rows):
         x = (width - sum(_room(key) for key in row) + _GAP) / 2
-        y = 0.24 + _ROW * (len(rows) - 1 - number)
+        y = CAPTION + _ROW * (len(rows) - 1 - number)
         for key in row:
-            result.append(Key(key.label, key.colour, key.dashed, key.square, x, y))
+            result.append(replace(key, x=x, y=y))
             x += _room(key)
     return tuple(result)
 
@@ -201,6 +237,10 @@ def is_dark(colour: str) -> bool:
     """Whether text on a colour should be white (relative luminance, ITU-R BT.709)."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
+
+
+def _lowered(stroke: Stroke, by: float) -> Stroke:
+    return replace(stroke, points=tuple((x, y - by) for x, y in stroke.points))
 
 
 def _room(key: Key) -> float:

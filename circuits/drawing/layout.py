@@ -1,13 +1,15 @@
 """Layout: where the nodes and edges of a circuit go in a drawing. Coordinates only, no drawing.
 
 Rows run from `embed` at the bottom to `logits` at the top; a layer's attention is below its MLP,
-or beside it in parallel blocks. An edge that passes rows gets a lane of its own in each of them, so
-that no edge runs behind a box. Lengths are in units of one box width.
+or beside it in parallel blocks, and rows of a deep circuit may be merged (`bands`). An edge that
+passes rows gets a lane of its own in each of them, so that no edge runs behind a box. Lengths are
+in units of one box width.
 """
 
 from dataclasses import dataclass
 
 from circuits.circuit import Circuit, kind_of, node_of
+from circuits.drawing.bands import bands, links
 from circuits.drawing.placement import BOX_HEIGHT, BOX_WIDTH, PORTS, Point, place
 
 __all__ = ["BOX_HEIGHT", "BOX_WIDTH", "PORTS", "Arc", "Layout", "Placed", "Point", "lay_out"]
@@ -58,8 +60,8 @@ class Layout:
         return (min(xs), max(xs), min(ys), max(ys)) if self.nodes else (0.0, 0.0, 0.0, 0.0)
 
 
-def lay_out(circuit: Circuit) -> Layout:
-    """Place the nodes and edges of a circuit.
+def lay_out(circuit: Circuit, *, most_rows: int | None = None) -> Layout:
+    """Place the nodes and edges of a circuit, in as few rows as `most_rows` where that can be.
 
     >>> from patching.graph import Graph
     >>> edges = [("embed", "m0"), ("m0", "logits")]
@@ -67,36 +69,12 @@ def lay_out(circuit: Circuit) -> Layout:
     ['embed', 'm0', 'logits']
     """
     ends = [(source, node_of(dest), dest) for source, dest in circuit.edges]
-    links = [(source, head, head) for source, head in _links(circuit)]
-    middles, points = place(_rows(circuit), ends + links)
+    shared = [(source, head, head) for source, head in links(circuit)]
+    middles, points = place(bands(circuit, most_rows), ends + shared)
     nodes = [Placed(name, name, kind_of(name), *middles[name]) for name in middles]
     arcs = [
         Arc(source, node_of(dest), dest, score, route)
         for (source, dest, score), route in zip(circuit.scored_edges(), points, strict=False)
     ]
-    shared = [
-        Arc(*link, None, route) for link, route in zip(links, points[len(ends) :], strict=True)
-    ]
-    return Layout(tuple(nodes), tuple(arcs), tuple(shared))
-
-
-def _rows(circuit: Circuit) -> list[list[str]]:
-    """The circuit's nodes by height: shared key-value heads just below the heads."""
-    graph = circuit.graph
-    order = {node_of(node.name): node.order for node in graph.destinations}
-    order |= {node.name: node.order for node in graph.sources}
-    rows: dict[tuple[int, bool], list[str]] = {}
-    for name in circuit.nodes:
-        rows.setdefault((order[name], kind_of(name) != "group"), []).append(name)
-    return [rows[height] for height in sorted(rows)]
-
-
-def _links(circuit: Circuit) -> list[tuple[str, str]]:
-    graph, nodes = circuit.graph, circuit.nodes
-    return [
-        (node_of(reader.name), graph.sources[head].name)
-        for index, reader in enumerate(graph.destinations)
-        if kind_of(node_of(reader.name)) == "group" and reader.name.endswith(".k")
-        for head in graph.feeds[index].nonzero().flatten().tolist()
-        if node_of(reader.name) in nodes and graph.sources[head].name in nodes
-    ]
+    routes = zip(shared, points[len(ends) :], strict=True)
+    return Layout(tuple(nodes), tuple(arcs), tuple(Arc(*link, None, way) for link, way in routes))

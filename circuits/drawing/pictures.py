@@ -10,7 +10,6 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.drawing.canvas import (
-    LEAST_TYPE,
     TYPE,
     Box,
     Frame,
@@ -22,13 +21,10 @@ from circuits.drawing.canvas import (
     arranged,
     fitted,
     frame,
-    inches,
 )
-from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Arc, Layout, Placed, lay_out
+from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Arc, Layout, Placed
+from circuits.drawing.legible import UNIT, legible, size_of
 from circuits.drawing.roles import Roles
-
-MOST_EDGES = 100
-"""More edges than this are not readable; the strongest are drawn, and the caption says so."""
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#666666"  # safe for colour-blind readers
 FILLS = {
@@ -42,9 +38,9 @@ SIGNS = (
     Key("positive: helps the metric in the clean run", POSITIVE),
     Key("negative: hurts it", NEGATIVE, dashed=True),
 )
+LINK = "#999999"
 FIRST, SECOND = "#009E73", "#CC79A7"  # of two circuits; not the colours of the sign
 
-_UNIT = 0.42  # inches per box width
 _LETTERS = 14  # of a user's label, in one line
 
 
@@ -54,6 +50,7 @@ def picture(
     title: str | None = None,
     most_edges: int | None = None,
     width: Width = None,
+    height: float | int | None = None,
     labels: Mapping[str, str] | None = None,
     roles: Roles | None = None,
 ) -> Picture:
@@ -64,28 +61,31 @@ def picture(
         title: above the drawing.
         most_edges: the strongest are drawn; as many as are legible, 100 at most, if not given.
         width: "column", "page" or inches; as wide as needed, if not given.
+        height: inches at most; those of a page, if not given. Rows of a deep model's circuit are
+            merged and squeezed to fit.
         labels: other names for nodes.
         roles: colours for heads, explained in the legend.
 
     Raises:
-        ValueError: if `most_edges` edges are not legible at that width, or are less than 1, or
+        ValueError: if `most_edges` edges are not legible at that size, or are less than 1, or
             labels or roles name nodes that are not there.
     """
     names = _checked_labels(circuit, labels or {})
     if roles is not None:
         roles.check(circuit.graph)
-    wide = inches(width)
-    shown, layout = _legible(circuit, most_edges, wide)
+    size = size_of(width, height)
+    shown, layout = legible(circuit, most_edges, size)
     used = [] if roles is None else [r for r in roles.members if _is_used(r, layout, roles)]
-    legend = [*(SIGNS if shown.scores is not None else ())]
+    legend = [*signs([arc.score for arc in layout.arcs]), *_of_links(layout)]
     legend += [Key(role, roles.colour(role), square=True) for role in used if roles is not None]
-    paper = _paper(layout, legend, wide, title)
+    paper = _paper(layout, legend, size, title)
     largest = max((abs(arc.score or 0.0) for arc in layout.arcs), default=0.0)
     strokes = [
         _stroke(arc, paper, largest)
         for arc in sorted(layout.arcs, key=lambda arc: abs(arc.score or 0.0))
     ]
     caption = _caption(circuit, shown) + ("; width: |score|" if shown.scores is not None else "")
+    caption += _said_of_letters(layout)
     return _composed(layout, paper, strokes, legend, (caption, title), (names, roles))
 
 
@@ -97,6 +97,7 @@ def picture_difference(
     title: str | None = None,
     most_edges: int | None = None,
     width: Width = None,
+    height: float | int | None = None,
 ) -> Picture:
     """Two circuits in one drawing: edges only in the first, only in the second, and in both.
 
@@ -105,26 +106,31 @@ def picture_difference(
     """
     mask = a.mask | (b - a).mask  # of one graph, or refused
     union = Circuit(mask, a.graph, _strength(a, b))
-    wide = inches(width)
-    shown, layout = _legible(union, most_edges, wide)
+    size = size_of(width, height)
+    shown, layout = legible(union, most_edges, size)
     parts = (a - b, b - a, a & b)
     counts = [f"{part.size} only in {name}" for part, name in zip(parts, names, strict=False)]
     counts.append(f"{parts[2].size} in both")
     styles = ((FIRST, False), (SECOND, True), (NEUTRAL, False))
-    legend = [
-        Key(said.split(" ", 1)[1], colour, dashed)
-        for said, (colour, dashed) in zip(counts, styles, strict=True)
+    where = [
+        [(arc.source, arc.reader) in part for part in parts].index(True) for arc in layout.arcs
     ]
-    paper = _paper(layout, legend, wide, title)
+    legend = [
+        Key(said.split(" ", 1)[1], *styles[which])
+        for which, said in enumerate(counts)
+        if which in where
+    ]
+    legend += _of_links(layout)
+    paper = _paper(layout, legend, size, title)
     strokes = []
-    for arc in layout.arcs:
-        which = [(arc.source, arc.reader) in part for part in parts].index(True)
+    for which, arc in zip(where, layout.arcs, strict=True):
         colour, dashed = styles[which]
         points = tuple(paper.at(point) for point in arc.points)
         strokes.append(Stroke(points, colour, 0.7 if which == 2 else 1.3, dashed))
     strokes.sort(key=lambda stroke: stroke.colour != NEUTRAL)
     caption = f"edges: {', '.join(counts)}"
     caption += f"; {shown.size} shown" if shown.size < union.size else ""
+    caption += _said_of_letters(layout)
     return _composed(layout, paper, strokes, legend, (caption, title), ({}, None))
 
 
@@ -135,39 +141,23 @@ def colour_of(score: float | None) -> str:
     return POSITIVE if score > 0 else NEGATIVE
 
 
-def _legible(circuit: Circuit, most: int | None, width: float | None) -> tuple[Circuit, Layout]:
-    """The strongest edges that can be read at a width, in place.
-
-    Raises:
-        ValueError: if not one can, or not as many as asked for.
-    """
-    if most is not None and most < 1:
-        raise ValueError(f"cannot draw at most {most} edges; 1 is the least")
-    n = min(circuit.size, most or MOST_EDGES)
-    while True:
-        shown = _strongest(circuit, n)
-        layout = lay_out(shown)
-        left, right, _, _ = layout.bounds()
-        size = TYPE if width is None else TYPE * (width - 0.12) / max((right - left) * _UNIT, 0.1)
-        if size >= LEAST_TYPE:
-            return shown, layout
-        if most is not None or n <= 1:
-            raise ValueError(
-                f"{n} edges are not legible at {width:g} inches: names would be {size:.1f} points, "
-                f"{LEAST_TYPE:g} is the least; draw fewer (most_edges=) or give more width"
-            )
-        n = max(1, min(n - 1, int(n * 0.85)))
+def signs(scores: Sequence[float | None]) -> list[Key]:
+    """The legend of the scores that are drawn."""
+    known = [score for score in scores if score is not None]
+    zero = [Key("score 0", NEUTRAL)] if 0.0 in known else []
+    return [*SIGNS[: any(s > 0 for s in known)], *SIGNS[1:][: any(s < 0 for s in known)], *zero]
 
 
-def _strongest(circuit: Circuit, n: int) -> Circuit:
-    """The n edges with the largest |score|; without scores, the first n."""
-    if circuit.size <= n:
-        return circuit
-    size = circuit.mask.double() if circuit.scores is None else circuit.scores.abs()
-    size = size.where(circuit.mask, -1.0).flatten()
-    mask = torch.zeros_like(circuit.mask)
-    mask.view(-1)[size.sort(descending=True, stable=True).indices[:n]] = True
-    return Circuit(mask, circuit.graph, circuit.scores)
+def _of_links(layout: Layout) -> list[Key]:
+    return [Key("shared key-value head and its heads", LINK, faint=True)] if layout.links else []
+
+
+def _said_of_letters(layout: Layout) -> str:
+    """What the letters mark, of those that are there."""
+    names = {"q": "query", "k": "key", "v": "value"}
+    there = {arc.reader[-1] for arc in layout.arcs if arc.reader != arc.dest_node}
+    used = [letter for letter in names if letter in there]
+    return f"; {', '.join(used)}: {', '.join(names[u] for u in used)} input" if used else ""
 
 
 def _strength(a: Circuit, b: Circuit) -> torch.Tensor | None:
@@ -182,13 +172,18 @@ def _caption(circuit: Circuit, shown: Circuit) -> str:
     if circuit.size == shown.size:
         return f"{circuit.size} edges" if circuit.size != 1 else "1 edge"
     which = "first" if circuit.scores is None else "strongest"
-    rest = "; the explorer shows all" if circuit.size > MOST_EDGES else ""
-    return f"{shown.size} of {circuit.size} edges shown (the {which}{rest})"
+    return f"{shown.size} of {circuit.size} edges shown (the {which})"
 
 
-def _paper(layout: Layout, legend: Sequence[Key], width: float | None, title: str | None) -> Frame:
-    unit = _UNIT, _UNIT
-    return frame(layout.bounds(), unit, legend, width=width, has_title=title is not None)
+def _paper(
+    layout: Layout,
+    legend: Sequence[Key],
+    size: tuple[float | None, float],
+    title: str | None,
+) -> Frame:
+    unit, (width, height) = (UNIT, UNIT), size
+    has_title = title is not None
+    return frame(layout.bounds(), unit, legend, width=width, height=height, has_title=has_title)
 
 
 def _stroke(arc: Arc, paper: Frame, largest: float) -> Stroke:
@@ -211,7 +206,7 @@ def _composed(
     looks: tuple[Mapping[str, str], Roles | None],
 ) -> Picture:
     links = [
-        Stroke(tuple(paper.at(p) for p in link.points), "#999999", 0.5, faint=True)
+        Stroke(tuple(paper.at(p) for p in link.points), LINK, 0.5, faint=True)
         for link in layout.links
     ]
     return Picture(

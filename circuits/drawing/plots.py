@@ -26,6 +26,7 @@ def draw(
     title: str | None = None,
     most_edges: int | None = None,
     width: Width = None,
+    height: float | int | None = None,
     labels: Mapping[str, str] | None = None,
     roles: Roles | None = None,
 ) -> Figure:
@@ -37,8 +38,9 @@ def draw(
     Raises:
         ValueError: as `picture`.
     """
-    options = {"title": title, "labels": labels, "roles": roles}
-    return paint(picture(circuit, most_edges=most_edges, width=width, **options))
+    size = {"width": width, "height": height}
+    looks = {"title": title, "labels": labels, "roles": roles}
+    return paint(picture(circuit, most_edges=most_edges, **size, **looks))
 
 
 def draw_difference(
@@ -49,13 +51,15 @@ def draw_difference(
     title: str | None = None,
     most_edges: int | None = None,
     width: Width = None,
+    height: float | int | None = None,
 ) -> Figure:
     """Edges only in the first circuit, only in the second and in both, in three looks.
 
     Raises:
         ValueError: as `picture_difference`.
     """
-    return paint(picture_difference(a, b, names, title=title, most_edges=most_edges, width=width))
+    size = {"width": width, "height": height}
+    return paint(picture_difference(a, b, names, title=title, most_edges=most_edges, **size))
 
 
 def draw_roles(
@@ -175,7 +179,9 @@ def _paint_key(figure: Figure, key: Key) -> None:
         line = Line2D(
             [key.x / wide, (key.x + 0.18) / wide], [y, y], color=key.colour, linewidth=1.8
         )
-        if key.dashed:
+        if key.faint:
+            line.set(linewidth=0.5, linestyle=(0, (2, 2)))
+        elif key.dashed:
             line.set_linestyle((0, (2.5, 1.1)))
         line.set(transform=figure.transFigure, figure=figure)
         figure.lines.append(line)

@@ -17,7 +17,7 @@ from circuits.drawing.canvas import (
     frame,
     inches,
 )
-from circuits.drawing.pictures import FILLS, SIGNS, colour_of
+from circuits.drawing.pictures import FILLS, colour_of, signs
 from circuits.drawing.placement import BOX_HEIGHT, BOX_WIDTH, Point, place
 from circuits.drawing.roles import RoleEdge, RoleGraph, Roles, by_role
 
@@ -50,7 +50,7 @@ def picture_roles(
     rows, upward = _rows(seen)
     ends = [(e.source, e.dest) if up else (e.dest, e.source) for e, up in upward]
     middles, routes = place(rows, [(low, high, high) for low, high in ends])
-    legend = SIGNS if circuit.scores is not None else ()
+    legend = signs([edge.score for edge in seen.edges])
     lines = max((len(part) for part in details.values()), default=0)
     unit = _UNIT, (0.2 + 0.09 * lines) / BOX_HEIGHT
     bounds = _bounds(middles, routes)

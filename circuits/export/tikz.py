@@ -107,9 +107,13 @@ def _key(key: Key) -> list[str]:
         corners = f"{_point((key.x, key.y + 0.005))} rectangle {_point((key.x + 0.16, y + 0.04))}"
         sample = rf"\filldraw[fill={_name(key.colour)},draw=black!67,line width=0.5pt] {corners};"
     else:
-        dash = ",dash pattern=on 4.5pt off 2pt" if key.dashed else ""
+        look = "line width=1.8pt"
+        if key.faint:
+            look = "line width=0.5pt,dash pattern=on 1pt off 1pt"
+        elif key.dashed:
+            look += ",dash pattern=on 4.5pt off 2pt"
         ends = f"{_point((key.x, y))} -- {_point((key.x + 0.18, y))}"
-        sample = rf"\draw[{_name(key.colour)},line width=1.8pt{dash}] {ends};"
+        sample = rf"\draw[{_name(key.colour)},{look}] {ends};"
     return [sample, _text((key.x + 0.22, y), key.label, 6.0, "anchor=mid west")]
 
 

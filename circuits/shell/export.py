@@ -36,6 +36,13 @@ def _add_looks(parser: Parser) -> None:
     group.add_argument("--by-role", action="store_true", help="draw each role as one box")
     group.add_argument("--against", metavar="CIRCUIT", help="draw what differs from this circuit")
     group.add_argument("--title", metavar="TEXT", help="above the drawing")
+    group.add_argument("--height", metavar="INCHES", type=float, help="at most (8.5)")
+    group.add_argument(
+        "--without",
+        choices=("legend", "caption"),
+        action="append",
+        help="a part to leave out; may be given twice",
+    )
 
 
 def export(args: Namespace) -> None:
@@ -68,22 +75,32 @@ def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     Raises:
         ValueError: if options exclude each other, or do not fit the circuit.
     """
-    if not any((args.width, args.roles, args.by_role, args.against, args.title)):
+    looks = (args.width, args.height, args.without, args.roles, args.by_role)
+    if not any((*looks, args.against, args.title)):
         return None
+    return _drawn(args, circuit).without(*args.without or ())
+
+
+def _drawn(args: Namespace, circuit: "Circuit") -> "Picture":
+    """The circuit, its difference from another, or its roles.
+
+    Raises:
+        ValueError: if options exclude each other, or do not fit the circuit.
+    """
     from circuits.drawing.pictures import picture, picture_difference
     from circuits.drawing.role_pictures import picture_roles
     from circuits.drawing.roles import load_roles
 
-    drawn_at = width(args.width)
+    size = {"width": width(args.width), "height": args.height}
     if args.against is not None:
         if args.roles is not None or args.by_role:
             raise ValueError("--against draws two circuits; leave out --roles and --by-role")
         names = args.files[0], args.against
         other = read_circuit(args.against, circuit.graph)
-        return picture_difference(circuit, other, names, title=args.title, width=drawn_at)
+        return picture_difference(circuit, other, names, title=args.title, **size)
     roles = None if args.roles is None else load_roles(args.roles)
     if args.by_role:
         if roles is None:
             raise ValueError("--by-role needs --roles FILE")
-        return picture_roles(circuit, roles, title=args.title, width=drawn_at)
-    return picture(circuit, title=args.title, width=drawn_at, roles=roles)
+        return picture_roles(circuit, roles, title=args.title, width=size["width"])
+    return picture(circuit, title=args.title, roles=roles, **size)

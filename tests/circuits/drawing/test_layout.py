@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
+from circuits.drawing.bands import bands
 from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Layout, lay_out
 from circuits.drawing.placement import _apart, _crossings, _Item, _offsets
 from circuits.scores import Scores
@@ -17,6 +18,8 @@ GRAPHS = [
     Graph(5, 8, 4),
     Graph(4, 4, 1, parallel=True),
 ]
+DEEP = Graph(30, 3, 1)
+MOST_ROWS = 12
 
 
 def circuits_of(graph: Graph) -> list[Circuit]:
@@ -29,9 +32,10 @@ def circuits_of(graph: Graph) -> list[Circuit]:
     return [*connected, *(random_circuit(graph, n, seed) for seed, n in enumerate(sizes))]
 
 
-@pytest.fixture(params=GRAPHS, ids=lambda graph: graph.describe(), scope="module")
+@pytest.fixture(params=[*GRAPHS, DEEP], ids=lambda graph: graph.describe(), scope="module")
 def drawn(request: pytest.FixtureRequest) -> list[tuple[Circuit, Layout]]:
-    return [(circuit, lay_out(circuit)) for circuit in circuits_of(request.param)]
+    most = MOST_ROWS if request.param == DEEP else None
+    return [(circuit, lay_out(circuit, most_rows=most)) for circuit in circuits_of(request.param)]
 
 
 def test_a_small_circuit_by_hand():
@@ -108,8 +112,22 @@ def test_layers_are_in_order_and_attention_is_below_its_mlp(drawn):
         for a, b in itertools.combinations(nodes, 2):
             if order[a.name] == order[b.name]:
                 assert a.y == b.y
+            elif circuit.graph == DEEP:  # whose rows are merged
+                assert a.y == b.y or (order[a.name] < order[b.name]) == (a.y < b.y)
             else:
                 assert (order[a.name] < order[b.name]) == (a.y < b.y)
+
+
+def test_rows_are_merged_where_there_are_too_many_and_embed_and_logits_stay_alone():
+    circuit = circuits_of(DEEP)[3]  # 40 edges
+    assert bands(circuit, most=None) == bands(circuit, most=99)
+    sizes = {}
+    for most in (MOST_ROWS, 25):
+        rows = bands(circuit, most)
+        sizes[most] = len(rows)
+        assert sorted(name for row in rows for name in row) == sorted(circuit.nodes)
+        assert ["embed"] in rows and ["logits"] in rows
+    assert sizes[MOST_ROWS] < sizes[25] <= 25 < len(bands(circuit))
 
 
 def test_query_key_and_value_edges_end_at_their_ports(drawn):

@@ -49,14 +49,14 @@ def test_colour_says_the_sign_and_width_the_size():
 
 
 def test_the_legend_states_the_sign_convention():
-    assert "positive: helps the metric in the clean run" in words(draw(scored(SMALL, 3)))
+    assert "positive: helps the metric in the clean run" in words(draw(scored(GRAPHS[1], 9)))
 
 
 def test_a_circuit_without_scores_is_grey_and_claims_no_sign():
     figure = draw(random_circuit(SMALL, 4, seed=0))
     assert {to_hex(line.get_edgecolor()[:3]) for line in edges(figure)} == {NEUTRAL}
     assert figure.legends == []
-    assert "4 edges" in words(figure)
+    assert "4 edges; q: query input" in words(figure)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -75,15 +75,13 @@ def test_only_the_strongest_edges_are_drawn_and_the_caption_says_so():
     circuit = scored(Graph(4, 4, 4), 300)
     assert circuit.scores is not None
     figure = draw(circuit)
-    assert len(edges(figure)) == 100
-    assert (
-        "100 of 300 edges shown (the strongest; the explorer shows all); width: |score|"
-        in words(figure)
-    )
+    assert 90 < len(edges(figure)) <= 100  # those that dangle are left out
+    said = f"{len(edges(figure))} of 300 edges shown (the strongest); width: |score|; "
+    assert any(said in text for text in words(figure))
     widest = max(line.get_linewidth() for line in edges(figure))
     assert widest == pytest.approx(2.4)
     few = draw(random_circuit(circuit.graph, 300, seed=0), most_edges=7)
-    assert "7 of 300 edges shown (the first; the explorer shows all)" in words(few)
+    assert any("of 300 edges shown (the first)" in text for text in words(few))
 
 
 def test_drawing_no_edges_at_most_is_refused():

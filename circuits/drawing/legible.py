@@ -1,0 +1,58 @@
+"""Legible: how many edges of a circuit a sheet of paper has room for, and where they go."""
+
+from circuits.circuit import Circuit
+from circuits.drawing.canvas import LEAST_TYPE, PAGE_HEIGHT, TYPE, Width, inches
+from circuits.drawing.layout import Layout, lay_out
+from circuits.drawing.strongest import strongest
+
+MOST_EDGES = 100
+"""More edges than this are not readable; the strongest are drawn, and the caption says so."""
+
+UNIT = 0.42
+"""Inches per box width."""
+
+_LEAST_UNIT = 0.26  # upwards: lower boxes have no room for a name above a letter
+_FOOT = 0.9  # inches that caption, legend and title take at most
+
+
+def size_of(width: Width, height: float | int | None) -> tuple[float | None, float]:
+    """Inches of paper: the width that is wanted, if one is, and the most height."""
+    return inches(width), inches(height, "height") or PAGE_HEIGHT
+
+
+def legible(
+    circuit: Circuit, most: int | None, size: tuple[float | None, float]
+) -> tuple[Circuit, Layout]:
+    """The strongest edges that can be read at a size, in place.
+
+    Raises:
+        ValueError: if not one can, or not as many as asked for.
+    """
+    if most is not None and most < 1:
+        raise ValueError(f"cannot draw at most {most} edges; 1 is the least")
+    n = min(circuit.size, most or MOST_EDGES)
+    while True:
+        shown = strongest(circuit, n)
+        layout = lay_out(shown, most_rows=max(1, int((size[1] - _FOOT) / UNIT)))
+        fault = _fault(layout, *size)
+        if fault is None:
+            return shown, layout
+        if most is not None or n <= 1:
+            raise ValueError(f"{n} edges are not legible at {fault}")
+        n = max(1, min(n - 1, int(n * 0.85)))
+
+
+def _fault(layout: Layout, width: float | None, height: float) -> str | None:
+    """What is too small to be read, if anything is."""
+    left, right, bottom, top = layout.bounds()
+    type_size = TYPE if width is None else TYPE * (width - 0.12) / max((right - left) * UNIT, 0.1)
+    if type_size < LEAST_TYPE:
+        return (
+            f"{width:g} inches: names would be {type_size:.1f} points, {LEAST_TYPE:g} is the "
+            "least; draw fewer (most_edges=) or give more width"
+        )
+    unit = (height - _FOOT) / max(top - bottom, 0.1)
+    if unit < _LEAST_UNIT:
+        needed = _LEAST_UNIT * (top - bottom) + _FOOT
+        return f"{height:g} inches of height; draw fewer (most_edges=) or give {needed:.1f} inches"
+    return None
