@@ -250,7 +250,7 @@ def _room(key: Key) -> float:
 def _extent(text: str) -> float:
     """The width of a running text in heights."""
     widths = _NARROW | _WIDE
-    return sum(widths.get(letter, 0.76 if letter.isupper() else 0.635) for letter in text)
+    return sum((widths.get(c, 0.76 if c.isupper() else 0.635) for c in text), start=0.0)
 
 
 def _rows(legend: Sequence[Key], width: float) -> list[list[Key]]:

@@ -93,9 +93,10 @@ def paint(picture: Picture) -> Figure:
         top = 1 - 0.08 / picture.height
         size = picture.title_size
         figure.suptitle(picture.title, fontsize=size, y=top, va="top", parse_math=False)
-    foot = 0.07 / picture.height
-    look = {"fontsize": picture.caption_size, "ha": "center", "va": "bottom"}
-    figure.text(0.5, foot, picture.caption, parse_math=False, **look)
+    if picture.caption:
+        foot = 0.07 / picture.height
+        look = {"fontsize": picture.caption_size, "ha": "center", "va": "bottom"}
+        figure.text(0.5, foot, picture.caption, parse_math=False, **look)
     return figure
 
 

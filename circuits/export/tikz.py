@@ -38,7 +38,8 @@ def tikz(picture: Picture) -> str:
     ]
     lines += [line for key in picture.legend for line in _key(key)]
     middle = picture.width / 2
-    lines.append(_text((middle, 0.08), picture.caption, picture.caption_size, "anchor=base"))
+    if picture.caption:
+        lines.append(_text((middle, 0.08), picture.caption, picture.caption_size, "anchor=base"))
     if picture.title:
         lines.append(
             _text(
