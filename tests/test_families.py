@@ -1,11 +1,13 @@
 """One contract for every supported family: scores, interventions and the model agree."""
 
 import families
+import feature_laws
 import oracles
 import pytest
 import torch
 
 from circuits import Circuit
+from circuits.features import Neurons, Transcoders
 from circuits.running.evaluation import evaluate
 from circuits.running.many import run_circuits
 from circuits.running.pair import run_pair
@@ -83,6 +85,22 @@ def test_eap_is_the_slope_of_exact_edge_interventions(family, model, task):
     expected = torch.stack([scores[edge] for edge in edges])
     error = (slopes.double() / (2 * step) - expected).abs().max() / scores.abs().max()
     assert error < 3e-3  # rounding of the parts that run in float32, divided by the step
+
+
+@pytest.mark.parametrize("kind", ["transcoders", "neurons"])
+def test_an_attribution_graph_obeys_its_laws(family, model, kind):
+    """Sums and nothing changed to what norms in float32 leave; interventions to rounding."""
+    narrow = family in families.FLOAT32_ONLY
+    if kind == "neurons" and narrow:
+        with pytest.raises(ValueError, match="shows no neurons in m0"):
+            Neurons(model)
+        return
+    made = feature_laws.synthetic(model) if kind == "transcoders" else None
+    features = Neurons(model) if made is None else Transcoders(model, made, first=True)
+    subject = feature_laws.subject(model, features)
+    for law, missed in feature_laws.misses(subject, feature_laws.some_units(subject)):
+        exact = family in families.TRUE_FLOAT64 or law[0] in "34"
+        assert missed < (1e-5 if narrow else 1e-11 if exact else 1e-6), law
 
 
 def sample_edges(model: Model, n: int = 14) -> list[tuple[int, int]]:

@@ -1,0 +1,18 @@
+"""Circuits over features and neurons: attribution graphs of single prompts."""
+
+from circuits.features.graph import FeatureGraph, load_graph
+from circuits.features.neurons import Neurons
+from circuits.features.pruning import prune
+from circuits.features.trace import CONVENTIONS, Convention, trace
+from circuits.features.transcoders import Transcoders
+
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "FeatureGraph",
+    "Neurons",
+    "Transcoders",
+    "load_graph",
+    "prune",
+    "trace",
+]

@@ -1,0 +1,141 @@
+"""The same linear function forwards: runs with attention and norms held at those of a first run.
+
+Queries and keys are put back, which holds the pattern in every family, also where no hook reaches
+its softmax; norms are rebuilt from the first run's denominators. What MLPs write is up to the
+caller. Any change of a write then changes every reader linearly.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.anatomy.blocks import EMBEDDING, UNEMBED_IN, widen
+from patching.anatomy.norms import Norm
+from patching.model import Hook, Model
+from patching.modes import without_gradients
+from patching.rules.sites import NormPoints, stream_norms
+
+Write = Callable[[int, Tensor], Tensor]
+"""What a layer's MLP writes, `[row pos d_model]`, given what it reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """What is held of a first run: queries and keys by hook point, denominators by norm."""
+
+    model: Model
+    projections: Mapping[str, Float[Tensor, "1 pos head d_head"]]
+    sigmas: Mapping[str, Float[Tensor, "1 pos 1"]]
+
+    def hold_attention(self) -> list[tuple[str, Hook]]:
+        """Hooks that put the first run's queries and keys in."""
+        return [(name, partial(_put, x)) for name, x in self.projections.items()]
+
+    def hold_norms(self) -> list[tuple[str, Hook]]:
+        """Hooks that rebuild norms; not those after an MLP, whose output is the MLP's write."""
+        hooks: list[tuple[str, Hook]] = []
+        for points in _held_norms(self.model):
+            rebuilt = _Rebuilt(points.norm, self.sigmas[points.place])
+            hooks += [(points.before, rebuilt.keep), (points.after, rebuilt.make)]
+        return hooks
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What every MLP reads, and the unembedding, in some rows."""
+
+    inputs: tuple[Float[Tensor, "row pos d_model"], ...]
+    final: Float[Tensor, "row pos d_model"]
+
+
+@without_gradients
+def read_held(
+    frozen: Frozen, embedding: Float[Tensor, "row pos d_model"], write: Write
+) -> Readings:
+    """Run rows of the prompt with all held, another embedding, and other writes of MLPs."""
+    model = frozen.model
+    inputs: dict[int, Tensor] = {}
+    final: list[Tensor] = []
+    hooks: list[tuple[str, Hook]] = [
+        (EMBEDDING, partial(_put, embedding)),
+        *frozen.hold_attention(),
+        *frozen.hold_norms(),
+        *((block.mlp_in, partial(_keep, inputs, block.index)) for block in model.blocks),
+        *((block.mlp_out, partial(_write, inputs, block.index, write)) for block in model.blocks),
+        (UNEMBED_IN, partial(_append, final)),
+    ]
+    n_pos = embedding.shape[1]
+    tokens = torch.zeros(len(embedding), n_pos, dtype=torch.long, device=model.device)
+    with model.hooked(hooks):
+        model.bridge(tokens)
+    return Readings(tuple(inputs[block.index] for block in model.blocks), final[0])
+
+
+class Keeping:
+    """Hooks that keep what `Frozen` holds."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._projections: dict[str, Tensor] = {}
+        self._sigmas: dict[str, Tensor] = {}
+
+    @property
+    def hooks(self) -> list[tuple[str, Hook]]:
+        """To be in place during the first run."""
+        names = [name for block in self._model.blocks for name in block.qkv[:2]]
+        found: list[tuple[str, Hook]] = [(name, partial(self._project, name)) for name in names]
+        norms = _held_norms(self._model)
+        return found + [(points.before, partial(self._divide, points)) for points in norms]
+
+    def finish(self) -> Frozen:
+        """What was kept."""
+        return Frozen(self._model, self._projections, self._sigmas)
+
+    def _project(self, name: str, x: Tensor) -> None:
+        self._projections[name] = x.detach().clone()
+
+    def _divide(self, points: NormPoints, x: Tensor) -> None:
+        self._sigmas[points.place] = points.norm.sigma(x.detach())
+
+
+class _Rebuilt:
+    """A norm's output from its input and another run's denominator."""
+
+    def __init__(self, norm: Norm, sigma: Float[Tensor, "1 pos 1"]) -> None:
+        self._norm, self._sigma = norm, sigma
+        self._input: Tensor | None = None
+
+    def keep(self, x: Tensor) -> None:
+        self._input = x.detach()
+
+    def make(self, y: Tensor) -> Tensor:
+        assert self._input is not None, "a norm's input comes before its output"
+        x, norm = widen(self._input), self._norm
+        x = (x - x.mean(dim=-1, keepdim=True) if norm.centred else x) / self._sigma
+        x = x if norm.gamma is None else x * widen(norm.gamma).to(x.device)
+        return (x if norm.beta is None else x + widen(norm.beta).to(x.device)).to(y.dtype)
+
+
+def _held_norms(model: Model) -> list[NormPoints]:
+    after_mlp = {f"blocks.{block.index}.ln2_post" for block in model.blocks}
+    return [points for points in stream_norms(model) if points.place not in after_mlp]
+
+
+def _put(value: Tensor, x: Tensor) -> Tensor:
+    return value.to(x).expand_as(x)
+
+
+def _keep(kept: dict[int, Tensor], layer: int, x: Tensor) -> None:
+    kept[layer] = x.detach()
+
+
+def _append(kept: list[Tensor], x: Tensor) -> None:
+    kept.append(x.detach())
+
+
+def _write(inputs: dict[int, Tensor], layer: int, write: Write, y: Tensor) -> Tensor:
+    return write(layer, inputs[layer]).to(y).expand_as(y)

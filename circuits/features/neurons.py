@@ -1,0 +1,131 @@
+"""Every MLP's own neurons as features: no dictionary is needed, and nothing is left over.
+
+Neurons that are ReLUs are exactly linear where they are active. Of others, the vector that a
+neuron reads by is its gradient under a backward rule: by default RelP's, a slope of `act(z) / z`,
+and half of it for each factor of a gated product. As in arXiv:2601.22594.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.features.linear import LinearRun
+from circuits.features.units import Units
+from patching.anatomy.silent import is_silent
+from patching.lens.neurons import NeuronOutput, find_output
+from patching.model import Model
+from patching.rules import half_rule, identity_rule
+from patching.rules.sites import Part
+
+_SEEDS = 2**24  # numbers of one-hot rows at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """All neurons of a model, as `trace` takes them; see `Features`.
+
+    `rule` says what a neuron reads: parts of a backward rule that act inside MLPs; none for plain
+    gradients.
+    """
+
+    model: Model
+    rule: tuple[Part, ...] = (half_rule, identity_rule)
+    _outputs: dict[int, NeuronOutput] = field(default_factory=dict, init=False, repr=False)
+
+    name = "neurons"
+    letter = "n"
+    complete = True
+
+    def __post_init__(self) -> None:
+        for block in self.model.blocks:
+            if not is_silent(block.bridge.mlp):
+                self._outputs[block.index] = find_output(self.model, block)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What provenance says of them."""
+        return {"features": self.name, "neuron rule": [part.__name__ for part in self.rule]}
+
+    def parts(self) -> Sequence[Part]:
+        """The rule."""
+        return self.rule
+
+    def points(self, model: Model) -> Sequence[str]:
+        """Where activations pass, and what MLPs sum to before a norm.
+
+        Raises:
+            ValueError: if they are another model's.
+        """
+        if model is not self.model:
+            raise ValueError(f"these are neurons of another model, not of this {model.name}")
+        return [name for output in self._outputs.values() for name in output.hooks]
+
+    def passing(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor | None:
+        """Nothing."""
+        return None
+
+    def active(self, run: LinearRun, layer: int) -> Units:
+        """All neurons whose activation is not zero."""
+        if layer not in self._outputs:
+            none = run.tokens.new_zeros(0)
+            return Units(layer, none, none, *(run.embedding.new_zeros(0) for _ in range(2)))
+        values = run.seen[self._outputs[layer].points][0].detach()
+        positions, indices = values.nonzero(as_tuple=True)
+        chosen, sigma = values[positions, indices], self._sigma(run, layer)[:, 0]
+        strengths = chosen / sigma.expand(len(values))[positions].to(chosen)
+        return Units(layer, positions, indices, chosen, strengths)
+
+    def reads(self, run: LinearRun, units: Units) -> Float[Tensor, "unit d_model"]:
+        """Gradients of activations by the MLP's input, under the rule.
+
+        An MLP works on each token alone: one row of a backward pass serves a unit of each.
+        """
+        x = run.inputs[units.layer]
+        out = x.new_zeros(len(units), x.shape[-1])
+        if not len(units):
+            return out
+        post = run.seen[self._outputs[units.layer].points]
+        slots = _within(units.positions)
+        at_once = max(1, _SEEDS // post.numel())
+        for first in range(0, int(slots.max()) + 1, at_once):
+            some = ((slots >= first) & (slots < first + at_once)).nonzero()[:, 0]
+            rows, at = slots[some] - first, units.positions[some]
+            seeds = post.new_zeros(int(rows.max()) + 1, *post.shape)
+            seeds[rows, 0, at, units.indices[some]] = 1
+            (found,) = torch.autograd.grad(post, x, seeds, retain_graph=True, is_grads_batched=True)
+            out[some] = found[rows, 0, at]
+        return out
+
+    def reached(self, layer: int) -> Sequence[int]:
+        """Its own layer."""
+        return (layer,)
+
+    def writes(
+        self, indices: Int[Tensor, " unit"], layer: int, to: int
+    ) -> Float[Tensor, "unit d_model"]:
+        """Rows of the output projection, a post-norm's gamma included."""
+        return self._outputs[layer].rows(indices)
+
+    def constant(self, run: LinearRun, layer: int) -> Float[Tensor, "pos d_model"]:
+        """The output projection's bias."""
+        out = run.outputs[layer][0].detach()
+        bias = self._outputs[layer].bias if layer in self._outputs else None
+        none = torch.zeros_like(out)
+        return none if bias is None else none + (bias / self._sigma(run, layer)).to(out)
+
+    def answering(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor:
+        """The MLP's output itself, whose gradient is the rule's."""
+        return y
+
+    def _sigma(self, run: LinearRun, layer: int) -> Float[Tensor, "pos 1"]:
+        output = self._outputs[layer]
+        return output.sigma(None if output.total is None else run.seen[output.total][0].detach())
+
+
+def _within(positions: Int[Tensor, " unit"]) -> Int[Tensor, " unit"]:
+    """Each unit's number among those of its position; positions are sorted."""
+    first = torch.searchsorted(positions, positions)
+    return torch.arange(len(positions), device=positions.device) - first

@@ -1,0 +1,144 @@
+"""Features of transcoders, one dictionary a layer or across layers, as `trace` takes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.features.linear import LinearRun
+from circuits.features.units import Units
+from patching.dictionaries import Dictionaries, Dictionary
+from patching.model import Model
+from patching.rules.sites import Part
+
+
+@dataclass(frozen=True, eq=False)
+class Transcoders:
+    """Dictionaries of a model that read what MLPs read and write what MLPs write.
+
+    A layer without one is all error. At the first position, which almost no dictionary was trained
+    on, what an MLP writes is error too, unless `first` is on.
+    """
+
+    model: Model
+    dictionaries: Dictionaries
+    first: bool = False
+    _members: dict[int, Dictionary] = field(default_factory=dict, init=False, repr=False)
+
+    letter = "f"
+    complete = False
+
+    def __post_init__(self) -> None:
+        for member in self.dictionaries:
+            self._members[_layer_of(self.model, member)] = member
+
+    @property
+    def name(self) -> str:
+        """What they are called."""
+        return self.dictionaries.name
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What provenance says of them."""
+        hashes = {member.writes: member.hash for member in self.dictionaries}
+        return {"features": self.name, "dictionaries": hashes, "first": self.first}
+
+    def parts(self) -> Sequence[Part]:
+        """None: encoders say what features read."""
+        return ()
+
+    def points(self, model: Model) -> Sequence[str]:
+        """None.
+
+        Raises:
+            ValueError: if they are for another model.
+        """
+        if model is not self.model:
+            raise ValueError(f"these dictionaries were made ready for {self.model.name}, not this")
+        return ()
+
+    def passing(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor | None:
+        """The skip connection."""
+        member = self._members.get(layer)
+        if member is None or member.skip is None:
+            return None
+        return inputs[-1] @ member.skip.to(inputs[-1])
+
+    def active(self, run: LinearRun, layer: int) -> Units:
+        """The active features."""
+        member = self._members.get(layer)
+        x = run.inputs[layer][0].detach()
+        if member is None:
+            none = run.tokens.new_zeros(0)
+            return Units(layer, none, none, x.new_zeros(0), x.new_zeros(0))
+        found = member.active(x)
+        values = found.values.to(x)
+        units = Units(layer, found.tokens, found.features, values, values)
+        return units if self.first else units[units.positions > 0]
+
+    def reads(self, run: LinearRun, units: Units) -> Float[Tensor, "unit d_model"]:
+        """Columns of the encoder."""
+        x = run.inputs[units.layer]
+        member = self._members.get(units.layer)
+        if member is None:
+            return x.new_zeros(0, x.shape[-1])
+        return member.reads_of(units.indices).to(x)
+
+    def reached(self, layer: int) -> Sequence[int]:
+        """Its own layer, and across layers those above."""
+        member = self._members.get(layer)
+        return () if member is None else tuple(int(place[1:]) for place in member.decoders)
+
+    def writes(
+        self, indices: Int[Tensor, " unit"], layer: int, to: int
+    ) -> Float[Tensor, "unit d_model"]:
+        """Rows of a decoder."""
+        return self._members[layer].writes_of(indices, f"m{to}")
+
+    def constant(self, run: LinearRun, layer: int) -> Float[Tensor, "pos d_model"]:
+        """The decoder's bias."""
+        y = run.outputs[layer][0].detach()
+        member = self._members.get(layer)
+        return torch.zeros_like(y) if member is None else member.b_dec.to(y).expand_as(y)
+
+    def answering(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor:
+        """What features of this layer and those below write here, as they are active now."""
+        passed = self.passing(layer, inputs, y)
+        out = torch.zeros_like(y) if passed is None else passed
+        for below, x in enumerate(inputs):
+            member = self._members.get(below)
+            if member is not None and f"m{layer}" in member.decoders:
+                f = member.encode(x if self.first else _without_first(x))
+                out = out + member.write(f, f"m{layer}").to(y)
+        return out
+
+
+def _without_first(x: Tensor) -> Tensor:
+    """The input with zeros at the first position: what is written there answers to nothing."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], dim=1)
+
+
+def _layer_of(model: Model, member: Dictionary) -> int:
+    """The layer that a transcoder belongs to.
+
+    Raises:
+        ValueError: if it reads or writes elsewhere than an MLP, or is of another width.
+    """
+    n_layers, width = len(model.blocks), model.blocks[0].w_o.shape[-1]
+    layer = next((i for i in range(n_layers) if member.writes == f"m{i}"), None)
+    if layer is None or member.reads != f"m{layer}.in":
+        raise ValueError(
+            f"{member.name!r} reads {member.reads} and writes {member.writes}; a graph needs "
+            f"transcoders, that read m0.in and write m0, up to layer {n_layers - 1} of {model.name}"
+        )
+    later = [place for place in member.later if place not in {f"m{i}" for i in range(n_layers)}]
+    if later:
+        raise ValueError(f"{member.name!r} writes at {later[0]}, which {model.name} does not have")
+    if (len(member.w_enc), len(member.b_dec)) != (width, width):
+        raise ValueError(
+            f"{member.name!r} reads {len(member.w_enc)} numbers and writes {len(member.b_dec)}; "
+            f"{model.name} has {width} at {member.reads}"
+        )
+    return layer

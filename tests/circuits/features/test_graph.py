@@ -1,0 +1,106 @@
+"""A graph of features, made by hand: sums, influence, pruning, files."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from circuits.features import FeatureGraph, load_graph, prune
+from circuits.features.graph import Nodes
+from circuits.features.influence import with_influence
+from circuits.features.sparse import SparseRows
+
+
+def by_hand() -> FeatureGraph:
+    """Features 0 and 1, one error, one embedding, one logit of probability one half.
+
+    Feature 0 reads the embedding (3) and the error (1), feature 1 feature 0 (-2); the logit reads
+    feature 1 (1), feature 0 (2) and the embedding (1).
+    """
+    nodes = Nodes(
+        kinds=torch.tensor([0, 0, 1, 2, 3], dtype=torch.int8),
+        layers=torch.tensor([0, 1, 0, -1, 2]),
+        positions=torch.tensor([0, 0, 0, 0, 0]),
+        indices=torch.tensor([7, 5, -1, 9, 4]),
+        values=torch.tensor([4.0, 1.0, 2.0, 1.0, 3.0]),
+        weights=torch.tensor([0, 0, 0, 0, 0.5], dtype=torch.float64),
+        influences=torch.zeros(5),
+    )
+    graph = FeatureGraph(
+        tokens=torch.tensor([9]),
+        nodes=nodes,
+        targets=torch.tensor([0, 0, 1, 4, 4, 4]),
+        sources=torch.tensor([2, 3, 0, 0, 1, 3]),
+        weights=torch.tensor([1.0, 3.0, -2.0, 2.0, 1.0, 1.0]),
+        reads=torch.tensor([4.5, -2.0, 0.0, 0.0, 4.0]),
+        constants=torch.tensor([0.5, 0.0, 0.0, 0.0, 0.0]),
+        rests=torch.zeros(5),
+        rest_sizes=torch.zeros(5),
+        facts={"letter": "f", "texts": ["a"]},
+    )
+    return with_influence(graph)
+
+
+def test_influence_and_scores_are_those_of_the_paths():
+    graph = by_hand()
+    # logit: half from feature 0, a quarter from feature 1 (which is all of 0), a quarter embedded
+    torch.testing.assert_close(graph.nodes.influences, torch.tensor([3, 1, 0.75, 3.25, 0]) / 8)
+    assert graph.replacement == pytest.approx(3.25 / 4)
+    # only feature 0 reads an error, a quarter of it; weights 3/8, 1/8, 3/32, 13/32 and 1/2
+    assert graph.completeness == pytest.approx(1 - (3 / 8) / 4 / (12 / 8))
+
+
+def test_what_is_pruned_goes_to_the_rest():
+    graph = by_hand()
+    pruned = prune(graph, nodes=0.6, edges=1.0)  # embedding and feature 0 hold 6.25 of 8
+    assert pruned.names == ("m0.f7@0", "embed@0", "logit.4@0")
+    assert (pruned.of("m0.f7@0", "logit.4@0"), pruned.of("logit.4@0", "embed@0")) == (2.0, 0.0)
+    assert pruned.rests.tolist() == [1.0, 0.0, 1.0]
+    torch.testing.assert_close(pruned.incoming(), torch.tensor([4.5, 0, 4.0]))
+    assert prune(graph, nodes=1.0, edges=1.0).names == graph.names
+
+
+def test_features_that_lead_nowhere_fall_one_after_the_other():
+    graph = by_hand()
+    cut = replace(graph, weights=torch.tensor([1.0, 3, -2, 0, 0, 1]))  # the logit reads embeddings
+    assert prune(with_influence(cut), nodes=1.0, edges=1.0).names == ("embed@0", "logit.4@0")
+
+
+def test_shares_to_keep_are_shares():
+    with pytest.raises(ValueError, match=r"in nodes is in \(0, 1\], got 80"):
+        prune(by_hand(), nodes=80)
+
+
+def test_rows_keep_their_largest_weights_and_one_rest():
+    weights = torch.tensor([[3.0, 0, -6, 1], [0, 0, 0, 0]])
+    rows = SparseRows(keep=0.9)
+    rows.add(torch.tensor([1, 0]), weights)
+    targets, sources, kept = rows.edges()
+    assert (targets.tolist(), sources.tolist(), kept.tolist()) == ([1, 1], [0, 2], [3.0, -6.0])
+    assert [x.tolist() for x in rows.rests(3)] == [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+def test_a_graph_survives_its_file(tmp_path):
+    graph = by_hand()
+    graph.save(tmp_path / "g.safetensors")
+    again = load_graph(tmp_path / "g.safetensors")
+    assert (again.names, again.facts, again.top(1)) == (graph.names, graph.facts, graph.top(1))
+    torch.testing.assert_close(again.incoming(), graph.incoming(), rtol=0, atol=0)
+
+
+def test_altered_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "g.safetensors"
+    by_hand().save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its checksum does not fit"):
+        load_graph(path)
+    replace(by_hand(), sources=torch.tensor([2, 3, 0, 0, 1, 33])).save(path)
+    with pytest.raises(ValueError, match="an edge ends at node 33; it has 5 nodes"):
+        load_graph(path)
+
+
+def test_unknown_nodes_are_named():
+    with pytest.raises(ValueError, match="no node named 'm0.f8@0' in this graph of 5 nodes"):
+        by_hand().index("m0.f8@0")
