@@ -37,6 +37,7 @@ from circuits.shell.kinds import check_inputs
 from circuits.shell.names import check_names
 from circuits.shell.outputs import check_outputs
 from circuits.shell.overwriting import check_replaced
+from circuits.shell.parser import Help
 from circuits.shell.printing import complain, open_closed_streams, say
 
 Command = Callable[[argparse.Namespace], int | None]
@@ -107,7 +108,7 @@ def make_parser() -> options.Parser:
         prog="circuits",
         description="Find, judge and draw circuits in transformer language models.",
         epilog="\n".join(("examples:", *(f"  {lines[0]}" for lines in EXAMPLES.values()))),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     commands_of = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -117,7 +118,7 @@ def make_parser() -> options.Parser:
             help=text,
             description=f"{text.capitalize()}.",
             epilog=examples_of(run.__name__),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
             parents=parents,
         )
         command.set_defaults(run=run)

@@ -20,8 +20,9 @@ from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
 from patching.files.whole import write_text
 from patching.lens.text import prompt_texts
-from patching.metrics import Metric, telling
+from patching.metrics import Metric
 from patching.model import Model
+from patching.suited import telling
 from patching.tasks import Task
 from patching.work import Run, leads
 

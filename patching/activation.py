@@ -215,7 +215,7 @@ class _Sweep:
         if self.direction not in DIRECTIONS:
             raise ValueError(f"a direction is 'denoising' or 'noising', got {self.direction!r}")
         of_kind(self.model, self.what)
-        self.model.check(task)
+        self.model.check(task, self.metric)
         task.require_contrast()
         task = task.aligned
         described = self._describe(task)

@@ -105,7 +105,7 @@ class Job(Generic[G]):
                 f"the path {path.name!r} runs the corrupt prompts, which the ablation "
                 f"{prepared.name!r} does not use; take the resample ablation, or another path"
             )
-        self.model.check(task)
+        self.model.check(task, self.metric)
         if prepared.paired:
             task.require_contrast()
 

@@ -4,7 +4,6 @@ A metric takes the logits at all that is asked and the batch, and returns shape 
 example one thing is asked, the token behind its prompt, unless the batch has `several` of them.
 """
 
-from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from patching.tasks.asked import Options
 from patching.tasks.batch import Batch
-from patching.tasks.prompt import Prompt
 
 
 @runtime_checkable
@@ -234,21 +232,6 @@ FLAT_AT_THE_CLEAN_RUN: tuple[Metric, ...] = (kl,)
 
 COMPARING: tuple[Metric, ...] = (logit_diff, logprob_diff, logprob_diff_per_token, choice)
 """Metrics that need a wrong answer in every row."""
-WITHOUT_SIGN: tuple[Metric, ...] = (kl, logprob, logprob_per_token, choice)
-"""Metrics whose sign does not say whether the answer is preferred."""
-
-
-def telling(metric: Metric, prompts: Iterable[Prompt]) -> Metric:
-    """The metric itself, or for one without a sign one that is positive where the answer is.
-
-    The difference from the wrong answers, or accuracy where there are none.
-    """
-    if metric not in WITHOUT_SIGN:
-        return metric
-    prompts = list(prompts)
-    if not all(prompt.wrong_answers for prompt in prompts):
-        return accuracy
-    return logprob_diff if any(prompt.is_long for prompt in prompts) else logit_diff
 
 
 def _sum_at(

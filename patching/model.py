@@ -29,7 +29,9 @@ from patching.anatomy.stack import returns_tuples
 from patching.anatomy.standing import Look, Standing, refuse_to_send
 from patching.anatomy.turns import turn
 from patching.graph import Graph
+from patching.metrics import Metric
 from patching.modes import as_typed, without_gradients
+from patching.suited import require_answers
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
 from patching.tasks.tokens import Tokenizer, as_tokens
@@ -39,9 +41,8 @@ from patching.tasks.tokens import Tokenizer, as_tokens
 class Model:
     """A transformer language model, its computational graph and its named places.
 
-    Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer
-    than a `with` lasts. Sent to another process, it goes as what it was loaded from. `standing` is
-    how it stood when it was loaded.
+    Make one with `Model.load`. The parameters are frozen; nothing else is changed for longer than a
+    `with` lasts. Sent to another process, it goes as what it was loaded from; `standing`: as what.
     """
 
     name: str
@@ -147,13 +148,13 @@ class Model:
     def _tokenizer_hash(self) -> str | None:
         return hash_tokenizer(self.tokenizer)
 
-    def check(self, task: Task) -> None:
-        """Refuse a task that this model cannot read.
+    def check(self, task: Task, *metrics: Metric) -> None:
+        """Refuse a task that this model cannot read, or that a metric cannot be measured on.
 
         Raises:
-            ValueError: if a token id is outside the vocabulary, a prompt is too long or is read
-                otherwise beside longer ones, or the task is for models that read other ways.
+            ValueError: if ids, lengths, positions or answers do not fit; they are named.
         """
+        require_answers(task, *metrics)
         with turn(self.bridge):
             refuse_unreadable(self.name, self.bridge, task)
 
@@ -182,14 +183,13 @@ class Model:
         if is_token is not None:
             refuse_holes(is_token)
         places = {name: find(self, name) for name in cache}
-        keeper = Keeper(places)
-        vocab = int(self.bridge.cfg.d_vocab)
+        keeper, vocab = Keeper(places), int(self.bridge.cfg.d_vocab)
         tokens = as_tokens(prompts, self.tokenizer, self.name, vocab=vocab).to(self.device)
         mask = None if is_token is None else is_token.long()
         rows = [tokens.shape[1]] if is_token is None else is_token.sum(dim=1).tolist()
-        original = cast(nn.Module, self.bridge.original_model)
+        bare = cast(nn.Module, self.bridge.original_model)
         with self.hooked(keeper.hooks):
-            refuse_lengths(original, self.name, "the batch", rows)
+            refuse_lengths(bare, self.name, "the batch", rows)
             logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         return Activations(tokens, logits, places, {name: keeper.values[name] for name in places})
 

@@ -46,6 +46,7 @@ def optimal(
             the schedule holds another training.
     """
     require_slope(metric, "to learn by", at_clean=False)
+    model.check(task, metric)
     space = open_space(model, task)
     (prompts,) = task.batches(len(task), model.device)
     facts = describe(

@@ -121,12 +121,19 @@ MISTAKES: dict[str, tuple[Callable[[Bench], object], str, int]] = {
         r"t.json: 1 of 2 rows .* row 1: .* unequal token length \(3 and 2\)",
         0,
     ),
-    "a label of several tokens": (
-        lambda b: words(b, answers=[" bed cat"]),
-        "row 0: the answer ' bed cat' has 2 tokens",
+    "a label of several tokens, where single ones are compared": (
+        lambda b: eap(b.model, b.task(answers=((5, 7),)), logit_diff),
+        r"several tokens \(logit_diff compares single ones; take logprob_diff, .*\) in row 1$",
         0,
     ),
-    "a label that merges with its prompt": (
+    "no wrong label to compare with": (
+        lambda b: evaluate(
+            b.model, b.task(wrong_answers=()), [Circuit.full(b.model.graph)], logit_diff
+        ),
+        "'t' has no wrong answers, which logit_diff compares with, in row 1",
+        0,
+    ),
+    "a label that adds nothing": (
         lambda b: words(b, answers=[""]),
         "row 0: the answer '' adds no token to its prompt",
         0,

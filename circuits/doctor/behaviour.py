@@ -10,9 +10,10 @@ from torch import Tensor
 from circuits.doctor.finding import Finding, at_least, at_most, named
 from circuits.reporting.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
 from patching.files.brief import briefly
-from patching.metrics import WITHOUT_GRADIENT, Metric, accuracy, kl, measure, telling
+from patching.metrics import WITHOUT_GRADIENT, Metric, accuracy, kl, measure
 from patching.model import Model
 from patching.modes import without_gradients
+from patching.suited import telling
 from patching.tasks.task import Task
 
 BATCH = 32

@@ -96,7 +96,7 @@ def prepare(model: Model, task: Task, metric: Metric, ablation: Ablation) -> Set
             should differ do not.
     """
     require_slope(metric, "to learn by", at_clean=False)
-    model.check(task)
+    model.check(task, metric)
     prepared = ablation(model)
     if prepared.paired:
         task.require_contrast()

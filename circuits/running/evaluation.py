@@ -120,7 +120,7 @@ def evaluate_all(
         ValueError: as `evaluate` does.
     """
     prepared = ablation(model)
-    _check(model, task, circuits, prepared)
+    _check(model, task, circuits, metrics, prepared)
     if direction == "denoising" and not prepared.paired:
         raise ValueError(
             f"denoising restores the clean run in the paired corrupt one, and the ablation "
@@ -236,11 +236,17 @@ def _run_empty(model: Model, batch: Batch, pair: Pair) -> Float[Tensor, "asked v
     return next(run_circuits(model, batch, pair, everything))[1][0]
 
 
-def _check(model: Model, task: Task, circuits: Sequence[Circuit], ablation: Prepared) -> None:
+def _check(
+    model: Model,
+    task: Task,
+    circuits: Sequence[Circuit],
+    metrics: Sequence[Metric],
+    ablation: Prepared,
+) -> None:
     if not circuits:
         raise ValueError("no circuits to evaluate; give at least one")
     for i, circuit in enumerate(circuits):
         model.graph.require_same(circuit.graph, f"circuit {i} is")
-    model.check(task)
+    model.check(task, *metrics)
     if ablation.paired:
         task.require_contrast()

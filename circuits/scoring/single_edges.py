@@ -75,7 +75,7 @@ def exact(
             task, pairs do not differ (where the ablation needs them), or the metric comes out NaN.
     """
     chosen = _chosen(model.graph, edges)
-    model.check(task)
+    model.check(task, metric)
     prepared = ablation(model)
     if prepared.paired:
         task.require_contrast()

@@ -73,7 +73,7 @@ class Judge:
         batch_size: int,
         log: Log | None = None,
     ) -> None:
-        model.check(task)
+        model.check(task, metric)
         if ablation.paired:
             task.require_contrast()
         self.cost = Cost()

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task
-from circuits.shell.names import is_file
+from circuits.shell.names import METRIC_NAMES, is_file
 from circuits.shell.values import positive
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ def add_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="of a text answer with several tokens, score the first",
     )
-    group.add_argument("--metric", default="logit-diff", metavar="NAME", help="(logit-diff)")
+    group.add_argument(
+        "--metric",
+        default="logit-diff",
+        metavar="NAME",
+        help=f"{', '.join(METRIC_NAMES)} (logit-diff)",
+    )
     group.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="to predict memory for (16)"
     )

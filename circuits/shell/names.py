@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+METRIC_NAMES = (
+    *("logit-diff", "prob-diff", "kl", "accuracy", "logprob", "logprob-per-token"),
+    *("logprob-diff", "logprob-diff-per-token", "choice"),
+)
+"""The names of `patching.metrics.METRICS`, for help that must not wait for torch."""
+
 TASK_FILES = (".json", ".jsonl", ".csv", ".parquet")
 
 

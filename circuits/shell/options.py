@@ -2,6 +2,7 @@
 
 import argparse
 
+from circuits.shell.names import METRIC_NAMES
 from circuits.shell.parser import Parser
 from circuits.shell.values import goal, memory, natural, positive
 
@@ -79,8 +80,7 @@ def task_options(*, required: bool = True) -> Parser:
         "--metric",
         default="logit-diff",
         metavar="NAME",
-        help="logit-diff, prob-diff, kl, logprob, logprob-diff, logprob-per-token, "
-        "logprob-diff-per-token or choice (logit-diff)",
+        help=f"{', '.join(METRIC_NAMES)} (logit-diff)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"

@@ -3,9 +3,17 @@
 import argparse
 import re
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import NoReturn
 
 from patching.files.meant import meant
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help whose lines are never broken inside a name: `logprob-diff-per-token`."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):

@@ -169,6 +169,26 @@ class Task:
         hint = "; give such answers, or first_token=True where texts are read)"
         _refuse(self, lambda p: not p.is_plain, what + hint)
 
+    def require_wrong_answers(self, who: str) -> None:
+        """Refuse rows without a wrong answer, for `who` compares with them.
+
+        Raises:
+            ValueError: naming the rows.
+        """
+        _refuse(
+            self, lambda p: not p.wrong_answers, f"no wrong answers, which {who} compares with,"
+        )
+
+    def require_single_tokens(self, who: str) -> None:
+        """Refuse answers of several tokens, for `who` compares single ones.
+
+        Raises:
+            ValueError: naming the rows, and what would be right.
+        """
+        what = f"answers of several tokens ({who} compares single ones; take logprob_diff, which "
+        hint = "adds up their log-probabilities and is the same for answers of one token)"
+        _refuse(self, lambda p: p.is_long, what + hint)
+
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
 

@@ -159,6 +159,6 @@ def _check(model: Model, task: Task, metric: Metric, method: Method, prepared: P
         elsewhere = ", a path (`integrated_gradients`, `idgi`) or `occlusion()`"
         purpose = f"to score tokens by in {method.name}"
         require_slope(metric, purpose, at_clean=method.at_clean, elsewhere=elsewhere)
-    model.check(task)
+    model.check(task, metric)
     if prepared.paired and method.uses_baseline:
         task.require_contrast()

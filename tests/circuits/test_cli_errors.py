@@ -77,11 +77,14 @@ def test_an_empty_task_is_refused(home, fails, tmp_path):
     assert "has no prompts; at least one is needed" in fails("discover", *arguments)
 
 
-def test_an_answer_of_several_tokens_is_refused(fails, tmp_path):
-    prompt = {"clean": "List: bed cat", "corrupt": "List: cat bed", "answers": [" bed cat"]}
-    write_task(tmp_path / "task.json", [prompt])
-    arguments = ["--model", "toy", "--task", tmp_path / "task.json", "--out", tmp_path]
-    assert "the answer ' bed cat' has 2 tokens" in fails("discover", *arguments)
+def test_an_answer_of_several_tokens_is_refused_where_single_ones_are_compared(fails, tmp_path):
+    sound = {"clean": "List: bed cat", "corrupt": "List: cat bed", "answers": [" bed"]}
+    rows = [{**sound, "wrong_answers": [" cat"]} for _ in range(2)]
+    write_task(tmp_path / "task.json", [*rows, {**rows[0], "answers": [" bed cat"]}])
+    arguments = ["--model", "toy", "--task", tmp_path / "task.json", "--metric", "logit-diff"]
+    said = fails("score", *arguments, "--out", tmp_path / "s.safetensors")
+    assert "answers of several tokens (logit_diff compares single ones; take logprob_diff" in said
+    assert said.endswith("in row 2\n")
 
 
 def test_a_truncated_score_file_is_refused(home, fails, tmp_path):

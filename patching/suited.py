@@ -1,0 +1,47 @@
+"""Which metric suits a task: what its rows must have, and what tells right from wrong."""
+
+from collections.abc import Iterable
+
+from patching.metrics import (
+    COMPARING,
+    Metric,
+    accuracy,
+    choice,
+    kl,
+    logit_diff,
+    logprob,
+    logprob_diff,
+    logprob_per_token,
+)
+from patching.tasks.prompt import Prompt
+from patching.tasks.task import Task
+
+WITHOUT_SIGN: tuple[Metric, ...] = (kl, logprob, logprob_per_token, choice)
+"""Metrics whose sign does not say whether the answer is preferred."""
+
+
+def telling(metric: Metric, prompts: Iterable[Prompt]) -> Metric:
+    """The metric itself, or for one without a sign one that is positive where the answer is.
+
+    The difference from the wrong answers, or accuracy where there are none.
+    """
+    if metric not in WITHOUT_SIGN:
+        return metric
+    prompts = list(prompts)
+    if not all(prompt.wrong_answers for prompt in prompts):
+        return accuracy
+    return logprob_diff if any(prompt.is_long for prompt in prompts) else logit_diff
+
+
+def require_answers(task: Task, *metrics: Metric) -> None:
+    """Refuse a task that a metric of ours cannot be measured on, before any run.
+
+    Raises:
+        ValueError: if rows lack the wrong answers that it compares with, or have answers of several
+            tokens where it takes single ones; they are named.
+    """
+    for metric in metrics:
+        if metric in COMPARING:
+            task.require_wrong_answers(metric.__name__)
+        if metric is logit_diff:
+            task.require_single_tokens(metric.__name__)
