@@ -147,8 +147,10 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def read_pt(path: str | Path) -> object:
+def read_pt(path: str | Path, most: int | None = None) -> object:
     """The tensors, names and numbers of a `.pt` file; nothing in it is executed.
+
+    It may hold `most` bytes, or as many as a file of ours.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -156,7 +158,7 @@ def read_pt(path: str | Path) -> object:
             holds anything else.
     """
     try:
-        with _archive(path) as stream:
+        with _archive(path, most) as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -166,15 +168,17 @@ def read_pt(path: str | Path) -> object:
         ) from None
 
 
-def read_npz(path: str | Path) -> dict[str, Tensor]:
+def read_npz(path: str | Path, most: int | None = None) -> dict[str, Tensor]:
     """The arrays of an `.npz` file of plain numbers.
+
+    It may hold `most` bytes, or as many as a file of ours.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is damaged, or holds anything else.
     """
     try:
-        with _archive(path) as stream, np.load(stream, allow_pickle=False) as arrays:
+        with _archive(path, most) as stream, np.load(stream, allow_pickle=False) as arrays:
             return {str(name): torch.from_numpy(arrays[name]) for name in arrays.files}
     except FileNotFoundError:
         raise
@@ -182,19 +186,20 @@ def read_npz(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is no .npz file of plain arrays: {_reason(error)}") from None
 
 
-def _archive(path: str | Path) -> io.BytesIO:
+def _archive(path: str | Path, most: int | None) -> io.BytesIO:
     """A zip archive that does not unpack to more than may be read.
 
     Raises:
         ValueError: if it is none, or does.
     """
-    stream = io.BytesIO(read_bytes(path))
+    stream = io.BytesIO(read_bytes(path, most))
+    most = MOST_BYTES if most is None else most
     if not zipfile.is_zipfile(stream):
         raise ValueError("it is no zip archive")
     with zipfile.ZipFile(stream) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
-        if size > MOST_BYTES:
-            raise ValueError(f"it unpacks to {size:,} bytes; {MOST_BYTES:,} are the most")
+        if size > most:
+            raise ValueError(f"it unpacks to {size:,} bytes; {most:,} are the most")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {shown(damaged)} in it does not fit")

@@ -94,18 +94,19 @@ def whole_lines(path: str | Path) -> list[str]:
     return read_text(path).split("\n")[:-1]
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """What a file holds.
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """What a file holds, which may be larger than any of ours only if `most` says so.
 
     Raises:
-        ValueError: if it is a folder, a device or a pipe, or larger than any file of ours.
+        ValueError: if it is a folder, a device or a pipe, or larger than it may be.
     """
     path = Path(path)
     require_file(path)
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"{path} has more than {MOST_BYTES:,} bytes, the most that is read")
+        most = MOST_BYTES if most is None else most
+        content = file.read(min(most, path.stat().st_size) + 1)
+    if len(content) > most:
+        raise ValueError(f"{path} has more than {most:,} bytes, the most that is read")
     return content
 
 
