@@ -16,6 +16,11 @@ from .comparing import agreement_table as agreement_table
 from .comparing import compare as compare
 from .decoding import continue_greedily as continue_greedily
 from .decoding import contrast as contrast
+from .dictionaries import Dictionaries as Dictionaries
+from .dictionaries import Dictionary as Dictionary
+from .dictionaries import attach as attach
+from .dictionaries import load_dictionaries as load_dictionaries
+from .dictionaries import save_dictionaries as save_dictionaries
 from .directions import steering as steering
 from .directions import steering_vectors as steering_vectors
 from .graph import Graph as Graph

@@ -9,6 +9,8 @@
                                 heads share keys and values, a3.g0.k and a3.g0.v are a group's
     a3.h1.pattern               its attention, from each position to each       [batch pos pos]
     m3.n17                      an MLP neuron: an input of the output projection     [batch pos]
+    m3.in                       what an MLP reads, after its norm               [batch pos d_model]
+    m3.out                      its output before a norm that follows it; m3 where none does
     a3.z  a3.q  ...  m3.neurons all heads, groups or neurons of a layer: one axis more, which comes
                                 second in a3.pattern and third elsewhere
 
@@ -16,7 +18,7 @@ Knows nothing of what is done at a place.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Protocol, runtime_checkable
@@ -26,7 +28,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block
-from patching.anatomy.insides import neurons, softmax
+from patching.anatomy.insides import mlp_sum, neurons, softmax
 from patching.graph import Graph
 
 
@@ -115,7 +117,7 @@ def find(model: Anatomy, name: str) -> Place:
         raise ValueError(
             f"there is no place {name!r}: {model.name} has {n_layers} layers, 0 to {n_layers - 1}"
         )
-    whole = _WHOLE[parts.kind](model, model.blocks[parts.layer])
+    whole = {**_WHOLE, **_INSIDE_MLPS}[parts.kind](model, model.blocks[parts.layer])
     if parts.index is None:
         return whole
     letter = _check_unit(model, name, parts)
@@ -173,6 +175,7 @@ _STREAM = re.compile(r"r(\d+)\.(pre|mid|post)")
 _WRITE = re.compile(r"([am])(\d+)")
 _HEAD = re.compile(r"a(\d+)\.([hg])(\d+)(?:\.(z|q|k|v|pattern))?")
 _HEADS = re.compile(r"a(\d+)\.(z|q|k|v|pattern)")
+_MLP = re.compile(r"m(\d+)\.(in|out)")
 _NEURON = re.compile(r"m(\d+)\.(?:n(\d+)|neurons)")
 
 
@@ -185,6 +188,8 @@ def _parse(name: str) -> _Parts | None:
         return _Parts(found[4] or "z", int(found[1]), found[2], int(found[3]))
     if found := _HEADS.fullmatch(name):
         return _Parts(found[2], int(found[1]))
+    if found := _MLP.fullmatch(name):
+        return _Parts(f"mlp_{'in' if found[2] == 'in' else 'sum'}", int(found[1]))
     if found := _NEURON.fullmatch(name):
         return _Parts("neurons", int(found[1]), "n", None if found[2] is None else int(found[2]))
     return None
@@ -248,6 +253,13 @@ def _neurons(model: Anatomy, block: Block) -> Place:
     return Place(f"m{block.index}.neurons", "neurons", block.index, points.post)
 
 
+def _before_post_norm(model: Anatomy, block: Block) -> Place:
+    hook = mlp_sum(block)
+    if hook is None:
+        return _WHOLE["mlp_out"](model, block)
+    return Place(f"m{block.index}.out", "mlp_sum", block.index, hook)
+
+
 _WHOLE: dict[str, Callable[[Anatomy, Block], Place]] = {
     "resid_pre": lambda _, b: Place(f"r{b.index}.pre", "resid_pre", b.index, b.stream_in),
     "resid_mid": _stream_after_attention,
@@ -262,12 +274,22 @@ _WHOLE: dict[str, Callable[[Anatomy, Block], Place]] = {
     "neurons": _neurons,
 }
 KINDS: tuple[str, ...] = tuple(_WHOLE)
-"""Kinds of places of which every layer has one."""
+"""Kinds of places of which every layer has one, and that sweeps go over."""
+
+_INSIDE_MLPS: dict[str, Callable[[Anatomy, Block], Place]] = {
+    "mlp_in": lambda _, b: Place(f"m{b.index}.in", "mlp_in", b.index, b.mlp_in),
+    "mlp_sum": _before_post_norm,
+}
+"""Where dictionaries read and write."""
 
 
 def _unknown(model: Anatomy, name: str) -> str:
     near = get_close_matches(name, _names(model), n=3, cutoff=0.5)
-    hint = f"did you mean {_or(near)}?" if near else "names look like r0.pre, a0.h1.z, a0, m0.n7"
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "names look like r0.pre, a0.h1.z, a0, m0.n7"
+    )
     return f"there is no place {name!r} in {model.name}; {hint}"
 
 
@@ -275,11 +297,8 @@ def _names(model: Anatomy) -> list[str]:
     """Names to suggest: all but single neurons."""
     names = ["embed"]
     for i in range(len(model.blocks)):
-        names += [f"r{i}.pre", f"r{i}.mid", f"r{i}.post", f"a{i}", f"m{i}", f"m{i}.neurons"]
+        names += [f"r{i}.{when}" for when in ("pre", "mid", "post")]
+        names += [f"a{i}", f"m{i}", f"m{i}.in", f"m{i}.out", f"m{i}.neurons"]
         for kind in ("z", "q", "k", "v", "pattern"):
             names += [f"a{i}.{kind}", *(f"a{i}.{unit}.{kind}" for unit in units(model, kind))]
     return names
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(names)

@@ -1,6 +1,11 @@
 """Sparse dictionaries: autoencoders and transcoders in one form, whatever published them."""
 
+from patching.dictionaries.attaching import Attached as Attached
+from patching.dictionaries.attaching import Fit as Fit
+from patching.dictionaries.attaching import attach as attach
 from patching.dictionaries.dictionary import Active as Active
 from patching.dictionaries.dictionary import Dictionary as Dictionary
+from patching.dictionaries.fitting import fitted as fitted
 from patching.dictionaries.reading.found import load_dictionaries as load_dictionaries
 from patching.dictionaries.several import Dictionaries as Dictionaries
+from patching.dictionaries.writing import save_dictionaries as save_dictionaries

@@ -67,6 +67,18 @@ def test_each_kind_has_one_place_a_layer_of_the_right_shape_or_says_why_not(case
                 assert torch.equal(alone, value.select(1 if kind == "pattern" else 2, -1))
 
 
+def test_an_mlp_shows_what_it_reads_and_what_it_returns(case):
+    _, model = case
+    block = model.blocks[1]
+    seen = model.run(list(range(4, 13)), cache=["m1.in", "m1.out", "m1"])
+    stream = model.run(list(range(4, 13)), cache=["r1.pre" if block.parallel else "r1.mid"])
+    x = next(iter(stream.values.values()))
+    expected = x if block.mlp_norm is None else block.mlp_norm(x)
+    torch.testing.assert_close(seen["m1.in"], expected)
+    is_last = torch.equal(seen["m1.out"], seen["m1"])
+    assert is_last == (find(model, "m1.out").name == "m1")
+
+
 def test_a_head_is_its_mixed_values(llama):
     assert find(llama, "a1.h2") == find(llama, "a1.h2.z")
     assert find(llama, "a1.h2").name == "a1.h2.z"

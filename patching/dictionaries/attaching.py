@@ -1,0 +1,178 @@
+"""Attaching dictionaries to a model: measured on text, and refused where they are hung wrongly.
+
+A dictionary at a wrong place, of another model, or trained on folded norms encodes and decodes
+without any error. What it rebuilds is then worse than the mean, which is what is looked at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patching.dictionaries.dictionary import Dictionary
+from patching.dictionaries.fitting import fitted, flat
+from patching.dictionaries.several import Dictionaries
+from patching.files.brief import briefly
+from patching.lens.prompts import Prompts, Source, read_prompts
+from patching.model import Model
+from patching.modes import without_gradients
+
+WORST = 1.0
+_FAR = 2.0  # how many times more or less features than published are worth a word
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a dictionary does on a text, without the first position of each prompt.
+
+    `fvu` is the share of the variance at `writes` that is not rebuilt (0: all of it is, 1: no
+    better than the mean); `l0` how many features are active on a token in the mean, `silent` how
+    many of all never are; `published_l0` what its files say.
+    """
+
+    name: str
+    reads: str
+    writes: str
+    n_features: int
+    fvu: float
+    l0: float
+    silent: int
+    published_l0: float | None
+
+    @property
+    def doubt(self) -> str:
+        """What is odd about it, in words; empty if nothing is."""
+        said = self.published_l0
+        if said and not said / _FAR <= self.l0 <= said * _FAR:
+            return f"{self.l0:.1f} features are active on a token; {said:g} were published"
+        return ""
+
+
+@briefly
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """Dictionaries at a model's own places, and how well each does on the text they were tried on.
+
+    `first` is left out: the first position has a stream of its own, on which hardly any dictionary
+    is trained.
+    """
+
+    dictionaries: Dictionaries
+    fits: tuple[Fit, ...]
+    prompts: Prompts
+
+
+def attach(
+    model: Model,
+    dictionaries: Dictionaries,
+    prompts: Source,
+    *,
+    worst: float = WORST,
+    batch_size: int = 8,
+) -> Attached:
+    """Bring dictionaries to a model's places and measure them there.
+
+    Args:
+        model: is not changed.
+        dictionaries: as `load_dictionaries` reads them.
+        prompts: texts, token ids or a task of the kind that they were trained on.
+        worst: the largest `fvu` that is let pass.
+        batch_size: prompts a run.
+
+    Raises:
+        ValueError: if a place is not there or of another width, prompts do not fit the model, or
+            what is rebuilt somewhere is no better than the mean (all at fault are named).
+    """
+    several = fitted(model, dictionaries)
+    read = read_prompts(model, prompts)
+    fits = measure(model, several, read, batch_size=batch_size)
+    bad = [fit for fit in fits if not fit.fvu <= worst]
+    if bad:
+        told = ", ".join(f"{fit.writes} (from {fit.reads}): {fit.fvu:.3g}" for fit in bad)
+        raise ValueError(
+            f"{dictionaries.name!r} does not fit {model.name}: of the variance this is left "
+            f"unexplained, where at most {worst:g} would be right: {told}. It may be of another "
+            "place (reads=, writes=), of another model, of one with folded norms or centred "
+            f"weights, or of prompts with a first token that these lack{_processed(several)}"
+        )
+    return Attached(several, fits, read)
+
+
+@without_gradients
+def measure(
+    model: Model, several: Dictionaries, prompts: Prompts, *, batch_size: int = 8
+) -> tuple[Fit, ...]:
+    """How well each dictionary does, at places that the model has.
+
+    Raises:
+        ValueError: if no prompt has a second position.
+    """
+    sums = [_Sums(one) for one in several]
+    places = sorted({name for one in several for name in (one.reads, one.writes)})
+    lengths = [len(row) for row in prompts.rows]
+    if max(lengths) < 2:
+        raise ValueError("the first position of a prompt is left out: give prompts of 2 and more")
+    for i, tokens in enumerate(prompts.batches(batch_size, model.device)):
+        seen = model.run(tokens, cache=places)
+        chosen = torch.zeros(tokens.shape, dtype=torch.bool, device=model.device)
+        for row, length in enumerate(lengths[i * batch_size : (i + 1) * batch_size]):
+            chosen[row, 1:length] = True
+        values = {name: flat(seen[name])[chosen] for name in places}
+        features = [one.encode(values[one.reads]) for one in several]
+        rebuilt = several.decode(features, [values[one.reads] for one in several])
+        for one, f, add in zip(several, features, sums, strict=True):
+            add(f, values[one.writes], rebuilt[one.writes])
+    return tuple(add.fit() for add in sums)
+
+
+class _Sums:
+    """Running sums of one dictionary, in float64."""
+
+    def __init__(self, one: Dictionary) -> None:
+        self._one = one
+        self._n, self._active = 0, 0
+        self._missed = self._square = 0.0
+        self._total: Tensor | float = 0.0
+        self._fired: Tensor | None = None
+
+    def __call__(
+        self,
+        f: Float[Tensor, "token feature"],
+        y: Float[Tensor, "token width"],
+        rebuilt: Float[Tensor, "token width"],
+    ) -> None:
+        y = y.double()
+        self._n += len(y)
+        self._active += int(f.count_nonzero())
+        self._missed += float((y - rebuilt).square().sum())
+        self._square += float(y.square().sum())
+        self._total = self._total + y.sum(dim=0)
+        fired = (f > 0).any(dim=0)
+        self._fired = fired if self._fired is None else self._fired | fired
+
+    def fit(self) -> Fit:
+        """What they come to."""
+        assert isinstance(self._total, Tensor) and self._fired is not None, "there was a batch"
+        variance = self._square - float(self._total.square().sum()) / self._n
+        one, said = self._one, self._one.facts.get("l0")
+        return Fit(
+            name=one.name,
+            reads=one.reads,
+            writes=one.writes,
+            n_features=one.n_features,
+            fvu=self._missed / variance if variance > 0 else float(self._missed > 0),
+            l0=self._active / self._n,
+            silent=int((~self._fired).sum()),
+            published_l0=float(said) if isinstance(said, int | float) else None,
+        )
+
+
+def _processed(several: Sequence[Dictionary] | Dictionaries) -> str:
+    """What the files say of a model that was changed before training."""
+    for one in several:
+        said = one.facts.get("model_from_pretrained_kwargs")
+        if said:
+            return f" (its files say: {said})"[:200]
+    return ""
