@@ -254,8 +254,7 @@ def _neurons(model: Anatomy, block: Block) -> Place:
 
 
 def _before_post_norm(model: Anatomy, block: Block) -> Place:
-    hook = mlp_sum(block)
-    if hook is None:
+    if (hook := mlp_sum(block)) is None:
         return _WHOLE["mlp_out"](model, block)
     return Place(f"m{block.index}.out", "mlp_sum", block.index, hook)
 
@@ -280,7 +279,6 @@ _INSIDE_MLPS: dict[str, Callable[[Anatomy, Block], Place]] = {
     "mlp_in": lambda _, b: Place(f"m{b.index}.in", "mlp_in", b.index, b.mlp_in),
     "mlp_sum": _before_post_norm,
 }
-"""Where dictionaries read and write."""
 
 
 def _unknown(model: Anatomy, name: str) -> str:
