@@ -186,10 +186,8 @@ def _parse(name: str) -> _Parts | None:
         return _Parts("attn_out" if found[1] == "a" else "mlp_out", int(found[2]))
     if found := _HEAD.fullmatch(name):
         return _Parts(found[4] or "z", int(found[1]), found[2], int(found[3]))
-    if found := _HEADS.fullmatch(name):
-        return _Parts(found[2], int(found[1]))
-    if found := _MLP.fullmatch(name):
-        return _Parts(f"mlp_{'in' if found[2] == 'in' else 'sum'}", int(found[1]))
+    if found := _HEADS.fullmatch(name) or _MLP.fullmatch(name):
+        return _Parts({"in": "mlp_in", "out": "mlp_sum"}.get(found[2], found[2]), int(found[1]))
     if found := _NEURON.fullmatch(name):
         return _Parts("neurons", int(found[1]), "n", None if found[2] is None else int(found[2]))
     return None
