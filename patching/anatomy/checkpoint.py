@@ -10,7 +10,7 @@ from patching.files.parsing import read_json, shown
 Facts = tuple[str, int, int, int, int, int]
 """Where a file lies and what the file system says of it: another one once it was written to."""
 
-_WHOLE_OR_INDEX = (
+WHOLE_OR_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
@@ -43,13 +43,31 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             f"{folder} holds a model and an adapter ({ADAPTER}): which is meant? Move the adapter "
             "into a folder of its own"
         )
-    for whole, index in _WHOLE_OR_INDEX:
+    for whole, index in WHOLE_OR_INDEX:
         if (folder / whole).is_file():
             return (folder / whole,)
         if (folder / index).is_file():
             return _named_in(folder, index)
-    names = ", ".join(name for pair in _WHOLE_OR_INDEX for name in pair)
+    names = ", ".join(name for pair in WHOLE_OR_INDEX for name in pair)
     raise ValueError(f"{folder} is not a model folder: it holds none of {names}")
+
+
+def names_in(folder: Path, index: str) -> list[str]:
+    """The names of the weight files that an index in a folder lists.
+
+    Raises:
+        ValueError: if it lists none, or leads out of the folder.
+    """
+    content = read_json(folder / index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"{folder / index} has no weight_map, which names the weight files")
+    names = sorted(set(map(str, named.values())))
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts:
+            raise ValueError(f"{folder / index} names {name!r}, which is not in the folder")
+    return names
 
 
 def file_facts(path: Path) -> Facts:
@@ -128,16 +146,11 @@ def _is_dtype(value: object) -> bool:
 
 
 def _named_in(folder: Path, index: str) -> tuple[Path, ...]:
-    content = read_json(folder / index)
-    named = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(named, dict) or not named:
-        raise ValueError(f"{folder / index} has no weight_map, which names the weight files")
-    files = []
-    for name in sorted(set(map(str, named.values()))):
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts:
-            raise ValueError(f"{folder / index} names {name!r}, which is not in the folder")
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} is incomplete: {index} names {name!r}, which is not there")
-        files.append(folder / name)
+    files = [folder / name for name in names_in(folder, index)]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(
+                f"{folder} is incomplete: {index} names '{file.relative_to(folder)}', which is not "
+                "there"
+            )
     return tuple(files)

@@ -28,8 +28,8 @@ from patching.anatomy.stored import (
     read_adapted,
     read_folder,
     read_hub,
-    read_tokenizer,
     tokenizer_in,
+    tokenizer_on_hub,
 )
 from patching.anatomy.ungrouping import Ungrouped, ungroup
 from patching.anatomy.weights import Names
@@ -143,15 +143,17 @@ def _open_folder(folder: Path, name: str, tokenizer: Tokenizer | None, wishes: W
     module, weights = (read_adapted if adapted else read_folder)(folder, wishes)
     if tokenizer is None:
         tokenizer = tokenizer_in(folder, wishes)
-    if tokenizer is None and adapted and Path(base_of(folder)).is_dir():
-        tokenizer = tokenizer_in(Path(base_of(folder)), wishes)
+    if tokenizer is None and adapted:
+        base, where = base_of(folder), replace(wishes, revision=None)
+        here = Path(base).is_dir()
+        tokenizer = tokenizer_in(Path(base), where) if here else tokenizer_on_hub(base, where)
     return replace(_boot(module, name, tokenizer, wishes), weights=weights)
 
 
 def _open_hub(name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
     module, weights, commit = read_hub(name, wishes)
     if tokenizer is None:
-        tokenizer = read_tokenizer(name, wishes)
+        tokenizer = tokenizer_on_hub(name, replace(wishes, revision=commit))
     return replace(_boot(module, name, tokenizer, wishes), revision=commit, weights=weights)
 
 

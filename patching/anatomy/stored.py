@@ -16,11 +16,11 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.utils.hub import cached_file
 
 from patching.anatomy.adapters import adapted_hash, adapter_facts, base_of, merged
 from patching.anatomy.checkpoint import folder_facts, refuse_hostile, refuse_huge, weight_files
 from patching.anatomy.complete import refuse_incomplete
+from patching.anatomy.hub import fetch_any, fetch_model
 from patching.anatomy.quantised import dequantising
 from patching.anatomy.refusing import first_line
 from patching.anatomy.spread import Spread
@@ -64,13 +64,17 @@ def read_folder(folder: Path, wishes: Wishes) -> tuple[PreTrainedModel, str]:
     return module, weights
 
 
-def read_hub(name: str, wishes: Wishes) -> tuple[PreTrainedModel, str, str | None]:
-    """The same of a model of the hub, and its commit."""
-    module = _from_pretrained(name, wishes)
-    commit = getattr(module.config, "_commit_hash", None) or wishes.revision
-    kept = cached_file(name, "config.json", revision=commit)
-    assert kept is not None, "the model has just been loaded from there"
-    return module, _hash_stored(Path(kept).parent, module), commit
+def read_hub(name: str, wishes: Wishes) -> tuple[PreTrainedModel, str, str]:
+    """The same of a model of the hub, and its commit.
+
+    Raises:
+        ValueError: if there is none of that name, or it cannot be read.
+    """
+    with _said_in_words(name):
+        folder = fetch_model(name, wishes.revision)
+    refuse_hostile(folder)
+    module = _from_pretrained(name, replace(wishes, revision=folder.name))
+    return module, _hash_stored(folder, module), folder.name
 
 
 def read_adapted(folder: Path, wishes: Wishes) -> tuple[PreTrainedModel, str]:
@@ -94,18 +98,26 @@ def _hash_stored(folder: Path, module: PreTrainedModel) -> str:
 
 
 def tokenizer_in(folder: Path, wishes: Wishes) -> Tokenizer | None:
-    """The tokenizer beside a model; None where there is none."""
-    has_one = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    return read_tokenizer(str(folder), wishes) if has_one else None
-
-
-def read_tokenizer(name: str, wishes: Wishes) -> Tokenizer:
-    """The tokenizer of a folder or of the hub.
+    """The tokenizer beside a model; None where there is none.
 
     Raises:
         ValueError: if it cannot be read, or is larger than any.
     """
-    refuse_huge(Path(name), _TOKENIZER_FILES)
+    has_one = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    refuse_huge(folder, _TOKENIZER_FILES)
+    return _read_tokenizer(str(folder), wishes) if has_one else None
+
+
+def tokenizer_on_hub(name: str, wishes: Wishes) -> Tokenizer | None:
+    """The tokenizer of a model of the hub, fetched before; None where there is none."""
+    folder = fetch_model(name, wishes.revision)
+    if not fetch_any(name, _TOKENIZER_FILES, folder.name):
+        return None
+    refuse_huge(folder, _TOKENIZER_FILES)
+    return _read_tokenizer(name, replace(wishes, revision=folder.name))
+
+
+def _read_tokenizer(name: str, wishes: Wishes) -> Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(
             name, revision=wishes.revision, trust_remote_code=wishes.trust_remote_code

@@ -1,0 +1,46 @@
+"""What is fetched from the hub before anything is built of it, all of one commit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from transformers.utils.hub import cached_file
+
+from patching.anatomy.checkpoint import WHOLE_OR_INDEX, names_in
+
+
+def fetch_model(name: str, revision: str | None) -> Path:
+    """The folder of the hub's cache with a model's configuration and weights; named by its commit.
+
+    A repository may change while it is downloaded: what comes after the configuration is of the
+    commit that the configuration was of.
+
+    Raises:
+        OSError: in Hugging Face's words, if there is no such model, or it cannot be had.
+        ValueError: if its index names files outside it.
+    """
+    config = cached_file(name, "config.json", revision=revision)
+    assert config is not None, "it is raised where there is none"
+    folder = Path(config).parent
+    for whole, index in WHOLE_OR_INDEX:
+        if _fetched(name, whole, folder.name):
+            break
+        if _fetched(name, index, folder.name):
+            for part in names_in(folder, index):
+                hf_hub_download(name, part, revision=folder.name)
+            break
+    return folder
+
+
+def fetch_any(name: str, files: Sequence[str], commit: str) -> bool:
+    """Whether a repository holds one of these files, the first of which is fetched."""
+    return any(_fetched(name, file, commit) for file in files)
+
+
+def _fetched(name: str, file: str, commit: str) -> bool:
+    try:
+        hf_hub_download(name, file, revision=commit)
+    except EntryNotFoundError:
+        return False
+    return True
