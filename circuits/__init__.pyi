@@ -21,6 +21,7 @@ from .export import save as save
 from .export.networks import from_networkx as from_networkx
 from .features import FeatureGraph as FeatureGraph
 from .features import load_graph as load_graph
+from .features import save_graph as save_graph
 from .features import trace as trace
 from .judging.compare import compare_circuits as compare_circuits
 from .judging.compare import compare_scores as compare_scores

@@ -16,6 +16,7 @@ from circuits.shell import (
     doctor,
     evaluate,
     export,
+    features,
     learn,
     lens,
     methods,
@@ -171,6 +172,8 @@ def _add_model_commands(add: Callable[..., options.Parser]) -> None:
     lens.add_options(add(lens.lens, "read layers as predictions of the next token", model))
     use = "find neurons that use context, reweight them"
     neurons.add_options(add(neurons.neurons, use, maybe, run_options.run_options()))
+    through = "trace a prompt through features or neurons"
+    features.add_actions(add(features.features, through), model)
     check = "say whether a model, and a task for it, are fit for finding circuits"
     doctor.add_options(add(doctor.doctor, check, model))
     add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)

@@ -1,6 +1,7 @@
 """Circuits over features and neurons: attribution graphs of single prompts."""
 
-from circuits.features.graph import FeatureGraph, load_graph
+from circuits.features.formats import load_graph, save_graph, to_networkx
+from circuits.features.graph import FeatureGraph
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune
 from circuits.features.trace import CONVENTIONS, Convention, trace
@@ -14,5 +15,7 @@ __all__ = [
     "Transcoders",
     "load_graph",
     "prune",
+    "save_graph",
+    "to_networkx",
     "trace",
 ]

@@ -180,7 +180,7 @@ class FeatureGraph:
         write_tensors(path, {"tokens": self.tokens, **tensors}, _FORMAT, self.facts)
 
 
-def load_graph(path: str | Path) -> FeatureGraph:
+def read_graph(path: str | Path) -> FeatureGraph:
     """Read what `FeatureGraph.save` wrote.
 
     Raises:

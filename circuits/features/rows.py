@@ -50,9 +50,12 @@ def make_graph(
     constants[numbers] = written + targets.biases.to(reads)
     nodes = _nodes(run, writers, targets)
     reads, constants = reads.cpu(), constants.cpu()
+    asked = [token for token in targets.ids.tolist() if token >= 0]
+    said = token_texts(run.model.tokenizer, asked)
     facts = {
         "letter": features.letter,
         "texts": [*token_texts(run.model.tokenizer, run.tokens.tolist())],
+        "logits": dict(zip(map(str, asked), said, strict=True)),
     }
     rests = rows.rests(len(nodes))
     graph = FeatureGraph(run.tokens.cpu(), nodes, *rows.edges(), reads, constants, *rests, facts)

@@ -66,6 +66,10 @@ EXAMPLES = {
         "circuits neurons --model toy --task conflict --method ircan --top 16 --out runs/neurons",
         'circuits neurons --apply runs/neurons/neurons.json --beta 4 --prompt "The capital of"',
     ),
+    "features": (
+        'circuits features trace --model toy --prompt "The capital of" --out graph.safetensors',
+        "circuits features show graph.safetensors --top 50",
+    ),
     "doctor": (
         "circuits doctor --model toy",
         "circuits doctor --model gpt2 --task facts.json --json",

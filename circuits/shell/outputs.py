@@ -24,6 +24,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "search.scores": (".safetensors",),
     "search.log": (),
     "view.out": (".html",),
+    "features.out": (".safetensors", ".json", ".graphml", ".csv"),
     "constants": (".safetensors",),
 }
 """Options whose value is a file to write, by command where others mean something else by it, and

@@ -1,11 +1,13 @@
 """A graph of features, made by hand: sums, influence, pruning, files."""
 
+import json
 from dataclasses import replace
 
+import networkx as nx
 import pytest
 import torch
 
-from circuits.features import FeatureGraph, load_graph, prune
+from circuits.features import FeatureGraph, load_graph, prune, save_graph
 from circuits.features.graph import Nodes
 from circuits.features.influence import with_influence
 from circuits.features.sparse import SparseRows
@@ -104,3 +106,74 @@ def test_altered_and_foreign_files_are_refused(tmp_path):
 def test_unknown_nodes_are_named():
     with pytest.raises(ValueError, match="no node named 'm0.f8@0' in this graph of 5 nodes"):
         by_hand().index("m0.f8@0")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_graph_survives_either_file(tmp_path, suffix):
+    graph = prune(by_hand(), nodes=0.6, edges=1.0)
+    save_graph(graph, tmp_path / f"g{suffix}")
+    again = load_graph(tmp_path / f"g{suffix}")
+    assert (again.names, again.facts, again.top(9)) == (graph.names, graph.facts, graph.top(9))
+    for name in ("tokens", "targets", "sources", "weights", "reads", "rests", "constants"):
+        assert torch.equal(getattr(again, name), getattr(graph, name)), name
+    assert torch.equal(again.nodes.weights, graph.nodes.weights)
+
+
+def test_links_and_ids_are_those_of_circuit_tracer(tmp_path):
+    save_graph(by_hand(), tmp_path / "g.json")
+    content = json.loads((tmp_path / "g.json").read_text())
+    ids = ["0_7_0", "1_5_0", "0_error_0", "E_9_0", "3_4_0"]
+    assert [node["node_id"] for node in content["nodes"]] == ids
+    assert content["links"][1] == {"source": "E_9_0", "target": "0_7_0", "weight": 3.0}
+    assert [node["feature"] for node in content["nodes"]] == [35, 26, -1, 0, 4]
+    assert content["nodes"][-1]["clerp"] == 'Output "4" (p=0.500)'
+
+
+def test_a_foreign_file_is_read_with_errors_by_their_ids(tmp_path):
+    save_graph(by_hand(), tmp_path / "g.json")
+    content = json.loads((tmp_path / "g.json").read_text().replace("0_error_0", "0_0_0"))
+    del content["metadata"]["facts"]
+    ours = ("influence_share", "reads", "constant", "rest", "rest_size")
+    content["nodes"] = [{k: v for k, v in n.items() if k not in ours} for n in content["nodes"]]
+    (tmp_path / "theirs.json").write_text(json.dumps(content))
+    again, graph = load_graph(tmp_path / "theirs.json"), by_hand()
+    assert again.names == graph.names and again.replacement == pytest.approx(graph.replacement)
+    torch.testing.assert_close(again.nodes.influences, graph.nodes.influences)
+    assert again.reads.tolist() == [4.0, -2.0, 0.0, 0.0, 4.0]  # less the constant, not in theirs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"links"', '"edges"', "lists of nodes and links would be right"),
+        ('"source": "E_9_0"', '"source": "E_8_0"', "a link ends at 'E_8_0', which is no node"),
+        ('"embedding"', '"bedding"', "a node is of type 'bedding'; cross layer"),
+        ('"1_5_0"', '"0_7_0"', "two nodes have one id"),
+        ('"ctx_idx": 0', '"ctx_idx": 4', "a node lies outside the prompt's 1 positions"),
+        ('"ctx_idx": 0', '"ctx": 0', "no attribution graph: KeyError 'ctx_idx'"),
+    ],
+)
+def test_broken_json_is_refused(tmp_path, old, new, message):
+    save_graph(by_hand(), tmp_path / "g.json")
+    (tmp_path / "g.json").write_text((tmp_path / "g.json").read_text().replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        load_graph(tmp_path / "g.json")
+
+
+def test_graphs_go_to_other_programs_with_constants_and_rests(tmp_path):
+    graph = prune(by_hand(), nodes=0.6, edges=1.0)
+    save_graph(graph, tmp_path / "g.csv")
+    lines = (tmp_path / "g.csv").read_text().splitlines()
+    assert lines[0] == "source,target,weight" and "constant,m0.f7@0,0.5" in lines
+    save_graph(graph, tmp_path / "g.graphml")
+    read = nx.read_graphml(tmp_path / "g.graphml")
+    assert read.edges["m0.f7@0", "logit.4@0"]["weight"] == 2.0
+    assert sum(w for *_, w in read.in_edges("logit.4@0", data="weight")) == 4.0
+    assert read.nodes["embed@0"]["kind"] == "embedding"
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has the suffix .safetensors, .json, .graphml, .csv"):
+        save_graph(by_hand(), tmp_path / "g.pt")
+    with pytest.raises(ValueError, match=r"cannot read .* has the suffix .safetensors, .json$"):
+        load_graph(tmp_path / "g.csv")

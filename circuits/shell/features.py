@@ -1,0 +1,181 @@
+"""The command `features`: trace a prompt through features, or show a graph. Imports when needed."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuits.shell.inputs import open_model
+from circuits.shell.options import Parser, add_out
+from circuits.shell.printing import print_columns
+from circuits.shell.values import numbers, positive
+
+if TYPE_CHECKING:
+    from circuits.features import FeatureGraph
+    from patching.dictionaries import Dictionaries
+
+NEURONS = "neurons"
+
+
+def add_actions(parser: Parser, model: Parser) -> None:
+    """`trace` and `show`, each with its options; `model` says which model, and how loaded."""
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    text = "find the attribution graph of one prompt"
+    tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
+    _add_tracing(tracing)
+    text = "print what a graph holds"
+    showing = actions.add_parser("show", help=text, description=f"P{text[1:]}.")
+    showing.add_argument("file", metavar="GRAPH", help="a .safetensors or .json file")
+    for one, act in ((tracing, trace), (showing, show)):
+        one.add_argument("--top", type=positive, default=20, metavar="K", help="nodes shown (20)")
+        one.add_argument("--json", action="store_true", help="print JSON instead of text")
+        one.set_defaults(act=act)
+
+
+def _add_tracing(parser: Parser) -> None:
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT", help="trace this text")
+    prompt.add_argument("--tokens", type=numbers, metavar="N,N,...", help="trace these token ids")
+    parser.add_argument(
+        "--dictionaries",
+        default=NEURONS,
+        metavar="FOLDER",
+        help="transcoders, or neurons: every MLP's own (neurons)",
+    )
+    parser.add_argument(
+        "--logits", type=positive, default=10, metavar="N", help="likeliest tokens explained (10)"
+    )
+    parser.add_argument(
+        "--aim", action="append", metavar="TOKEN", help="or this token, by text or id; repeatable"
+    )
+    parser.add_argument(
+        "--convention",
+        choices=("own", "circuit-tracer"),
+        default="own",
+        help="make the graph as we do, or as circuit-tracer does (own)",
+    )
+    parser.add_argument(
+        "--most", type=positive, metavar="N", help="features or neurons that become nodes (4096)"
+    )
+    parser.add_argument("--no-prune", action="store_true", help="keep all nodes and edges")
+    add_out(parser, "graph.safetensors, or .json for Neuronpedia's viewer, .graphml, .csv")
+
+
+def features(args: Namespace) -> None:
+    """Trace a prompt through features, or show what came of it.
+
+    Raises:
+        ValueError: if model, prompt, features and options do not fit, or a file is damaged.
+    """
+    args.act(args)
+
+
+def trace(args: Namespace) -> None:
+    """Find the graph, write it, and print its strongest nodes.
+
+    Raises:
+        ValueError: if model, prompt, features and options do not fit together.
+    """
+    from dataclasses import replace
+
+    from circuits.features import CONVENTIONS, save_graph
+    from circuits.features import trace as find
+    from patching.memory import budget
+
+    chosen = CONVENTIONS[args.convention]
+    chosen = chosen if args.most is None else replace(chosen, most=args.most)
+    dictionaries = NEURONS if args.dictionaries == NEURONS else _read(args.dictionaries)
+    model = open_model(args)
+    prompt = list(args.tokens) if args.prompt is None else args.prompt
+    with budget(args.memory):
+        graph = find(
+            model,
+            prompt,
+            dictionaries,
+            aim=_aim(args.aim),
+            logits=args.logits,
+            convention=chosen,
+            prune=not args.no_prune,
+        )
+    save_graph(graph, args.out)
+    _say(graph, args)
+    if not args.json:
+        print(f"written to {args.out}")
+
+
+def show(args: Namespace) -> None:
+    """Print what a graph holds.
+
+    Raises:
+        ValueError: if the file is damaged or holds no graph.
+    """
+    from circuits.features import load_graph
+
+    _say(load_graph(args.file), args)
+
+
+def _read(folder: str) -> "Dictionaries":
+    """Dictionaries from a folder or the hub.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not Path(folder).exists() and folder.count("/") != 1:
+        raise ValueError(f"there is no folder {folder}; name one of transcoders, or {NEURONS}")
+    from patching.dictionaries import load_dictionaries
+
+    return load_dictionaries(folder)
+
+
+def _aim(tokens: Sequence[str] | None) -> list[int | str] | None:
+    """Tokens by id where they are numbers."""
+    if tokens is None:
+        return None
+    return [int(token) if token.isdecimal() else token for token in tokens]
+
+
+def _say(graph: "FeatureGraph", args: Namespace) -> None:
+    top, facts = graph.top(args.top), graph.facts
+    logits = [
+        (name, float(weight), float(value))
+        for name, weight, value in zip(
+            graph.names, graph.nodes.weights, graph.nodes.values, strict=True
+        )
+        if weight
+    ]
+    if args.json:
+        print(json.dumps(_content(graph, top, logits), indent=1))
+        return
+    texts = facts.get("texts")
+    said = "".join(map(str, texts)) if isinstance(texts, list) else ""
+    print(f"graph of {len(graph):,} nodes and {graph.n_edges:,} edges: {said!r}")
+    print(f"replacement {graph.replacement:.3f}, completeness {graph.completeness:.3f}")
+    print("\nexplained:")
+    known = facts.get("logits")
+    words = known if isinstance(known, Mapping) else {}
+    rows = [
+        (name, repr(words.get(name.partition("@")[0][6:], "")), f"{p:.3f}", f"{logit:+.2f}")
+        for name, p, logit in logits
+    ]
+    print_columns(("logit", "token", "probability", "above the mean"), rows)
+    print("\nfeatures and errors of most influence:")
+    values = graph.nodes.values
+    rows = [(name, f"{x:.4f}", f"{float(values[graph.index(name)]):.3g}") for name, x in top]
+    print_columns(("node", "influence", "value"), rows)
+
+
+def _content(
+    graph: "FeatureGraph",
+    top: Sequence[tuple[str, float]],
+    logits: Sequence[tuple[str, float, float]],
+) -> dict[str, object]:
+    return {
+        "nodes": len(graph),
+        "edges": graph.n_edges,
+        "replacement": graph.replacement,
+        "completeness": graph.completeness,
+        "logits": [{"node": n, "probability": p, "logit": logit} for n, p, logit in logits],
+        "top": [{"node": name, "influence": influence} for name, influence in top],
+        "facts": dict(graph.facts),
+    }

@@ -1,0 +1,63 @@
+"""`circuits features`: graphs from the shell."""
+
+import json
+
+import pytest
+
+from circuits.cli import main
+from circuits.features import load_graph
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graphs") / "g.safetensors"
+    options = ["--tokens", "1,5,6", "--dictionaries", "neurons", "--logits", "2", "--most", "50"]
+    assert main(["features", "trace", "--model", "toy-llama", *options, "--out", str(path)]) == 0
+    return path
+
+
+def test_a_traced_graph_is_shown(graph, capsys):
+    assert main(["features", "show", str(graph), "--top", "3"]) == 0
+    shown = capsys.readouterr().out
+    loaded = load_graph(graph)
+    assert shown.startswith(f"graph of {len(loaded)} nodes and {loaded.n_edges:,} edges")
+    assert all(name in shown for name, _ in loaded.top(3)) and "replacement 0." in shown
+
+
+def test_json_says_the_same(graph, capsys):
+    assert main(["features", "show", str(graph), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["nodes"] == len(load_graph(graph)) and len(said["logits"]) == 2
+    assert said["facts"]["convention"]["most"] == 50
+
+
+def test_a_graph_for_the_viewer_has_their_ids(tmp_path):
+    path = str(tmp_path / "g.json")
+    options = ["--model", "toy", "--prompt", "The capital of", "--aim", " the", "--most", "20"]
+    options += ["--convention", "circuit-tracer", "--no-prune"]
+    assert main(["features", "trace", *options, "--out", path]) == 0
+    content = json.loads((tmp_path / "g.json").read_text())
+    assert {*content["links"][0]} == {"source", "target", "weight"}
+    features = [n for n in content["nodes"] if n["feature_type"] == "cross layer transcoder"]
+    assert len(features) == 20
+    assert all(
+        node["node_id"].split("_")[::2] == [node["layer"], str(node["ctx_idx"])]
+        for node in features
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tokens", "1,5"], "cannot write 'g.pt': a file that ends in .safetensors"),
+        (["--out", "g.json"], "one of the arguments --prompt --tokens is required"),
+        (["--tokens", "1,5", "--dictionaries", "no/such/folder"], "there is no folder no/such"),
+        (["--tokens", "1,99999"], "holds token id 99999"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in words else ["--out", "g.pt" if "write" in message else "g.json"]
+    assert main(["features", "trace", "--model", "toy-llama", *words, *out]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
