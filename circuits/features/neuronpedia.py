@@ -81,11 +81,12 @@ def from_json(path: str | Path) -> FeatureGraph:
         ValueError: if the file holds no such graph.
     """
     content = read_json(path)
-    rows = [content.get(key) if isinstance(content, dict) else None for key in ("nodes", "links")]
-    if not all(isinstance(row, list) for row in rows):
+    table = content if isinstance(content, dict) else {}
+    nodes, links = table.get("nodes"), table.get("links")
+    if not isinstance(nodes, list) or not isinstance(links, list):
         raise ValueError(f"{path} is no attribution graph: lists of nodes and links would be right")
     try:
-        return _graph(content, *rows)
+        return _graph(table, nodes, links)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{path} is no attribution graph: {type(error).__name__} {error}"
