@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuits.features.linear import LinearRun
 from circuits.features.units import Units
-from patching.dictionaries import Dictionaries, Dictionary
+from patching.dictionaries import Dictionaries, Dictionary, fitted
 from patching.model import Model
 from patching.rules.sites import Part
 
@@ -31,7 +31,7 @@ class Transcoders:
     complete = False
 
     def __post_init__(self) -> None:
-        for member in self.dictionaries:
+        for member in fitted(self.model, self.dictionaries):
             self._members[_layer_of(self.model, member)] = member
 
     @property
@@ -124,21 +124,13 @@ def _layer_of(model: Model, member: Dictionary) -> int:
     """The layer that a transcoder belongs to.
 
     Raises:
-        ValueError: if it reads or writes elsewhere than an MLP, or is of another width.
+        ValueError: if it reads or writes elsewhere than an MLP.
     """
-    n_layers, width = len(model.blocks), model.blocks[0].w_o.shape[-1]
+    n_layers = len(model.blocks)
     layer = next((i for i in range(n_layers) if member.writes == f"m{i}"), None)
     if layer is None or member.reads != f"m{layer}.in":
         raise ValueError(
             f"{member.name!r} reads {member.reads} and writes {member.writes}; a graph needs "
             f"transcoders, that read m0.in and write m0, up to layer {n_layers - 1} of {model.name}"
-        )
-    later = [place for place in member.later if place not in {f"m{i}" for i in range(n_layers)}]
-    if later:
-        raise ValueError(f"{member.name!r} writes at {later[0]}, which {model.name} does not have")
-    if (len(member.w_enc), len(member.b_dec)) != (width, width):
-        raise ValueError(
-            f"{member.name!r} reads {len(member.w_enc)} numbers and writes {len(member.b_dec)}; "
-            f"{model.name} has {width} at {member.reads}"
         )
     return layer
