@@ -4,6 +4,7 @@ from .checks import check_metric as check_metric
 from .checks import check_scorer as check_scorer
 from .checks import check_selector as check_selector
 from .checks import check_task as check_task
+from .choosing import auto as auto
 from .circuit import Circuit as Circuit
 from .circuit import load_circuit as load_circuit
 from .doctor import examine as examine
@@ -30,7 +31,10 @@ from .judging.curves import plot_curves as plot_curves
 from .judging.faithfulness import Sweep as Sweep
 from .judging.faithfulness import curve as curve
 from .judging.minimality import minimality as minimality
+from .judging.prompts import by_prompt as by_prompt
 from .judging.recovery import recovery as recovery
+from .judging.resampling import difference as difference
+from .judging.resampling import resampled as resampled
 from .judging.shapley import Shapley as Shapley
 from .judging.shapley import shapley_values as shapley_values
 from .judging.smallest import Goal as Goal
@@ -75,6 +79,8 @@ from .scoring import relp_ah as relp_ah
 from .scoring import score as score
 from .search import acdc as acdc
 from .search import budgeted_search as budgeted_search
+from .select import by_inclusion as by_inclusion
+from .select import by_lower_bound as by_lower_bound
 from .select import greedy as greedy
 from .select import prune as prune
 from .select import random_circuit as random_circuit

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.scores import check_matrix, provenance_json
+from circuits.scores import check_matrix
 from patching.files.brief import as_table
-from patching.files.parsing import number, read_json, require_keys, shown
+from patching.files.parsing import number, provenance_json, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.graph import Graph
 

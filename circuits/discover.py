@@ -10,11 +10,12 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.export import save
+from circuits.judging.resampling import Resampled, resampled
 from circuits.judging.smallest import ENOUGH, smallest_of
 from circuits.reporting.measurements import Kind, Measurements
 from circuits.reporting.report import Findings, Measured, Verdict, render, usable
 from circuits.running.evaluation import Evaluation, evaluate
-from circuits.running.trial import prepare
+from circuits.running.trial import Trial, prepare
 from circuits.scores import Ranking, Scores
 from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
@@ -38,8 +39,9 @@ class Search:
     """What to look for and how. `select` makes a circuit of a given size from scores.
 
     Without a `size`, the circuit is the smallest that keeps `faithfulness` of the clean-corrupt gap
-    on the prompts of the search. `run` keeps what circuits came to, and says who ran them; `score`
-    has its own.
+    on the prompts of the search. With `resamples`, which need scores by prompt, findings hold an
+    interval that contains the search. `run` keeps what circuits came to, and says who ran them;
+    `score` has its own.
     """
 
     metric: Metric
@@ -53,6 +55,7 @@ class Search:
     seed: int = 0
     batch_size: int = 16
     run: Run | None = None
+    resamples: int = 0
 
 
 def discover(
@@ -140,16 +143,20 @@ def _choose(model: Model, found: Task, search: Search, scores: Scores) -> Circui
     """Of the size asked for, or the smallest that keeps enough on the prompts of the search."""
     if search.size is not None:
         return search.select(scores, search.size)
-    trial = prepare(
+    choose = partial(search.select, scores)
+    trial = _trial(model, found, search)
+    return smallest_of(trial, choose, search.faithfulness, wrong_sign=True)
+
+
+def _trial(model: Model, task: Task, search: Search) -> Trial:
+    return prepare(
         model,
-        found,
+        task,
         search.metric,
         ablation=search.ablation,
         batch_size=search.batch_size,
         kept_in=search.run,
     )
-    choose = partial(search.select, scores)
-    return smallest_of(trial, choose, search.faithfulness, wrong_sign=True)
 
 
 def requested(circuit: Circuit) -> int:
@@ -195,8 +202,26 @@ def _judge(
         random=measured[len(nested) :],
         settings=_settings(circuit, scores, judged),
         examples=prompt_texts(model.tokenizer, judged),
+        resampled=_resample(model, judged, search, scores, circuit),
     )
     return findings, _record(findings, evaluation, circuits)
+
+
+def _resample(
+    model: Model, judged: Task, search: Search, scores: Scores, circuit: Circuit
+) -> Resampled | None:
+    """Circuits of this size found on resamples of the search's prompts, if asked for."""
+    if not search.resamples:
+        return None
+    size, trial = requested(circuit), _trial(model, judged, search)
+    return resampled(
+        trial,
+        scores,
+        lambda one: search.select(one, size),
+        n=search.resamples,
+        seed=search.seed,
+        wrong_sign=True,
+    )
 
 
 def _nested(search: Search, scores: Scores, circuit: Circuit) -> list[Circuit]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.files.brief import as_table, briefly
-from patching.files.parsing import parse_json, shown
+from patching.files.parsing import parse_json, provenance_json, shown
 from patching.files.tensors import (
     read_tensor_file,
     require_checksum,
@@ -37,7 +37,7 @@ DOUBTFUL = 1.0
 
 _VERSION = "1"
 _METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
-_TENSORS = ("scores", "exists", "completeness")
+_TENSORS = ("scores", "exists", "completeness", "by_prompt")
 
 
 @briefly
@@ -46,7 +46,8 @@ class Scores:
     """One score per edge of `graph`, exactly 0 where the graph has no edge.
 
     `provenance` says how the scores were made, in values that fit into JSON. `completeness` is the
-    completeness delta of a path method, one value per example, in units of the metric.
+    completeness delta of a path method, one value per example, in units of the metric. `by_prompt`,
+    where kept, is what each prompt alone scores, edges in row-major order; `matrix` is its mean.
 
     >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
     >>> scores = Scores(graph.exists.double(), graph, {"method": "by hand"})
@@ -58,6 +59,7 @@ class Scores:
     graph: Graph
     provenance: Mapping[str, object]
     completeness: Float[Tensor, " example"] | None = None
+    by_prompt: Float[Tensor, "example edge"] | None = None
 
     def __post_init__(self) -> None:
         check_matrix(self.matrix, self.graph)
@@ -68,6 +70,8 @@ class Scores:
                 f"there is no edge {source}->{dest}, yet it has the score "
                 f"{self.matrix[tuple(outside[0])]:g}; scores are 0 where the graph has no edge"
             )
+        if self.by_prompt is not None:
+            _check_mean(self.by_prompt, self.matrix[self.graph.exists])
 
     @property
     def completeness_error(self) -> float | None:
@@ -133,8 +137,8 @@ class Scores:
         import pandas
 
         best = self.top(10, ranking="absolute")
-        said = f"{self.graph.n_edges:,} edges by {self.provenance.get('method', 'unnamed')} score"
         frame = pandas.DataFrame(best, columns=["source", "dest", "score"])
+        said = f"{self.graph.n_edges:,} edges by {self.provenance.get('method', 'unnamed')} score"
         return as_table(f"{said}, the strongest:", frame)
 
     def save(self, path: str | Path) -> None:
@@ -146,6 +150,8 @@ class Scores:
         tensors = {"scores": self.matrix.contiguous(), "exists": self.graph.exists}
         if self.completeness is not None:
             tensors["completeness"] = self.completeness.contiguous()
+        if self.by_prompt is not None:
+            tensors["by_prompt"] = self.by_prompt.contiguous()
         metadata = {
             "version": _VERSION,
             "sources": json.dumps([node.name for node in self.graph.sources]),
@@ -201,7 +207,7 @@ def load_scores(path: str | Path) -> Scores:
         provenance = parse_json(metadata["provenance"])
         if not isinstance(provenance, dict) or not torch.equal(tensors["exists"], graph.exists):
             raise ValueError("its graph, edges and provenance do not fit each other")
-        return Scores(tensors["scores"], graph, provenance, tensors.get("completeness"))
+        return Scores(tensors["scores"], graph, provenance, *map(tensors.get, _TENSORS[2:]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -216,10 +222,8 @@ def merge(a: Scores, b: Scores) -> Scores:
             say how many examples they saw.
     """
     if a.graph != b.graph:
-        raise ValueError(
-            f"cannot merge scores that differ in graph: "
-            f"{a.graph.describe()} and {b.graph.describe()}"
-        )
+        graphs = f"{a.graph.describe()} and {b.graph.describe()}"
+        raise ValueError(f"cannot merge scores that differ in graph: {graphs}")
     for field in (*MUST_AGREE, *_OF_THE_MODEL):
         known = field in MUST_AGREE
         first, second = (_stated(s, field) if known else s.provenance.get(field) for s in (a, b))
@@ -235,7 +239,9 @@ def merge(a: Scores, b: Scores) -> Scores:
         "n_examples": total,
         "merged_from": [*_parts(a), *_parts(b)],
     }
-    return Scores(matrix, a.graph, provenance, torch.cat(deltas) if len(deltas) == 2 else None)
+    rows = [s.by_prompt for s in (a, b) if s.by_prompt is not None]
+    more = (torch.cat(parts) if len(parts) == 2 else None for parts in (deltas, rows))
+    return Scores(matrix, a.graph, provenance, *more)
 
 
 def check_matrix(matrix: Float[Tensor, "source dest"], graph: Graph) -> None:
@@ -263,16 +269,10 @@ def check_matrix(matrix: Float[Tensor, "source dest"], graph: Graph) -> None:
         )
 
 
-def provenance_json(provenance: Mapping[str, object]) -> str:
-    """The provenance as JSON text.
-
-    Raises:
-        ValueError: if a value does not fit into JSON.
-    """
-    try:
-        return json.dumps(dict(provenance), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the provenance does not fit into JSON: {error}") from None
+def _check_mean(rows: Float[Tensor, "example edge"], mean: Float[Tensor, " edge"]) -> None:
+    if rows.shape[1:] != mean.shape or not torch.allclose(rows.mean(dim=0), mean, atol=1e-6):
+        told = "scores are the mean of those by prompt, one row a prompt, one number an edge; got"
+        raise ValueError(f"{told} {tuple(rows.shape)} and {len(mean)} edges, or another mean")
 
 
 def _names(graph: Graph, edge: Int[Tensor, "2"]) -> tuple[str, str]:

@@ -7,12 +7,18 @@ how many edges came of it.
 import heapq
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Ranking, Scores, rank, ranked_by
 from patching.graph import Graph
+from patching.intervals import counts
+
+Z = 1.96
+"""Standard errors from a mean to the end of its 95 % interval."""
+
+N_RESAMPLES = 100
 
 
 def top_n(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
@@ -94,6 +100,45 @@ def prune(circuit: Circuit) -> Circuit:
     return Circuit(mask, circuit.graph, circuit.scores, provenance)
 
 
+def by_lower_bound(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
+    """The n edges whose scores are large beyond doubt, by the lower end of their 95 % interval.
+
+    The end of the score's size nearer to 0 (absolute), or its lower end (signed): mean less 1.96
+    standard errors over prompts. By size, edges whose interval holds 0 come after all others, in
+    the order of their means. Needs scores that were kept by prompt.
+
+    Raises:
+        ValueError: if they were not, or of one prompt, or as `top_n`.
+    """
+    rows = require_rows(scores)
+    mean = rows.mean(dim=0)
+    error = rows.std(dim=0) / len(rows) ** 0.5
+    if ranking == "signed":
+        return _by_merit(scores, mean - Z * error, n, ranking, "by_lower_bound", prune=prune)
+    sure = (mean.abs() - Z * error).clamp(min=0.0)
+    merit = sure + _below(sure[sure > 0], mean)
+    return _by_merit(scores, merit, n, ranking, "by_lower_bound", prune=prune)
+
+
+def by_inclusion(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
+    """The n edges that are among the n best in most of 100 resamples of the prompts.
+
+    Ties go to the larger mean score. Needs scores that were kept by prompt.
+
+    Raises:
+        ValueError: if they were not, or of one prompt, or as `top_n`.
+    """
+    rows = require_rows(scores)
+    _check_size(scores.graph, n)
+    held = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for mean in torch.from_numpy(counts(len(rows), N_RESAMPLES, 0)) @ rows:
+        merit = mean.abs() if ranking == "absolute" else mean
+        held[merit.sort(descending=True, stable=True).indices[:n]] += 1
+    mean = rows.mean(dim=0) if ranking == "signed" else rows.mean(dim=0).abs()
+    merit = held + 0.5 * mean / mean.abs().max().clamp(min=1e-300)
+    return _by_merit(scores, merit, n, ranking, "by_inclusion", prune=prune)
+
+
 def random_circuit(graph: Graph, n: int, seed: int) -> Circuit:
     """Random edges of the graph, each set of n equally likely.
 
@@ -141,6 +186,44 @@ def _selected(
     }
     provenance = {**scores.provenance, "selection": selection}
     return Circuit(mask, scores.graph, scores.matrix, provenance)
+
+
+def require_rows(scores: Scores) -> Float[Tensor, "example edge"]:
+    """What each prompt alone scores.
+
+    Raises:
+        ValueError: if that was not kept, or is of one prompt.
+    """
+    if scores.by_prompt is None or len(scores.by_prompt) < 2:
+        raise ValueError(
+            "these scores do not say what each prompt alone scores, of two prompts or more; "
+            "keep it, with by_prompt(task, score) or `circuits score --by-prompt`"
+        )
+    return scores.by_prompt
+
+
+def _below(sure: Float[Tensor, " some"], mean: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
+    """Numbers in the order of the means' sizes, all smaller than whatever is sure."""
+    least = float(sure.min()) if len(sure) else 1.0
+    return mean.abs() * (least * 1e-6 / max(float(mean.abs().max()), 1e-300))
+
+
+def _by_merit(
+    scores: Scores,
+    merit: Float[Tensor, " edge"],
+    n: int,
+    ranking: Ranking,
+    selector: str,
+    *,
+    prune: bool,
+) -> Circuit:
+    """The n edges of most merit, with their scores; ties in row-major order."""
+    _check_size(scores.graph, n)
+    ranked_by(scores, ranking)
+    edges = scores.graph.exists.flatten().nonzero().squeeze(1)
+    mask = torch.zeros_like(scores.graph.exists)
+    mask.view(-1)[edges[merit.sort(descending=True, stable=True).indices[:n]]] = True
+    return _selected(scores, mask, selector=selector, requested=n, ranking=ranking, prune=prune)
 
 
 def _check_size(graph: Graph, n: int) -> None:

@@ -119,6 +119,13 @@ def interval(
     return np.asarray(ends.low), np.asarray(ends.high)
 
 
+def counts(n_examples: int, n: int, seed: int) -> Float[np.ndarray, "draw example"]:
+    """How often each example is in each of n bootstrap draws of as many examples."""
+    rng = np.random.default_rng(seed)
+    even = np.full(n_examples, 1 / n_examples)
+    return rng.multinomial(n_examples, even, size=n).astype(np.float64)
+
+
 def check_draws(n: int, n_examples: int) -> None:
     """Check that n bootstrap draws from so many examples are possible.
 

@@ -23,12 +23,12 @@ from circuits.paper.tables import edges_latex, faithfulness_latex
 from circuits.repeating import rerun
 from circuits.repeating.permitted import OPTIONS
 from circuits.reporting.measurements import Measurements, load_measurements
-from circuits.scores import provenance_json
 from circuits.search.log import Log
 from patching import Model
 from patching.ablations import Constants, zero
 from patching.constants import Optimal, by_name, load_optimal
 from patching.descent import STATE, Parameter, Schedule, descend
+from patching.files.parsing import provenance_json
 from patching.graph import Graph
 from patching.history import History
 from patching.lens.tuned import load_tuned_lens, zero_lens

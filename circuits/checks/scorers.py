@@ -10,10 +10,11 @@ import torch
 from circuits.checks.law import Verdicts, require, require_equal
 from circuits.checks.linear import SCORES, linear_model, linear_task
 from circuits.checks.specimens import Specimen, specimen, specimens
-from circuits.scores import MUST_AGREE, Scores, provenance_json
+from circuits.scores import MUST_AGREE, Scores
 from circuits.scoring import Laws, Method
 from patching.ablations import mean, zero
 from patching.attribution import attribute
+from patching.files.parsing import provenance_json
 from patching.metrics import accuracy, logit_diff
 from patching.model import Model
 from patching.rules import RULES, Rule

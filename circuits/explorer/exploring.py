@@ -10,7 +10,8 @@ from circuits.explorer.levels import Measured, fitting_levels, level_rows, measu
 from circuits.explorer.placing import Places, drawings, grid
 from circuits.judging.points import Curve
 from circuits.judging.uncertainty import Uncertain
-from circuits.scores import Ranking, Scores, provenance_json
+from circuits.scores import Ranking, Scores
+from patching.files.parsing import provenance_json
 from patching.graph import Graph
 from patching.views.page import Page, Parts, assemble
 

@@ -10,9 +10,9 @@ from typing import TypeVar
 from circuits.circuit import Circuit
 from circuits.explorer.content import Ordered
 from circuits.judging.points import Curve
-from circuits.scores import Ranking, Scores, provenance_json
+from circuits.scores import Ranking, Scores
 from circuits.select import prune, top_n
-from patching.files.parsing import number, read_json
+from patching.files.parsing import number, provenance_json, read_json
 
 T = TypeVar("T")
 

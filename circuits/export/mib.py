@@ -18,7 +18,8 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, node_of
 from circuits.grouping import shared_readers
-from circuits.scores import Scores, provenance_json
+from circuits.scores import Scores
+from patching.files.parsing import provenance_json
 from patching.files.whole import write_bytes, write_text
 from patching.graph import Graph
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.export.mib import Table, cfg_of, edges_of, nodes_of, readers_of
 from circuits.grouping import join_circuit, join_scores
-from circuits.scores import Scores, provenance_json
-from patching.files.parsing import naming, number, read_json, shown
+from circuits.scores import Scores
+from patching.files.parsing import naming, number, provenance_json, read_json, shown
 from patching.files.tensors import read_pt
 from patching.graph import Graph
 

@@ -16,7 +16,7 @@ import json
 
 from circuits.circuit import Circuit, kind_of, node_of
 from circuits.drawing.roles import Roles
-from circuits.scores import provenance_json
+from patching.files.parsing import provenance_json
 from patching.graph import Graph
 
 PROMPT = ("(all", " prompts,", " summed", " over", " positions)")

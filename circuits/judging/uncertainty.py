@@ -6,8 +6,8 @@ are added that often to R running sums, and are forgotten. Memory is R numbers p
 the number of examples. Knows no model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,23 +16,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.judging.prompts import of_one, on_graph, one_by_one
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.files.brief import briefly
-from patching.graph import Graph
 from patching.memory import in_tiles
 from patching.tasks.task import Task
-from patching.work import Parts, Run, do
-from patching.work.fingerprint import fingerprint
+from patching.work import Run
 
 if TYPE_CHECKING:
     import pandas
 
 ENSEMBLE_SHARES = ("model", "revision", "weights", "task", "tokens", "n_examples", "metric")
 """What an ensemble's provenance says of itself, where all its members say the same."""
-
-EXAMPLES_A_CHUNK = 8  # scored before what they came to is kept
-
-_MADE_BY = ("weights", "metric", "method", "options", "ablation", "dtype", "versions")
 
 
 @briefly
@@ -133,13 +128,13 @@ def uncertainty(
     """
     _check_numbers(len(task), n_resamples)
     weights = _weights(len(task), n_resamples, seed)
-    first = _of_one(task, score, 0)
+    first = of_one(task, score, 0)
     graph = first.graph
     _check(first, size, ranking)
     sums = torch.zeros(n_resamples, graph.n_edges, dtype=torch.float64)
     total = torch.zeros_like(first.matrix)
     deltas = []
-    for i, (edges, completeness) in enumerate(_one_by_one(task, score, first, run)):
+    for i, (edges, completeness) in enumerate(one_by_one(task, score, first, run)):
         sums.addr_(weights[:, i], edges)  # in place: no second copy
         total[graph.exists] += edges
         deltas += [] if completeness is None else [completeness]
@@ -193,44 +188,17 @@ def ensemble(members: Sequence[Scores]) -> Scores:
         "options": {"normalised_by": "root mean square over edges", "n_members": len(members)},
         "members": [dict(member.provenance) for member in members],
     }
-    return Scores(total / len(members), graph, provenance)
+    return Scores(total / len(members), graph, provenance, None, _rows_together(members))
 
 
-def _one_by_one(
-    task: Task, score: Callable[[Task], Scores], first: Scores, run: Run | None
-) -> Iterator[tuple[Float[Tensor, " edge"], Float[Tensor, "1"] | None]]:
-    """Scores and deltas of every prompt; a run is known by its first one's, as `score` is not."""
-    settings = {
-        "made_by": {name: first.provenance.get(name) for name in _MADE_BY},
-        "first": fingerprint((first.matrix, task.padding)),
-        "tokens": task.hash,
-    }
-    work, n = _Work(task, score, first), -(-len(task) // EXAMPLES_A_CHUNK)
-    for done in do(run, work, n, what="examples", settings=settings):
-        edges = done.parts["edges"]
-        deltas = done.parts.get("completeness", [None] * len(edges))
-        yield from zip(edges, deltas, strict=True)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A chunk: some prompts scored one by one."""
-
-    task: Task
-    score: Callable[[Task], Scores]
-    first: Scores
-
-    def __call__(self, number: int) -> Parts:
-        start = number * EXAMPLES_A_CHUNK
-        rows = range(len(self.task))[start : start + EXAMPLES_A_CHUNK]
-        found = [_of_one(self.task, self.score, row) if row else self.first for row in rows]
-        parts = {"edges": torch.stack([one.matrix[one.graph.exists] for one in found])}
-        deltas = [one.completeness for one in found if one.completeness is not None]
-        return parts | ({"completeness": torch.stack(deltas)} if deltas else {})
-
-
-def _of_one(task: Task, score: Callable[[Task], Scores], row: int) -> Scores:
-    return score(replace(task, prompts=task.prompts[row : row + 1]))
+def _rows_together(members: Sequence[Scores]) -> Float[Tensor, "example edge"] | None:
+    """What each prompt alone scores, where all members know it of the same prompts."""
+    rows = [m.by_prompt for m in members if m.by_prompt is not None]
+    tokens = {m.provenance.get("tokens") for m in members}
+    if len(rows) < len(members) or len(tokens) > 1 or len({len(r) for r in rows}) > 1:
+        return None
+    scales = [m.matrix[m.graph.exists].square().mean().sqrt() for m in members]
+    return torch.stack([r / scale for r, scale in zip(rows, scales, strict=True)]).mean(dim=0)
 
 
 def _check(scores: Scores, size: int, ranking: Ranking) -> None:
@@ -273,9 +241,9 @@ def _summarise(
     in_tiles(graph.n_edges, 2 * len(means) * means.element_size(), means.device, work)
     return Uncertain(
         scores,
-        standard_error=_on_graph(error, graph),
-        sign_stability=_on_graph(same, graph),
-        inclusion=_on_graph(_inclusion(means, size, ranking), graph),
+        standard_error=on_graph(error, graph),
+        sign_stability=on_graph(same, graph),
+        inclusion=on_graph(_inclusion(means, size, ranking), graph),
         size=size,
         ranking=ranking,
         n_resamples=len(means),
@@ -291,9 +259,3 @@ def _inclusion(
         merit = mean.abs() if ranking == "absolute" else mean
         counts[merit.sort(descending=True, stable=True).indices[:size]] += 1
     return counts / len(means)
-
-
-def _on_graph(values: Float[Tensor, " edge"], graph: Graph) -> Float[Tensor, "source dest"]:
-    matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
-    matrix[graph.exists] = values
-    return matrix

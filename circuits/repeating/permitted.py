@@ -259,6 +259,7 @@ _SCORING = {
     **_ABLATION,
     **_each(_name, "method rule path quadrature"),
     **_each(_plain, "steps ranking"),
+    "by-prompt": _FLAG,
 }
 _JUDGING = {**_ON_TASK, **_ABLATION, **_each(_plain, "ablated direction"), "": _file}
 
@@ -266,7 +267,7 @@ OPTIONS: dict[str, dict[str, Check | str]] = {
     "score": {**_SCORING, "top": _plain},
     "discover": {
         **_SCORING,
-        **_each(_plain, "size faithfulness selector holdout"),
+        **_each(_plain, "size faithfulness selector holdout resamples"),
         **_each(_FLAG, "prune no-prune"),
         "eval-task": _task,
     },

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.judging.resampling import Resampled
 from circuits.scores import Ranking
 from patching.files.visible import in_markdown, visible
 
@@ -109,6 +110,7 @@ class Findings:
     random: Sequence[Measured]
     settings: Mapping[str, object]
     examples: Sequence[str] = ()
+    resampled: Resampled | None = None
 
 
 def usable(
@@ -188,6 +190,7 @@ def render(findings: Findings, *, figure: str, top: int = 20) -> str:
         "## How good it is",
         f"Measured on {prompts}.{_examples(findings)}",
         _runs(findings),
+        *([f"{findings.resampled.sentence}."] if findings.resampled else []),
         explain_faithfulness(in_markdown(str(findings.settings.get("ablation", "resample")))),
         f"![The circuit]({figure})",
         SIGN,

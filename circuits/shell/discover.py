@@ -2,14 +2,15 @@
 
 from argparse import Namespace
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation, open_method
 from circuits.shell.options import Parser, add_folder
-from circuits.shell.printing import say_choice
+from circuits.shell.printing import say_choice, say_compared
 from circuits.shell.run_options import leads_here, open_run
-from circuits.shell.values import share
+from circuits.shell.values import natural, share
 
 if TYPE_CHECKING:
     from circuits.reporting.report import Findings
@@ -29,6 +30,14 @@ def add_options(parser: Parser) -> None:
         help="share of the prompts kept from the search to judge on; 0: in-sample (0.3)",
     )
     judging.add_argument("--eval-task", metavar="TASK", help="judge on these prompts instead")
+    parser.add_argument(
+        "--resamples",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="find circuits on N resamples of the search's prompts too: an interval that contains "
+        "the search, and how stable the circuit is; 100 are enough (0)",
+    )
 
 
 def discover(args: Namespace) -> None:
@@ -58,6 +67,7 @@ def discover(args: Namespace) -> None:
         seed=args.seed,
         batch_size=args.batch_size,
         run=open_run(args),
+        resamples=args.resamples,
     )
     findings = run(model, found, held_out, search, args.out)
     if not leads_here(search.run):
@@ -100,4 +110,7 @@ def _print_findings(args: Namespace, findings: "Findings") -> None:
     )
     chance = ", ".join(percent(measured.faithfulness) for measured in findings.random)
     say_choice(findings.circuit)
+    say_compared(findings.circuit.provenance)
     print(f"faithfulness {percent(found.faithfulness)}; random circuits of that size: {chance}")
+    if findings.resampled is not None:
+        print(fill(findings.resampled.sentence, 88))

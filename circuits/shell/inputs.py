@@ -133,11 +133,16 @@ def open_metric(args: Namespace) -> "Metric":
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     """The selector of `--selector` with `--ranking`, `--prune` and `--no-prune` filled in."""
     from circuits.search.programming import program
-    from circuits.select import greedy, top_n
+    from circuits.select import by_inclusion, by_lower_bound, greedy, top_n
 
     if args.selector == "program":
         return lambda scores, size: program(scores, size, ranking=args.ranking)
-    selector = {"top-n": top_n, "greedy": greedy}[args.selector]
+    selector = {
+        "top-n": top_n,
+        "greedy": greedy,
+        "lower-bound": by_lower_bound,
+        "inclusion": by_inclusion,
+    }[args.selector]
     prune = args.prune or not args.no_prune
     return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=prune)
 

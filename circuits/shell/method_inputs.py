@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from patching.tasks import Task
 
 ABLATIONS = ("resample", "zero", "mean", "positional-mean", "optimal", "random")
+AUTO = "auto"
+"""In the place of a method's name: the one that evidence is for."""
+
 _OVER_PROMPTS = ("mean", "positional-mean", "optimal")
 
 
@@ -40,6 +44,8 @@ def open_method(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     choose("ablation", args.ablation, dict.fromkeys(ABLATIONS))
     if free:
         make = _open_recipe(args)
+    elif args.method == AUTO:
+        make = _open_auto(args)
     else:
         name = args.method or "eap-ig"
         make = _open_named(name, args, find_method(name))
@@ -101,9 +107,30 @@ def _open_optimal(path: str | None, model: "Model", task: "Task", args: Namespac
 def _open_named(
     name: str, args: Namespace, method: "Method"
 ) -> "Callable[[Model, Task, Metric], Scores]":
+    options = _path_options(name, args, method)
+    if args.ablation not in ("resample", "random") and not method.takes_ablation:
+        raise ValueError(f"{name} does not work under --ablation {args.ablation}")
+    if keeps_prompts(args) and not method.by_prompt:
+        raise ValueError(f"{name} is no mean over prompts: it cannot be kept by prompt")
+
+    def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
+        if method.takes_ablation:
+            options["ablation"] = open_ablation(args, model, task)
+        function = partial(method.function, batch_size=args.batch_size, **options)
+        return _all_or_each(args, model, task, metric, function)
+
+    return make
+
+
+def _path_options(name: str, args: Namespace, method: "Method") -> dict[str, object]:
+    """What was given of `--steps` and `--quadrature`.
+
+    Raises:
+        ValueError: if the method takes no such thing, or there is no such quadrature.
+    """
     from circuits.scoring import QUADRATURES
 
-    options = {}
+    options: dict[str, object] = {}
     if args.steps is not None:
         options["steps"] = args.steps
     if args.quadrature is not None:
@@ -113,16 +140,58 @@ def _open_named(
         raise ValueError(f"{name} has no path to take steps on; leave out {given}")
     if args.quadrature is not None and not method.takes_quadrature:
         raise ValueError(f"{name} lays its steps by itself; leave out --quadrature")
-    if args.ablation not in ("resample", "random") and not method.takes_ablation:
-        raise ValueError(f"{name} does not work under --ablation {args.ablation}")
+    return options
+
+
+def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
+    """The method chosen by evidence, for the size or the faithfulness that is asked for.
+
+    Raises:
+        ValueError: if there are options of a path method.
+    """
+    from circuits.choosing import auto
+    from circuits.judging.smallest import ENOUGH, Goal
+
+    if args.steps is not None or args.quadrature is not None:
+        raise ValueError("auto lays its steps by itself; leave out --steps and --quadrature")
 
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
-        if method.takes_ablation:
-            options["ablation"] = open_ablation(args, model, task)
-        run = open_run(args)
-        return method.function(model, task, metric, batch_size=args.batch_size, run=run, **options)
+        asked = getattr(args, "faithfulness", None) or ENOUGH
+        ablation = open_ablation(args, model, task)
+        goal = Goal(args.ranking, asked, ablation=ablation, wrong_sign=True)
+        return auto(
+            model,
+            task,
+            metric,
+            goal,
+            size=getattr(args, "size", None),
+            by_prompt=keeps_prompts(args),
+            batch_size=args.batch_size,
+            run=open_run(args),
+        ).scores
 
     return make
+
+
+def keeps_prompts(args: Namespace) -> bool:
+    """Whether what each prompt alone scores is kept."""
+    return args.by_prompt or bool(getattr(args, "resamples", 0))
+
+
+def _all_or_each(
+    args: Namespace,
+    model: "Model",
+    task: "Task",
+    metric: "Metric",
+    function: "Callable[..., Scores]",
+) -> "Scores":
+    """Scores of all prompts, in batches, or of each by itself where that is kept."""
+    from circuits.judging.prompts import by_prompt
+
+    run = open_run(args)
+    if not keeps_prompts(args):
+        return function(model, task, metric, run=run)
+    return by_prompt(task, lambda part: function(model, part, metric), run=run)
 
 
 def _open_recipe(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
@@ -133,8 +202,8 @@ def _open_recipe(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
 
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         recipe = Recipe(path, rule, open_ablation(args, model, task))
-        run = open_run(args)
-        return score(model, task, metric, recipe, batch_size=args.batch_size, run=run)
+        function = partial(score, recipe=recipe, batch_size=args.batch_size)
+        return _all_or_each(args, model, task, metric, function)
 
     return make
 

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from circuits.shell.method_inputs import ABLATIONS
+from circuits.shell.method_inputs import ABLATIONS, AUTO
 from circuits.shell.printing import print_columns
 
 
@@ -12,6 +12,8 @@ def methods(args: Namespace) -> None:
     from patching.rules import RULES
 
     rows = [(name, method.cost, method.source) for name, method in METHODS.items()]
+    cost = "three of these along inputs, and some 30 circuits"
+    rows.append((AUTO, cost, "chosen by evidence: circuits on prompts of the search"))
     print_columns(("method", "cost", "source"), rows)
     print(f"\nrules (--rule):             {', '.join(RULES)}")
     print(f"paths (--path):             {', '.join(PATHS)}")

@@ -92,7 +92,9 @@ def method_options() -> Parser:
     """How edges are scored."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("method")
-    group.add_argument("--method", metavar="NAME", help="of `circuits methods`, or module:function")
+    group.add_argument(
+        "--method", metavar="NAME", help="of `circuits methods`, auto, or module:function"
+    )
     group.add_argument("--rule", metavar="NAME", help="backward rule, instead of a method (plain)")
     group.add_argument("--path", metavar="NAME", help="where gradients are taken (clean)")
     group.add_argument("--steps", type=positive, metavar="N", help="steps of a path method (5)")
@@ -100,6 +102,11 @@ def method_options() -> Parser:
         "--quadrature",
         metavar="NAME",
         help="where a path method's steps lie: midpoint, left, ... (midpoint)",
+    )
+    group.add_argument(
+        "--by-prompt",
+        action="store_true",
+        help="score prompts one by one and keep that, for intervals that contain the search",
     )
     return parser
 
@@ -196,10 +203,11 @@ def selector_options(*, size: int | None, faithfulness: float | None, prune: boo
     )
     group.add_argument(
         "--selector",
-        choices=("top-n", "greedy", "program"),
+        choices=("top-n", "greedy", "program", "lower-bound", "inclusion"),
         default="top-n",
         help="the best edges; grown from the logits so that all lead there; or the best "
-        "connected ones, by integer program (top-n)",
+        "connected ones, by integer program; by the lower bound of scores kept by prompt, or how "
+        "often they are among the best in resamples (top-n)",
     )
     _add_pruning(group.add_mutually_exclusive_group(), prune=prune)
     return parser

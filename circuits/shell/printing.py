@@ -113,6 +113,31 @@ def say_choice(circuit: "Circuit") -> None:
     say_idle(circuit)
 
 
+def say_compared(provenance: Mapping[str, object]) -> None:
+    """Print what `auto` held against each other, if these scores are its own."""
+    compared = provenance.get("compared")
+    if not isinstance(compared, list):
+        return
+    print(
+        f"auto keeps {compared[0]['name']}, by circuits of about {provenance['compared_at']:,} "
+        f"edges on halves of the search's prompts, for {provenance['units']:.1f} forward and "
+        "backward passes:"
+    )
+    rows = [
+        (
+            str(one["name"]),
+            f"{one['distance']:.3f}",
+            f"{one['farther']:+.3f}",
+            f"{one['low']:+.3f} to {one['high']:+.3f}",
+        )
+        for one in compared
+    ]
+    print_columns(("scores", "|1 - f|", "farther", "95 % interval"), rows)
+    left_out = provenance.get("left_out")
+    for name, why in left_out.items() if isinstance(left_out, Mapping) else ():
+        print(f"left out: {name}: {why}")
+
+
 def say_idle(circuit: "Circuit") -> None:
     """Print how many edges of a circuit are on no path, if any: they carry nothing."""
     from circuits.select import prune

@@ -5,7 +5,7 @@ from argparse import Namespace
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.method_inputs import open_method
 from circuits.shell.options import Parser, add_out, add_overwrite, add_top
-from circuits.shell.printing import print_edges
+from circuits.shell.printing import print_edges, say_compared
 from circuits.shell.run_options import keep_partial, leads_here, open_run
 
 
@@ -39,6 +39,7 @@ def score(args: Namespace) -> int | None:
         f"{scores.graph.n_edges:,} edges of {model.name} scored by {method_name} on "
         f"{len(task)} prompts of {task.name}; strongest by {args.ranking} score:"
     )
+    say_compared(scores.provenance)
     print_edges(scores.top(args.top, ranking=args.ranking))
     print(f"written to {args.out}")
     return None

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,6 +170,18 @@ def number(value: object) -> float:
     if not math.isfinite(found):
         raise ValueError(f"a finite number would be right, got {shown(value)}")
     return found
+
+
+def provenance_json(provenance: Mapping[str, object]) -> str:
+    """The provenance of a result as JSON text.
+
+    Raises:
+        ValueError: if a value does not fit into JSON.
+    """
+    try:
+        return json.dumps(dict(provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the provenance does not fit into JSON: {error}") from None
 
 
 def _is_flat(content: object) -> bool:
