@@ -181,6 +181,24 @@ def test_without_a_size_the_circuit_is_the_smallest_that_keeps_enough(home, tmp_
     assert "--faithfulness runs circuits: give --model and --task too, or --size N" in said
 
 
+def test_a_method_is_chosen_by_evidence_and_the_search_is_in_the_interval(home, tmp_path, capsys):
+    command = ["discover", *on(home), "--method", "auto", "--size", "20", "--resamples", "3"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "auto keeps " in said and "eap-ig + relp x inputs + gim x inputs" in said
+    assert "95 % interval of finding and judging" in " ".join(said.split())
+    assert "95 % interval of finding and judging" in (tmp_path / "report.md").read_text()
+    scores = tmp_path / "scores.safetensors"
+    assert load_scores(scores).by_prompt is not None
+    select = ["select", str(scores), "--size", "9", "--out", str(tmp_path / "c.json")]
+    assert main([*select, "--selector", "inclusion"]) == 0
+    assert "9 of 46 edges, chosen by absolute score (inclusion)" in capsys.readouterr().out
+    assert main(["score", *on(home), "--method", "grad-drop", "--by-prompt"]) == 2
+    assert "grad-drop is no mean over prompts" in capsys.readouterr().err
+    assert main([*command, "--steps", "2", "--out", str(tmp_path / "new")]) == 2
+    assert "auto lays its steps by itself" in capsys.readouterr().err
+
+
 def test_discover_without_held_out_prompts_says_in_sample(home, tmp_path, capsys):
     options = ["--holdout", "0", "--size", "5", "--method", "eap", "--out", str(tmp_path)]
     assert main(["discover", *on(home), *options]) == 0
