@@ -193,7 +193,8 @@ def test_a_method_is_chosen_by_evidence_and_the_search_is_in_the_interval(home, 
     select = ["select", str(scores), "--size", "9", "--out", str(tmp_path / "c.json")]
     assert main([*select, "--selector", "inclusion"]) == 0
     assert "9 of 46 edges, chosen by absolute score (inclusion)" in capsys.readouterr().out
-    assert main(["score", *on(home), "--method", "grad-drop", "--by-prompt"]) == 2
+    out = ["--by-prompt", "--out", str(tmp_path / "s.safetensors")]
+    assert main(["score", *on(home), "--method", "grad-drop", *out]) == 2
     assert "grad-drop is no mean over prompts" in capsys.readouterr().err
     assert main([*command, "--steps", "2", "--out", str(tmp_path / "new")]) == 2
     assert "auto lays its steps by itself" in capsys.readouterr().err
