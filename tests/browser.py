@@ -55,7 +55,7 @@ class Visit:
     dom: str
 
 
-def visit(content: str, script: str, folder: Path) -> Visit:
+def visit(content: str, script: str, folder: Path, *, address: str = "") -> Visit:
     """Open a page, run a script that fills `said`, and give back what came of it."""
     run = (
         f"(async () => {{ {_HELP} const said = {{}}; try {{ await frame(); {script} }}"
@@ -68,7 +68,7 @@ def visit(content: str, script: str, folder: Path) -> Visit:
     page = page.replace("script-src ", f"script-src {source_hash(run)} ", 1)  # ours may run as well
     page = page.replace("</body>", f"<script>{run}</script></body>")
     path.write_text(page, encoding="utf-8")
-    done = browse(["--dump-dom", path.as_uri()], folder)
+    done = browse(["--dump-dom", path.as_uri() + address], folder)
     found = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, f"the script did not come to its end: {done.stderr[-2000:]}"
     said = json.loads(html.unescape(found[1]))

@@ -7,7 +7,16 @@ function openData() {
   const data = readData();
   const graph = openGraph(data.names);
   const lists = data.lists.map((list) => openList(list, graph));
-  return { ...data, graph, lists, longest: Math.max(...lists.map((list) => list.length)) };
+  const opened = { ...data, graph, lists, longest: Math.max(...lists.map((list) => list.length)) };
+  return { ...opened, least: leastMerits(opened) };
+}
+
+// The least that is shown at each size, in the first list: it only falls as the size grows, also
+// where a circuit's own edges come before better ones.
+function leastMerits(data) {
+  let least = Infinity;
+  const list = data.lists[0];
+  return list.score === null ? [] : list.keys.map((_, i) => (least = Math.min(least, merit(data, list, i))));
 }
 
 function openGraph(names) {
@@ -40,10 +49,8 @@ function merit(data, list, i) {
 
 // The number of edges at or above a threshold, in the first list.
 function sizeAt(data, threshold) {
-  const list = data.lists[0];
-  let count = 0;
-  while (count < list.length && merit(data, list, count) >= threshold) count += 1;
-  return count;
+  const count = data.least.findIndex((least) => least < threshold);
+  return count < 0 ? data.least.length : count;
 }
 
 // An edge with what every list says of it; index 0 is the first list, A.

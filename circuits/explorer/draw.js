@@ -4,7 +4,7 @@ function openDrawing(stage) {
   const layers = { links: shape("g"), edges: shape("g"), grips: shape("g"), nodes: shape("g") };
   const svg = shape("svg", { role: "group", "aria-label": "circuit", xmlns: SVG }, ...Object.values(layers));
   stage.append(svg);
-  return { svg, layers, edges: new Map(), grips: new Map(), nodes: new Map(), view: null, fitted: true };
+  return { svg, layers, edges: new Map(), grips: new Map(), nodes: new Map(), view: null, fitted: true, least: READABLE };
 }
 
 // Where every node stands: in the first drawing for so many edges that has them all, else the grid.
@@ -25,7 +25,7 @@ function columnFor(drawing, places) {
   if (places.length === 0) return BOX.column;
   const span = (values) => Math.max(...values) - Math.min(...values) || 1;
   const room = drawing.svg.getBoundingClientRect();
-  const height = span(places.map((place) => place[1])) * BOX.row + 56;
+  const height = Math.min(span(places.map((place) => place[1])) * BOX.row + 56, room.height / READABLE);
   const width = (height * room.width) / (room.height - 80) - 2 * BOX.width;
   const fitting = width / span(places.map((place) => place[0]));
   return Math.min(Math.max(BOX.column, fitting || 0), 2 * BOX.column);
@@ -62,7 +62,7 @@ function drawAll(drawing, data, found, on) {
   for (const index of boxes.keys()) styleNode(drawing, data, places, index, edges);
   drawLinks(drawing, data, places);
   drawing.box = boundsOf(places, routes.values());
-  if (drawing.fitted) fit(drawing);
+  if (drawing.fitted) fit(drawing, drawing.least);
 }
 
 function byPlace(places) {
@@ -162,16 +162,22 @@ function boundsOf(places, routes) {
   return [left - side, top - 28, right - left + 2 * side, bottom - top + 56];
 }
 
-// The whole drawing, above the legend.
-function fit(drawing) {
+const READABLE = 0.78; // names of 12 pixels become 9.4
+
+// The whole drawing, above the legend; or, where names would be too small to read, its upper part.
+function fit(drawing, least = 0) {
   const [x, y, width, height] = drawing.box;
   const room = drawing.svg.getBoundingClientRect();
   const legend = find("legend").offsetHeight + 8;
-  const scale = Math.min(1.35, room.width / width, (room.height - legend) / height);
-  if (!(scale > 0)) return;
+  const whole = Math.min(1.35, room.width / width, (room.height - legend) / height);
+  if (!(whole > 0)) return;
+  const scale = Math.max(whole, least);
   const seen = [room.width / scale, room.height / scale];
   drawing.fitted = true;
-  look(drawing, [x + (width - seen[0]) / 2, y + (height - seen[1] + legend / scale) / 2, ...seen]);
+  drawing.least = least;
+  const above = seen[1] - legend / scale;
+  look(drawing, [x + (width - seen[0]) / 2, height > above ? y : y + (height - above) / 2, ...seen]);
+  find("rest").hidden = scale === whole;
 }
 
 function look(drawing, view) {
@@ -215,7 +221,7 @@ function letDrag(drawing) {
 }
 
 function wheel(drawing, event) {
-  if (!event.ctrlKey && !event.metaKey) return; // the page around a frame must scroll
+  if (isFramed() && !event.ctrlKey && !event.metaKey) return; // the page around a frame must scroll
   event.preventDefault();
   const room = drawing.svg.getBoundingClientRect();
   const at = [(event.clientX - room.left) / room.width, (event.clientY - room.top) / room.height];

@@ -1,15 +1,18 @@
 // The page: what the user has set, and what happens when that changes.
 
 const MOST = [100, 300, 600, 1500];
+const LINES = 300; // more edges than this are first seen as a matrix
 
 function start() {
   const data = openData();
-  const state = { size: data.start, most: 300, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null };
-  const page = { data, state, drawing: openDrawing(find("stage")), stops: bySize(data), found: null, moveMark: () => {} };
+  const state = { size: data.start, most: LINES, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null, view: data.start > LINES ? "matrix" : "drawing" };
+  const [drawing, matrix] = [openDrawing(find("stage")), openMatrix(find("stage"))];
+  const page = { data, state, drawing, matrix, stops: bySize(data), found: null, lit: null, moveMark: () => {} };
+  readAddress(page);
   page.on = handlers(page);
   writeOnce(page);
   listen(page);
-  followTheme(find("theme"));
+  followTheme(find("theme"), () => page.found && showMatrix(page));
   refresh(page);
 }
 
@@ -23,7 +26,7 @@ function bySize(data) {
 // The same for even steps of log |score|; in the signed ranking, for even steps down to the least.
 function byScore(data) {
   const list = data.lists[0];
-  const [most, least] = [merit(data, list, 0), merit(data, list, list.length - 1)];
+  const [most, least] = [merit(data, list, 0), data.least.at(-1)];
   const nonzero = data.ranking === "absolute" ? list.score.findLast((score) => score !== 0) : undefined;
   const low = nonzero === undefined ? least : Math.abs(nonzero);
   const at = (share) => (low > 0 ? most * (low / most) ** share : most + share * (low - most));
@@ -34,9 +37,10 @@ function byScore(data) {
 // Everything that follows from the state is drawn again, at most once per frame.
 function refresh(page) {
   const { data, state } = page;
-  page.found = choose(data, state);
-  drawAll(page.drawing, data, page.found, page.on);
-  if (state.chosen !== null && !page.drawing.nodes.has(state.chosen)) state.chosen = null;
+  const most = state.view === "matrix" ? Infinity : state.most;
+  page.found = choose(data, { ...state, most });
+  if (state.view === "drawing") drawAll(page.drawing, data, page.found, page.on);
+  if (state.chosen !== null && !isShown(page, state.chosen)) state.chosen = null;
   showSize(page);
   showCount(data, state, page.found);
   if (data.curve !== null) {
@@ -44,6 +48,11 @@ function refresh(page) {
     page.moveMark(state.size);
   }
   relight(page);
+  writeAddress(page);
+}
+
+function isShown(page, node) {
+  return page.found.edges.some((edge) => edge.source === node || edge.dest === node);
 }
 
 function later(page) {
@@ -64,6 +73,22 @@ function relight(page) {
   showDetails(data, found.edges, state.chosen, paths, page.on);
   page.lit = paths;
   showMatches(page);
+  showMatrix(page);
+}
+
+function showMatrix(page) {
+  const isMatrix = page.state.view === "matrix";
+  page.matrix.canvas.hidden = !isMatrix;
+  page.drawing.svg.toggleAttribute("hidden", isMatrix);
+  for (const id of ["most-label", "save"]) find(id).hidden = isMatrix;
+  for (const view of ["drawing", "matrix"]) find(`as-${view}`).setAttribute("aria-pressed", view === page.state.view);
+  showLegend(page.data, page.state.view);
+  if (isMatrix) drawMatrix(page.matrix, page.data, page.found.edges, page.lit);
+}
+
+function setView(page, view) {
+  page.state.view = view;
+  refresh(page);
 }
 
 function showSize(page) {
@@ -75,7 +100,7 @@ function showSize(page) {
   slider.value = after < 0 ? stops.length - 1 : after;
   slider.setAttribute("aria-valuetext", `${whole(state.size)} edges`);
   find("size").value = state.size;
-  if (list.score && list.length > 0) find("threshold").value = roundedDown(merit(data, list, Math.min(state.size, list.length) - 1));
+  if (list.score && list.length > 0) find("threshold").value = roundedDown(data.least[Math.min(state.size, list.length) - 1]);
 }
 
 // Four digits, never more than the value: every edge that is shown is at or above it.
@@ -114,6 +139,7 @@ function handlers(page) {
       state.chosen = state.chosen === index ? null : index;
       hideCard();
       relight(page);
+      writeAddress(page);
     },
     clear: () => clear(page),
     key: (index, event) => nodeKey(page, index, event),
@@ -125,6 +151,7 @@ function clear(page) {
   find("search").value = "";
   hideCard();
   relight(page);
+  writeAddress(page);
 }
 
 function nodeKey(page, index, event) {
@@ -134,54 +161,6 @@ function nodeKey(page, index, event) {
     if (edge) page.drawing.nodes.get(event.key === "ArrowUp" ? edge.dest : edge.source).focus();
   } else return;
   event.preventDefault();
-}
-
-// Finding nodes by name.
-
-function matches(page) {
-  const text = find("search").value.trim().toLowerCase();
-  return text === "" ? [] : page.data.graph.nodes.filter((node) => node.name.toLowerCase().includes(text));
-}
-
-function showMatches(page) {
-  const found = matches(page);
-  const shown = found.filter((node) => page.drawing.nodes.has(node.index));
-  mark(page.drawing, "matched", new Set(shown.map((node) => node.index)));
-  const absent = found.length > 0 && shown.length === 0;
-  const words = absent ? absentWords(page, found[0]) : found.length > 0 ? `${shown.length} shown of ${found.length} named so` : "no node is named so";
-  find("found").textContent = find("search").value.trim() === "" ? "" : words;
-}
-
-function absentWords(page, node) {
-  const first = firstSize(page.data, node.index);
-  return first === null ? `${node.name} has no edge here` : `${node.name} comes in at ${whole(first)} edges; Enter goes there`;
-}
-
-// The least size at which a node has an edge.
-function firstSize(data, index) {
-  const { graph } = data;
-  const sizes = data.lists.flatMap((list) => {
-    const at = list.keys.findIndex((_, i) => graph.sources[list.source[i]] === index || graph.readers[list.reader[i]].node === index);
-    return at < 0 ? [] : [at + 1];
-  });
-  return sizes.length > 0 ? Math.min(...sizes) : null;
-}
-
-function goToMatch(page) {
-  const found = matches(page);
-  if (found.length === 0) return;
-  const exact = found.find((node) => node.name === find("search").value.trim().toLowerCase());
-  const shown = found.find((node) => page.drawing.nodes.has(node.index));
-  const node = exact ?? shown ?? found[0];
-  if (!page.drawing.nodes.has(node.index)) {
-    const first = firstSize(page.data, node.index);
-    if (first === null) return;
-    page.state.size = Math.max(page.state.size, first);
-    refresh(page);
-  }
-  page.state.chosen = page.drawing.nodes.has(node.index) ? node.index : null;
-  relight(page);
-  centre(page.drawing, node.index);
 }
 
 // What never changes is written once; then every control is given its work.
@@ -202,7 +181,6 @@ function writeOnce(page) {
     find("faithfulness").hidden = false;
     page.moveMark = drawChart(data.curve);
   }
-  showLegend(data);
   writeTicks(page);
 }
 
@@ -240,13 +218,33 @@ function listen(page) {
   find("search").addEventListener("input", () => showMatches(page));
   find("search").addEventListener("keydown", (event) => { if (event.key === "Enter") goToMatch(page); });
   find("save").addEventListener("click", () => save(page));
-  find("zoom-in").addEventListener("click", () => zoom(drawing, 1.3));
-  find("zoom-out").addEventListener("click", () => zoom(drawing, 1 / 1.3));
-  find("zoom-fit").addEventListener("click", () => fit(drawing));
+  find("as-drawing").addEventListener("click", () => setView(page, "drawing"));
+  find("as-matrix").addEventListener("click", () => setView(page, "matrix"));
+  find("zoom-in").addEventListener("click", () => zoomBy(page, 1.3));
+  find("zoom-out").addEventListener("click", () => zoomBy(page, 1 / 1.3));
+  find("zoom-fit").addEventListener("click", () => fitAll(page));
+  listenToMatrix(page);
+  window.addEventListener("hashchange", () => { readAddress(page); refresh(page); });
   drawing.svg.addEventListener("click", (event) => { if (event.target === drawing.svg && state.chosen !== null && drawing.fitted) clear(page); });
   document.addEventListener("keydown", (event) => pageKey(page, event));
-  new ResizeObserver(() => { if (drawing.fitted) fit(drawing); }).observe(find("stage"));
+  new ResizeObserver(() => {
+    if (drawing.fitted && state.view === "drawing") fit(drawing, drawing.least);
+    showMatrix(page);
+  }).observe(find("stage"));
   letDrag(drawing);
+}
+
+function zoomBy(page, factor, at = [0.5, 0.5]) {
+  if (page.state.view === "drawing") return zoom(page.drawing, factor, at);
+  const room = page.matrix.canvas.getBoundingClientRect();
+  zoomMatrix(page.matrix, factor, [at[0] * room.width - PLOT.left, at[1] * room.height - room.height + footOf()]);
+  showMatrix(page);
+}
+
+function fitAll(page) {
+  if (page.state.view === "drawing") return fit(page.drawing);
+  zoomMatrix(page.matrix, 0, [0, 0]);
+  showMatrix(page);
 }
 
 // The drawing as it is seen, with its legend and without what only serves to hover over.
@@ -271,9 +269,9 @@ function pageKey(page, event) {
   if (event.key === "Escape") return clear(page);
   if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
   const work = {
-    "+": () => zoom(page.drawing, 1.3),
-    "-": () => zoom(page.drawing, 1 / 1.3),
-    0: () => fit(page.drawing),
+    "+": () => zoomBy(page, 1.3),
+    "-": () => zoomBy(page, 1 / 1.3),
+    0: () => fitAll(page),
     "/": () => { event.preventDefault(); find("search").focus(); },
   }[event.key];
   if (work) work();

@@ -95,20 +95,22 @@ function showCount(data, state, found) {
 }
 
 // The legend as rows of [look of the line, its width, words].
-function legendRows(data) {
+function legendRows(data, view = "drawing") {
   const scored = data.lists.some((list) => list.score);
   const rows = data.lists.length > 1
     ? Object.entries(PARTS).map(([part, said]) => [`edge ${part}`, 2.5, said])
     : scored
       ? [["edge helps", 2.5, "positive: helps the metric in the clean run"], ["edge hurts", 2.5, "negative: hurts it"]]
       : [["edge", 1.7, "edge (no scores)"]];
-  if (scored) rows.push(["edge", 0.8, "width: |score| relative to the strongest"]);
+  const strength = "|score| relative to the strongest";
+  if (view === "matrix") return scored ? [...rows, ["edge", 0.8, `strength of colour: ${strength}`]] : rows;
+  if (scored) rows.push(["edge", 0.8, `width: ${strength}`]);
   if (data.graph.links.length > 0) rows.push(["link", 1, "shared key-value head to its heads"]);
   return rows;
 }
 
-function showLegend(data) {
-  const rows = legendRows(data).flatMap(([look, width, said]) => [sample(look, width), make("span", {}, said)]);
+function showLegend(data, view) {
+  const rows = legendRows(data, view).map(([look, width, said]) => make("span", {}, sample(look, width), said));
   find("legend").replaceChildren(make("div", { class: "key" }, ...rows));
 }
 

@@ -1,7 +1,9 @@
 """Where the nodes of an explorer stand: one drawing for every range of sizes.
 
 Small circuits are laid out tightly, larger ones more widely, each as `circuits.drawing.layout`
-places them; beyond the last, every node of the graph stands in a grid, layer above layer.
+places them, so that boxes stand still while the slider moves within a range; rows of deep models
+are merged, so that a screen holds them. Beyond the last, every node of the graph stands in a grid,
+layer above layer.
 """
 
 from collections.abc import Sequence
@@ -13,11 +15,13 @@ from circuits.drawing.layout import BOX_WIDTH, Placed, lay_out
 from circuits.explorer.content import Ordered
 from patching.graph import Graph
 
-SIZES = (8, 15, 30, 60, 100, 150, 220, 300)
+SIZES = (15, 40, 100, 300)
 """How many edges the drawings are made for."""
 
 _WIDTH = 18.0  # box widths that fit on a screen
-_COLUMN, _ROW = 1.25, 1.2  # distances in the grid
+_ROWS = 15  # and rows
+_COLUMN, _ROW = 1.25, 1.2  # distances
+_LEAST_PITCH = 0.72  # of rows, where there are many
 
 Places = dict[str, tuple[float, float]]
 
@@ -46,16 +50,17 @@ def grid(graph: Graph) -> Places:
 
 def _place(circuits: Sequence[Circuit]) -> Places:
     """The boxes of the shared layout, drawn together where lanes for edges held them far apart."""
-    layout = lay_out(reduce(_either, circuits))
+    layout = lay_out(reduce(_either, circuits), most_rows=_ROWS)
     left, right, _, _ = layout.bounds()
     factor = min(1.0, _WIDTH / max(right - left, BOX_WIDTH))
     rows: dict[float, list[Placed]] = {}
     for node in sorted(layout.nodes, key=lambda node: node.x):
         rows.setdefault(node.y, []).append(node)
+    pitch = _LEAST_PITCH + (_ROW - _LEAST_PITCH) * min(1.0, _ROWS / max(2 * len(rows), 1))
     return {
-        node.name: (x, y)
-        for y, row in rows.items()
-        for node, x in zip(row, _apart([node.x * factor for node in row]), strict=True)
+        node.name: (x, number * pitch)
+        for number, y in enumerate(sorted(rows))
+        for node, x in zip(rows[y], _apart([node.x * factor for node in rows[y]]), strict=True)
     }
 
 

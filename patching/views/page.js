@@ -32,6 +32,11 @@ function readData() {
   return JSON.parse(find("data").textContent);
 }
 
+// Whether the page stands in another one, as in a notebook.
+function isFramed() {
+  return window.top !== window.self;
+}
+
 // Numbers that travelled as base64 of little-endian bytes; null stays null.
 function unpack(text, Kind) {
   if (text === null || text === undefined) return null;

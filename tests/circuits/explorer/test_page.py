@@ -288,9 +288,83 @@ def test_pruning_in_the_page_is_pruning_in_the_library(tmp_path: Path):
     assert seen.said["links"] > 0
 
 
-def test_32000_edges_open_and_the_strongest_are_drawn(tmp_path: Path, monkeypatch):
+def test_32000_edges_open_as_a_matrix_and_the_strongest_are_drawn(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("circuits.explorer.placing.SIZES", (8,))  # larger ones stand in the grid
     page = explore(made_up(Graph(12, 12, 12)), size=32_491)
-    seen = visit(page.content, 'said.shown = $("#shown").textContent;', tmp_path)
+    act = """
+said.first = [$("#matrix").hidden, $("#shown").textContent];
+await click($("#as-drawing"));
+said.then = [$("#matrix").hidden, $("#shown").textContent];
+"""
+    seen = visit(page.content, act, tmp_path)
     assert seen.console == []
-    assert seen.said["shown"] == "the strongest 300 of 32,491 edges drawn"
+    assert seen.said["first"] == [False, "32,491 edges drawn"]
+    assert seen.said["then"] == [True, "the strongest 300 of 32,491 edges drawn"]
+
+
+DEEP = Graph(30, 9, 3)
+READ = """
+const stage = $("#stage").getBoundingClientRect();
+said.names = Math.min(...$$("#stage .node > text:not(.port)").map((text) => {
+  return parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a;
+}));
+said.inside = $$("#stage .node").filter((node) => {
+  const { left, right, top, bottom } = node.getBoundingClientRect();
+  return left >= stage.left && right <= stage.right && top >= stage.top && bottom <= stage.bottom;
+}).length;
+said.nodes = $$("#stage .node").length;
+const stands = () => $$("#stage .node").map((node) => node.dataset.node + node.style.transform);
+const before = new Set(stands());
+await type($("#size"), "60", "change");
+said.moved = stands().filter((place) => !before.has(place)).length;
+said.falls = [];
+for (const size of [20, 59, 100, 101, 140]) {
+  await type($("#size"), String(size), "change");
+  said.falls.push(Number($("#threshold").value));
+}
+await click($("#as-matrix"));
+const canvas = $("#matrix");
+const room = canvas.getBoundingClientRect();
+const cards = new Set();
+for (let x = 40; x < room.width; x += 11)
+  for (let y = 20; y < room.height; y += 11) {
+    canvas.dispatchEvent(new PointerEvent("pointermove", { clientX: room.left + x, clientY: room.top + y }));
+    if (!$("#card").hidden) cards.add($("#card strong").textContent);
+  }
+said.cards = cards.size;
+canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -300, clientX: 700, clientY: 400, cancelable: true }));
+await click($('[data-kind="q"]'));
+said.address = location.hash;
+"""
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Visit:
+    scores = made_up(DEEP)
+    page = explore(top_n(scores, 100, ranking="absolute"), scores=scores)
+    return visit(page.content, READ, tmp_path_factory.mktemp("deep"))
+
+
+def test_100_edges_of_30_layers_are_readable_in_the_first_view(deep: Visit):
+    assert deep.console == []
+    assert deep.said["names"] >= 9
+    assert deep.said["inside"] == deep.said["nodes"] > 60
+
+
+def test_boxes_stand_still_while_the_size_changes_and_the_threshold_only_falls(deep: Visit):
+    assert deep.said["moved"] == 0
+    assert deep.said["falls"] == sorted(deep.said["falls"], reverse=True)
+
+
+def test_the_matrix_has_a_cell_for_every_edge_and_the_address_says_what_is_seen(deep: Visit):
+    assert deep.said["cards"] == 140  # one for each, found by the pointer
+    assert deep.said["address"] == "#edges=140&view=matrix&hidden=q"
+
+
+def test_an_address_brings_back_what_was_seen(tmp_path: Path):
+    page = explore(made_up(GRAPH))
+    act = 'said.seen = [$("#size").value, $(".node.chosen").dataset.node, $('[data-kind="q"]').checked];'
+    seen = visit(page.content, act, tmp_path, address="#edges=33&node=logits&hidden=q")
+    assert seen.said["seen"] == ["33", "logits", False]
+    strange = visit(page.content, "said.size = $('#size').value;", tmp_path, address="#edges=x&node=<b>&view=9")
+    assert strange.console == [] and strange.said["size"] == "50"
