@@ -13,7 +13,7 @@ function placesFor(drawing, data, edges, size) {
   const names = [...needed].map((index) => data.graph.nodes[index].name);
   const fitting = data.drawings.find(([most, at]) => most >= size && names.every((name) => at[name]));
   const at = fitting ? fitting[1] : data.grid;
-  const column = columnFor(drawing, names.map((name) => at[name]));
+  const column = columnFor(drawing, Object.values(at)); // the same while boxes come and go
   return new Map([...needed].map((index) => {
     const [x, y] = at[data.graph.nodes[index].name];
     return [index, { x: x * column, y: -y * BOX.row }];

@@ -197,7 +197,8 @@ function writeTicks(page) {
 }
 
 function tick(page, name, said) {
-  const box = make("input", { type: "checkbox", checked: "", "data-kind": name });
+  const box = make("input", { type: "checkbox", "data-kind": name });
+  box.checked = !page.state.hidden.has(name);
   box.addEventListener("change", () => {
     if (box.checked) page.state.hidden.delete(name);
     else page.state.hidden.add(name);
