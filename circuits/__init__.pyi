@@ -24,6 +24,7 @@ from .features import FeatureGraph as FeatureGraph
 from .features import load_graph as load_graph
 from .features import save_graph as save_graph
 from .features import trace as trace
+from .judging.clusters import clusters as clusters
 from .judging.compare import compare_circuits as compare_circuits
 from .judging.compare import compare_scores as compare_scores
 from .judging.completeness import completeness as completeness
@@ -35,10 +36,12 @@ from .judging.prompts import by_prompt as by_prompt
 from .judging.recovery import recovery as recovery
 from .judging.resampling import difference as difference
 from .judging.resampling import resampled as resampled
+from .judging.rivals import rivals as rivals
 from .judging.shapley import Shapley as Shapley
 from .judging.shapley import shapley_values as shapley_values
 from .judging.smallest import Goal as Goal
 from .judging.smallest import smallest as smallest
+from .judging.transfer import transfer as transfer
 from .judging.uncertainty import ensemble as ensemble
 from .judging.uncertainty import uncertainty as uncertainty
 from .judging.verification import verify as verify
@@ -77,6 +80,7 @@ from .scoring import qk_fix as qk_fix
 from .scoring import relp as relp
 from .scoring import relp_ah as relp_ah
 from .scoring import score as score
+from .scoring import scores_within as scores_within
 from .search import acdc as acdc
 from .search import budgeted_search as budgeted_search
 from .select import by_inclusion as by_inclusion

@@ -25,6 +25,7 @@ from circuits.shell import (
     patch,
     report,
     rerun,
+    rivals,
     run_options,
     score,
     search,
@@ -126,6 +127,7 @@ def make_parser() -> options.Parser:
         return command
 
     _add_circuit_commands(add)
+    _add_other_circuits(add)
     _add_model_commands(add)
     return parser
 
@@ -160,6 +162,20 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     show.add_options(add(show.show, "print what a file holds", ranking))
     rerun.add_options(add(rerun.rerun, "make a result again, and compare"))
     add(methods.methods, "list the scoring methods")
+
+
+def _add_other_circuits(add: Callable[..., options.Parser]) -> None:
+    """What else could have been found."""
+    judged = (options.model_options(), options.task_options(), options.ablation_options())
+    ranking = options.ranking_options()
+    of_size = options.selector_options(size=100, faithfulness=None, prune=True)
+    scoring = (*judged, options.method_options(), ranking, run_options.run_options())
+    others = "find circuits that keep as much and share hardly an edge"
+    rivals.add_rivals_options(add(rivals.rivals, others, *judged, ranking))
+    groups = "group prompts by their own scores, and judge a circuit of each on all"
+    rivals.add_clusters_options(add(rivals.clusters, groups, *judged, ranking, of_size))
+    carried = "find a circuit on each of several tasks, and judge it on all"
+    rivals.add_transfer_options(add(rivals.transfer, carried, *scoring, of_size))
 
 
 def _add_model_commands(add: Callable[..., options.Parser]) -> None:

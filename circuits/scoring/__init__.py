@@ -28,6 +28,7 @@ from circuits.scoring.positions import PositionScores, position_scores
 from circuits.scoring.score import score
 from circuits.scoring.second_order import Curvature, curvature, eap_hvp, screen_flag_fix
 from circuits.scoring.single_edges import exact
+from circuits.scoring.within import scores_within
 from patching.gathering import Recipe
 from patching.paths import (
     PATHS,
@@ -81,5 +82,6 @@ __all__ = [
     "relp",
     "relp_ah",
     "score",
+    "scores_within",
     "screen_flag_fix",
 ]

@@ -29,6 +29,18 @@ EXAMPLES = {
         "circuits curve --model toy --task ioi scores.safetensors --plot curve.pdf",
         "circuits curve --model toy --task ioi eap.safetensors relp.safetensors --sizes 10,50,200",
     ),
+    "rivals": (
+        "circuits rivals scores.safetensors --model toy --task ioi --out runs/rivals",
+        "circuits rivals s.safetensors --model gpt2 --task ioi --overlap 0.05 --most 5 --out r",
+    ),
+    "clusters": (
+        "circuits clusters scores.safetensors --model toy --task ioi --size 60",
+        "circuits clusters s.safetensors --model gpt2 --task facts.json --groups 4 --json",
+    ),
+    "transfer": (
+        "circuits transfer --model toy --task ioi --to ioi:swap --size 60",
+        "circuits transfer --model gpt2 --task a.json --to b.json,c.json --method relp --json",
+    ),
     "compare": (
         "circuits compare a.json b.json --difference only-in-a.json",
         "circuits compare eap.safetensors relp.safetensors --plot compared.pdf",

@@ -12,6 +12,8 @@ MEASUREMENTS, NEURONS = "measurements of a search", "neurons"
 
 _NEEDED: dict[str, tuple[str, ...]] = {
     "select.file": (SCORES,),
+    "rivals.file": (SCORES,),
+    "clusters.file": (SCORES,),
     "curve.files": (SCORES,),
     "evaluate.files": (CIRCUIT,),
     "export.files": (CIRCUIT,),

@@ -38,6 +38,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "neurons.export": ("config", "model", "generation_config"),
     "report.out": ("circuit", "curve", "edges", "faithfulness", "methods", "paper", "references"),
     "patch.out": (),
+    "rivals.out": ("circuit", "rivals"),
     "kept_in": (),
 }
 """Options whose value is a folder to write to, and how the names of files there begin."""

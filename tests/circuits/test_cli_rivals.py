@@ -1,0 +1,43 @@
+"""The commands for other circuits, on the furnished model."""
+
+import json
+
+from shells import on
+
+from circuits.circuit import load_circuit
+from circuits.cli import main
+from circuits.judging.rivals import shared
+
+
+def test_rivals_are_written_and_share_as_little_as_asked(home, tmp_path, capsys):
+    scores, out = str(home / "scores.safetensors"), tmp_path / "rivals"
+    few = ["--faithfulness", "0.3", "--most", "3", "--overlap", "0.4", "--rescore", "1"]
+    assert main(["rivals", *on(home), scores, *few, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    found = [load_circuit(path) for path in sorted(out.glob("circuit-*.json"))]
+    assert found and len(found) == len((out / "rivals.csv").read_text().splitlines()) - 1
+    assert (shared(found) - shared(found).diag().diag()).max() <= 0.4
+    assert "circuits of" in said or "No rival" in said
+
+
+def test_clusters_and_transfer_are_tables(home, tmp_path, capsys):
+    scores, other = str(tmp_path / "s.safetensors"), tmp_path / "other.json"
+    assert main(["score", *on(home), "--steps", "1", "--by-prompt", "--out", scores]) == 0
+    capsys.readouterr()
+    code = main(["clusters", *on(home), scores, "--size", "30", "--no-prune", "--json"])
+    said = capsys.readouterr()
+    if code == 0:
+        rows = json.loads(said.out)
+        assert [row["circuit"] for row in rows[::2]] == ["group 0", "group 1", "all"]
+        assert all(row["edges"] == 30 for row in rows)
+    assert code == 0 or "two are the least" in said.err or "wrong sign" in said.err
+    assert main(["clusters", *on(home), str(home / "scores.safetensors")]) == 2
+    assert "do not say what each prompt alone scores" in capsys.readouterr().err
+    other.write_text((home / "task.json").read_text())
+    command = ["transfer", *on(home), "--method", "eap", "--size", "30", "--to"]
+    assert main([*command, str(other), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 4 and {row["jaccard"] for row in rows} == {1.0}
+    assert rows[0]["faithfulness"] == rows[1]["faithfulness"], "the same prompts"
+    assert main([*command, str(home / "task.json")]) == 2
+    assert "a task is named twice" in capsys.readouterr().err
