@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from patching.suited import telling
 
 from circuits.circuit import Circuit
 from circuits.export import save

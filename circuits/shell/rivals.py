@@ -166,7 +166,7 @@ def _trial(args: Namespace, model: "Model", task: "Task") -> "Trial":
 def _print_table(table: "pandas.DataFrame", args: Namespace) -> None:
     """Every number in three digits, or all of them as JSON."""
     if getattr(args, "json", False):
-        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
+        print(json.dumps(json.loads(str(table.to_json(orient="records"))), indent=1))
         return
     rows = [
         [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
