@@ -19,7 +19,9 @@ from .decoding import contrast as contrast
 from .dictionaries import Dictionaries as Dictionaries
 from .dictionaries import Dictionary as Dictionary
 from .dictionaries import attach as attach
+from .dictionaries import feature_examples as feature_examples
 from .dictionaries import load_dictionaries as load_dictionaries
+from .dictionaries import load_labels as load_labels
 from .dictionaries import save_dictionaries as save_dictionaries
 from .directions import steering as steering
 from .directions import steering_vectors as steering_vectors

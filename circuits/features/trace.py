@@ -22,7 +22,7 @@ from circuits.features.rows import at_end, make_graph
 from circuits.features.transcoders import Transcoders
 from circuits.features.units import Features, Units
 from circuits.features.writers import choose_units, effects_of, find_writers
-from patching.dictionaries import Dictionaries
+from patching.dictionaries import Dictionaries, fitted
 from patching.lens.prompts import Source, read_prompts
 from patching.model import Model
 
@@ -106,7 +106,7 @@ def ready(model: Model, features: Traced) -> Features:
         ValueError: if they do not fit it, or there are none of this name.
     """
     if isinstance(features, Dictionaries):
-        return Transcoders(model, features)
+        return Transcoders(model, fitted(model, features))
     if isinstance(features, str):
         if features != "neurons":
             raise ValueError(f"no features named {features!r}; 'neurons', or dictionaries")

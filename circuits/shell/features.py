@@ -1,4 +1,4 @@
-"""The command `features`: trace a prompt through features, or show a graph. Imports when needed."""
+"""The command `features`: graphs of a prompt over features, and dictionaries. Lazy imports."""
 
 import json
 from argparse import Namespace
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuits.shell import features_check
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser, add_out
 from circuits.shell.printing import print_columns
@@ -19,7 +20,7 @@ NEURONS = "neurons"
 
 
 def add_actions(parser: Parser, model: Parser) -> None:
-    """`trace` and `show`, each with its options; `model` says which model, and how loaded."""
+    """`trace`, `show`, `check`, each with its options; `model`: which model, and how loaded."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     text = "find the attribution graph of one prompt"
     tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
@@ -31,6 +32,10 @@ def add_actions(parser: Parser, model: Parser) -> None:
         one.add_argument("--top", type=positive, default=20, metavar="K", help="nodes shown (20)")
         one.add_argument("--json", action="store_true", help="print JSON instead of text")
         one.set_defaults(act=act)
+    text = "say how well dictionaries fit a model"
+    checking = actions.add_parser("check", help=text, description=f"S{text[1:]}.", parents=(model,))
+    features_check.add_options(checking)
+    checking.set_defaults(act=features_check.check)
 
 
 def _add_tracing(parser: Parser) -> None:
@@ -62,13 +67,13 @@ def _add_tracing(parser: Parser) -> None:
     add_out(parser, "graph.safetensors, or .json for Neuronpedia's viewer, .graphml, .csv")
 
 
-def features(args: Namespace) -> None:
-    """Trace a prompt through features, or show what came of it.
+def features(args: Namespace) -> int | None:
+    """Trace a prompt through features, show what came of it, or look at dictionaries.
 
     Raises:
         ValueError: if model, prompt, features and options do not fit, or a file is damaged.
     """
-    args.act(args)
+    return args.act(args)
 
 
 def trace(args: Namespace) -> None:

@@ -67,7 +67,7 @@ class Attached:
 def attach(
     model: Model,
     dictionaries: Dictionaries,
-    prompts: Source,
+    prompts: Source | Prompts,
     *,
     worst: float = WORST,
     batch_size: int = 8,

@@ -56,13 +56,15 @@ def pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch pos"]:
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
 
 
-def read_prompts(model: Model, source: Source) -> Prompts:
-    """Prompts in any form as rows of ids, checked against the model.
+def read_prompts(model: Model, source: Source | Prompts) -> Prompts:
+    """Prompts in any form as rows of ids, checked against the model; those that are so already.
 
     Raises:
         ValueError: if there is no prompt, one is empty, longer than the model reads or holds an
             id outside the vocabulary, or a text meets a model without tokenizer.
     """
+    if isinstance(source, Prompts):
+        return source
     if isinstance(source, Task):
         model.check(source)
         rows = tuple(prompt.clean for prompt in source.prompts)

@@ -1,0 +1,129 @@
+"""The command `features check`: do these dictionaries fit this model? Heavy imports when needed."""
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from circuits.shell.inputs import open_model
+from circuits.shell.options import Parser
+from circuits.shell.printing import print_columns
+from circuits.shell.values import positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patching.dictionaries import Attached, Fit
+    from patching.lens.prompts import Prompts
+    from patching.model import Model
+
+UNFIT = 3
+_WHY = """They are of another place
+(--reads, --writes), of another model, of one with folded norms, or of text that begins with
+another token."""
+
+
+def add_options(parser: Parser) -> None:
+    """Which dictionaries, on which text."""
+    parser.add_argument("dictionaries", metavar="FOLDER", help="a folder or a hub name")
+    add_places(parser)
+    text = parser.add_argument_group("text")
+    source = text.add_mutually_exclusive_group()
+    source.add_argument("--text", metavar="FILE", help="a text file (what the model itself says)")
+    source.add_argument("--prompt", metavar="TEXT", help="this text")
+    text.add_argument("--n", type=positive, default=16, help="rows of text (16)")
+    text.add_argument("--length", type=positive, default=64, help="tokens of a row (64)")
+    text.add_argument("--seed", type=int, default=0, help="of what the model says (0)")
+    text.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows a run (8)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = f"exit code: 0 all fit, {UNFIT} one is no better than the mean, 2 an error"
+
+
+def add_places(parser: Parser) -> None:
+    """Where dictionaries belong whose files do not say it."""
+    group = parser.add_argument_group("places, where files do not say them")
+    group.add_argument("--reads", metavar="PLACE", help="m3.in, m3.x_hat, r3.post; {} is the layer")
+    group.add_argument("--writes", metavar="PLACE", help="what they rebuild (as --reads)")
+    group.add_argument("--dictionaries-revision", metavar="REV", help="of a hub name")
+
+
+def check(args: Namespace) -> int:
+    """Print how well each dictionary does at its place, and return the exit code.
+
+    Raises:
+        ValueError: if dictionaries, model or text cannot be read, or do not fit each other.
+    """
+    from patching.dictionaries import attach, load_dictionaries
+
+    several = load_dictionaries(
+        args.dictionaries,
+        reads=args.reads,
+        writes=args.writes,
+        revision=args.dictionaries_revision,
+    )
+    model = open_model(args)
+    text = _text(args, model)
+    found = attach(model, several, text, worst=float("inf"), batch_size=args.batch_size)
+    unfit = [fit.writes for fit in found.fits if not fit.fvu <= 1]
+    if args.json:
+        print(json.dumps(_facts(found, model), indent=1))
+    else:
+        _print(found, model)
+        if unfit:
+            print(f"\n{', '.join(unfit)}: no better than the mean. {_WHY}")
+    return UNFIT if unfit else 0
+
+
+def _text(args: Namespace, model: "Model") -> "Prompts":
+    from patching.dictionaries import own_text, text_rows
+    from patching.lens.prompts import read_prompts
+
+    if args.prompt is not None:
+        return read_prompts(model, args.prompt)
+    if args.text is not None:
+        return text_rows(model, args.text, n=args.n, length=args.length)
+    length = min(args.length, int(model.bridge.cfg.n_ctx))
+    return own_text(model, n=args.n, length=length, seed=args.seed)
+
+
+def _facts(found: "Attached", model: "Model") -> dict[str, object]:
+    hashes = {one.writes: one.hash for one in found.dictionaries}
+    rows = [{**asdict(fit), "hash": hashes[fit.writes], "doubt": fit.doubt} for fit in found.fits]
+    return {
+        "dictionaries": found.dictionaries.name,
+        "facts": dict(found.dictionaries.members[0].facts),
+        "model": model.name,
+        "text": found.prompts.name,
+        "tokens": found.prompts.hash,
+        "fits": rows,
+    }
+
+
+def _print(found: "Attached", model: "Model") -> None:
+    kind = found.dictionaries.members[0].facts.get("format", "dictionaries")
+    print(f"{found.dictionaries.name} ({kind}) on {model.name}, {found.prompts.name}:\n")
+    print_fits(found.fits)
+    for fit in found.fits:
+        if fit.doubt:
+            print(f"doubtful, {fit.writes}: {fit.doubt}")
+
+
+def print_fits(fits: "Sequence[Fit]") -> None:
+    """A line for each dictionary, and what the columns mean."""
+    rows = [
+        (
+            fit.writes,
+            "" if fit.reads == fit.writes else fit.reads,
+            f"{fit.n_features:,}",
+            f"{fit.fvu:.3f}",
+            f"{fit.l0:.1f}",
+            "" if fit.published_l0 is None else f"{fit.published_l0:g}",
+            f"{fit.silent:,}",
+        )
+        for fit in fits
+    ]
+    print_columns(("rebuilds", "from", "features", "FVU", "L0", "published", "silent"), rows)
+    print(
+        "\nFVU: share of the variance that is not rebuilt. L0: features active on a token. Silent: "
+        "never active on\nthis text. The first position of each row is left out."
+    )

@@ -1,0 +1,70 @@
+"""The command `features check`: what it prints, what it says in JSON, and its exit codes."""
+
+import json
+
+import pytest
+import shells
+import torch
+
+from circuits.cli import main
+from patching.dictionaries import Dictionaries, Dictionary, save_dictionaries
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model of width 16, a dictionary that copies a stream, and one that is of nothing there."""
+    home = tmp_path_factory.mktemp("features")
+    shells.save_model(home / "model", n_layer=2)
+    eye, zero = torch.eye(16), torch.zeros(32)
+    tensors = (torch.cat([eye, -eye], 1), zero, torch.cat([eye, -eye]), zero[:16], zero)
+    copies = Dictionary("copies", "r0.post", "r0.post", *tensors, facts={"l0": 4})
+    shifted = (*tensors[:3], zero[:16] + 50, zero)
+    wrong = Dictionary("wrong", "r1.post", "r1.post", *shifted)
+    save_dictionaries(Dictionaries("good", (copies,)), home / "good")
+    save_dictionaries(Dictionaries("both", (copies, wrong)), home / "both")
+    return home
+
+
+def run(capsys, home, folder, *options):
+    given = [str(home / folder), "--model", str(home / "model"), "--n", "2", "--length", "9"]
+    code = main(["features", "check", *given, *options])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_dictionaries_that_fit_are_told_with_their_numbers(capsys, home):
+    code, out, _ = run(capsys, home, "good")
+    assert code == 0
+    row = next(line.split() for line in out.splitlines() if line.startswith("r0.post"))
+    assert row == ["r0.post", "32", "0.000", "16.0", "4", row[-1]]
+    assert "doubtful, r0.post: 16.0 features are active on a token; 4 were published" in out
+
+
+def test_one_that_is_no_better_than_the_mean_is_told_by_the_exit_code(capsys, home):
+    code, out, _ = run(capsys, home, "both")
+    assert code == 3
+    assert "\nr1.post: no better than the mean. They are of another place" in out
+
+
+def test_numbers_come_as_json(capsys, home):
+    code, out, _ = run(capsys, home, "both", "--json")
+    assert code == 3
+    said = json.loads(out)
+    assert [fit["writes"] for fit in said["fits"]] == ["r0.post", "r1.post"]
+    assert said["fits"][0]["fvu"] < 1e-10 < 1 < said["fits"][1]["fvu"]
+    assert len(said["fits"][0]["hash"]) == 16 and said["text"] == "2 rows of its own, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "message"),
+    [
+        ("model", [], "holds no dictionaries of a format that can be read"),
+        ("good", ["--reads", "r7.post"], "there is no place 'r7.post'"),
+        ("good", ["--text", "none.txt"], "has no tokenizer to read none.txt with"),
+        ("good", ["--writes", "m0"], "needs reads= too"),
+    ],
+)
+def test_what_cannot_be_checked_is_said_in_one_line(capsys, home, folder, options, message):
+    code, out, err = run(capsys, home, folder, *options)
+    assert (code, out) == (2, "")
+    assert message in err and len(err.strip().splitlines()) == 1
