@@ -14,6 +14,7 @@ from .attribution import atp_star as atp_star
 from .attribution import attribution_patching as attribution_patching
 from .comparing import agreement_table as agreement_table
 from .comparing import compare as compare
+from .comparing import which_to_trust as which_to_trust
 from .decoding import continue_greedily as continue_greedily
 from .decoding import contrast as contrast
 from .dictionaries import Dictionaries as Dictionaries

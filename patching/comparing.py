@@ -19,8 +19,15 @@ from patching.figures import LABEL, SMALL, blank
 from patching.grid import Grid
 from patching.metrics import Metric
 from patching.model import Model
+from patching.paths import along_inputs
 from patching.rules import Rule, plain, relp, relp_ah
 from patching.tasks.task import Task
+
+ALONG = "plain x inputs"
+"""The column of attribution along the inputs."""
+
+ENOUGH = 0.9
+"""Pearson's r with exact patching, of the means over prompts, from which an estimate is trusted."""
 
 _MUST_MATCH = ("weights", "tokens", "metric", "what")
 
@@ -126,9 +133,12 @@ def agreement_table(
     rules: Sequence[Rule] = (plain, relp, relp_ah),
     kinds: Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
     direction: str = "denoising",
+    steps: int = 0,
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """Pearson's r of attribution by every rule and exact patching: a row a kind, a column a rule.
+
+    With `steps`, the last column is plain attribution along so many steps of the inputs.
 
     Over layers and positions; prompts of one length, so that positions mean the same. The
     defaults are those of the code published with Rezaei Jafari et al. 2025, arXiv:2508.21258: the
@@ -146,6 +156,11 @@ def agreement_table(
         )
         for rule in rules
     }
+    if steps:
+        path = along_inputs(steps)
+        found[ALONG] = attribution_patching(
+            model, task, metric, direction=path, kinds=kinds, batch_size=batch_size
+        )
     for kind in kinds:
         exact = activation_patching(
             model, task, metric, what=kind, direction=direction, batch_size=batch_size
@@ -154,6 +169,70 @@ def agreement_table(
             agreement = compare(exact, scores.pick(kind, over=tuple(exact.axes)))
             columns.setdefault(name, []).append(agreement.pearson)
     return pd.DataFrame(columns, index=pd.Index(kinds, name="kind")).rename_axis(columns="rule")
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """Which estimate of patching agrees with exact patching here, and the table that says so.
+
+    `recommended` is the first column, from the cheapest on, with r of `ENOUGH` or more for every
+    kind of activation; else the one whose least r is largest, and `enough` is false.
+    """
+
+    table: pd.DataFrame
+    recommended: str
+    enough: bool
+
+    @property
+    def sentence(self) -> str:
+        """In words, with each column's least r."""
+        least = ", ".join(f"{name} {r:.2f}" for name, r in _least(self.table).items())
+        if self.enough:
+            return f"Trust {self.recommended}: the least r with exact patching is {least}."
+        return (
+            f"Trust none of them: the least r with exact patching is {least}; "
+            f"{self.recommended} is nearest. Patch exactly."
+        )
+
+
+def which_to_trust(
+    model: Model,
+    task: Task,
+    metric: Metric,
+    *,
+    kinds: Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
+    direction: str = "denoising",
+    steps: int = 5,
+    batch_size: int = 16,
+) -> Trust:
+    """AtP, RelP or AtP along the inputs: which agrees with exact patching on this model and task.
+
+    One step fails where the metric bends between the two runs, for MLPs most of all; along the
+    inputs it is the mean of some steps. A few prompts will do: exact patching is what costs.
+
+    Raises:
+        ValueError: as `agreement_table`, or if every map is constant.
+    """
+    table = agreement_table(
+        model,
+        task,
+        metric,
+        rules=(plain, relp),
+        kinds=kinds,
+        direction=direction,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    least = _least(table)
+    if least.isna().all():
+        raise ValueError("no place has another effect than the others; give other prompts")
+    good = [name for name, r in least.items() if r >= ENOUGH]
+    return Trust(table, str(good[0] if good else least.idxmax()), bool(good))
+
+
+def _least(table: pd.DataFrame) -> pd.Series:
+    """Of every column, over the kinds where there is an r."""
+    return table.dropna(how="all").min()
 
 
 def similarity(exact: np.ndarray, approximate: np.ndarray) -> Similarity:

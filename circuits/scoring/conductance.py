@@ -50,7 +50,9 @@ def conductance(
     linear in the embedding: the embedding itself, and all of them in a linear model. Only the
     input is ablated, and what it becomes is the corrupt prompt. Costs two forwards, then
     `steps + 1` forwards and backwards. Conductance: Dhamdhere et al. 2018, arXiv:1805.12233; for
-    edges arXiv:2606.16920, of which only the abstract was known here.
+    edges CEAP, Wu et al. 2026, arXiv:2606.16920: the same in what its abstract and summaries tell
+    (the change of the write along the path for its fixed difference, at EAP-IG's cost); the paper's
+    own rule for the integral was not to be had, and ours is the trapezoid.
 
     Raises:
         ValueError: if there are fewer than 1 steps, and as `score`.

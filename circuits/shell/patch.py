@@ -29,6 +29,9 @@ HEAD = "head"
 _OF_HEADS = ("z", "q", "k", "v", "pattern")
 
 
+INPUTS = "inputs"  # attribution patching along them
+
+
 @dataclass(frozen=True)
 class Wish:
     """What is to be patched, over which axes, and by which method."""
@@ -58,7 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="exact",
         metavar="NAME",
-        help="exact, attribution, atp-star, or a backward rule such as relp or gim (exact)",
+        help="exact, attribution, inputs (attribution along five steps of the inputs), atp-star, "
+        "or a backward rule such as relp or gim (exact)",
     )
     group.add_argument(
         "--direction",
@@ -121,7 +125,7 @@ def _open_wish(args: Namespace) -> Wish:
 
     spelled = args.what.replace("-", "_")
     kind = choose("kind of activation", spelled, {HEAD: "z", **{kind: kind for kind in KINDS}})
-    methods = ("exact", "attribution", "atp-star", *(name for name in RULES if name != "plain"))
+    methods = ("exact", "attribution", INPUTS, "atp-star", *(r for r in RULES if r != "plain"))
     choose("method", args.method, dict.fromkeys(methods))
     if args.over is not None:
         over = tuple(part.strip() for part in args.over.split(","))
@@ -185,14 +189,16 @@ def _exact(model: "Model", task: "Task", metric: "Metric", wish: Wish) -> "Grid"
 
 def _attribution(model: "Model", task: "Task", metric: "Metric", wish: Wish) -> "Grid":
     from patching.attribution import attribution_patching
+    from patching.paths import along_inputs
     from patching.rules import RULES
 
+    plain = wish.method in ("attribution", INPUTS)
     found = attribution_patching(
         model,
         task,
         metric,
-        direction=wish.direction,
-        rule=RULES["plain" if wish.method == "attribution" else wish.method],
+        direction=along_inputs() if wish.method == INPUTS else wish.direction,
+        rule=RULES["plain" if plain else wish.method],
         kinds=[wish.what],
         batch_size=wish.batch_size,
         run=wish.run,

@@ -83,7 +83,7 @@ def test_atp_star_shows_sizes_without_a_sign(home, tmp_path, capsys):
 
 
 def test_neurons_have_an_axis_of_their_own(home, tmp_path, capsys):
-    for method in ("exact", "attribution"):
+    for method in ("exact", "attribution", "inputs"):
         options = ["--what", "neurons", "--method", method, "--limit", "1", "--top", "2"]
         assert main(["patch", *on(home), *options, "--out", str(tmp_path)]) == 0
         assert "neuron" in capsys.readouterr().out
@@ -106,7 +106,10 @@ def test_prompts_of_several_lengths_are_pointed_out(home, tmp_path, capsys):
     ("options", "said"),
     [
         (["--what", "heads"], "no kind of activation named 'heads'; there are head, resid_pre"),
-        (["--method", "exat"], "no method named 'exat'; there are exact, attribution, atp-star"),
+        (
+            ["--method", "exat"],
+            "no method named 'exat'; there are exact, attribution, inputs, atp-star",
+        ),
         (["--over", "layer,head"], "--over for resid_pre by exact is one of layer,pos; layer;"),
         (["--what", "z", "--over", "layer,head,pos"], "got layer,head,pos"),
         (["--what", "z", "--method", "atp-star", "--over", "layer,pos"], "z by atp-star is one of"),

@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import families
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toys
 
 from patching.activation import activation_patching
 from patching.attribution import atp_star, attribution_patching
-from patching.comparing import agreement_table, compare, similarity
+from patching.comparing import agreement_table, compare, similarity, which_to_trust
 from patching.grid import Grid
 from patching.metrics import logit_diff
 from patching.model import Model
+from patching.paths import along_inputs
 from patching.rules import plain, relp
 
 AXES = {"layer": ("0", "1"), "head": ("h0", "h1", "h2")}
@@ -109,6 +111,39 @@ def test_the_table_has_a_row_a_kind_and_a_column_a_rule(gpt2):
     exact = activation_patching(gpt2, task, logit_diff, "mlp_out")
     scores = attribution_patching(gpt2, task, logit_diff, rule=relp)["mlp_out"]
     assert table.loc["mlp_out", "relp"] == pytest.approx(compare(exact, scores).pearson)
+
+
+def test_the_cheapest_estimate_that_agrees_is_trusted(gpt2):
+    task = families.task()
+    found = which_to_trust(gpt2, task, logit_diff, kinds=["mlp_out"], steps=4)
+    assert list(found.table.columns) == ["plain", "relp", "plain x inputs"]
+    exact = activation_patching(gpt2, task, logit_diff, "mlp_out")
+    path = along_inputs(4)
+    scores = attribution_patching(gpt2, task, logit_diff, direction=path, kinds=["mlp_out"])
+    along = compare(exact, scores.pick("mlp_out", over=tuple(exact.axes))).pearson
+    assert found.table.loc["mlp_out", "plain x inputs"] == pytest.approx(along)
+    assert found.enough == bool((found.table > 0.9).any(axis=None))
+
+
+@pytest.mark.parametrize(
+    ("rows", "recommended", "enough"),
+    [
+        ([[0.95, 0.99, 1.0], [0.91, 0.9, 1.0]], "plain", True),
+        ([[0.5, 0.99, 1.0], [0.91, 0.9, 1.0]], "relp", True),
+        ([[0.99, 0.63, 0.98], [0.01, 0.5, 0.99]], "plain x inputs", True),
+        ([[0.1, 0.8, 0.7], [0.2, 0.8, 0.9], [np.nan] * 3], "relp", False),
+    ],
+)
+def test_trust_is_by_the_least_agreement_of_all_kinds(rows, recommended, enough, monkeypatch, gpt2):
+    table = pd.DataFrame(rows, columns=["plain", "relp", "plain x inputs"])
+    monkeypatch.setattr("patching.comparing.agreement_table", lambda *_, **__: table)
+    found = which_to_trust(gpt2, families.task(), logit_diff)
+    assert (found.recommended, found.enough) == (recommended, enough)
+    said = f"Trust {recommended}: " if enough else f"{recommended} is nearest. Patch exactly."
+    assert said in found.sentence
+    table[:] = np.nan
+    with pytest.raises(ValueError, match="no place has another effect than the others"):
+        which_to_trust(gpt2, families.task(), logit_diff)
 
 
 @pytest.mark.parametrize(
