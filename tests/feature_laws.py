@@ -1,7 +1,8 @@
 """The laws of an attribution graph, by interventions on the model with all held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -75,10 +76,10 @@ class Subject:
         return torch.cat([torch.arange(n), (self.graph.nodes.kinds == LOGIT).nonzero()[:, 0]])
 
 
-def subject(model: Model, features: Features) -> Subject:
+def subject(model: Model, features: Features, tokens: Sequence[int] = TOKENS) -> Subject:
     parts, points = features.parts(), features.points(model)
     run = run_linear(
-        model, torch.tensor(TOKENS), parts=parts, points=points, passing=features.passing
+        model, torch.tensor(list(tokens)), parts=parts, points=points, passing=features.passing
     )
     targets = find_targets(run, None, most=4, share=1.0)
     units = [features.active(run, i) for i in range(len(model.blocks))]
@@ -176,3 +177,29 @@ def _miss(found: torch.Tensor, expected: torch.Tensor) -> float:
 def some_units(of: Subject, n: int = 4) -> list[int]:
     generator = torch.Generator().manual_seed(1)
     return torch.randperm(of.writers.n_units, generator=generator)[:n].tolist()
+
+
+def edge_with_heads_held(
+    of: Subject, graph: FeatureGraph, source: str, heads: list[tuple[int, int]]
+) -> float:
+    """What a source changes at the likeliest logit, where some heads mix what they did without."""
+    model, base = of.run.model, of.run.embedding.detach()
+    i = of.graph.index(source)
+    n, rows = of.writers.n_units, torch.cat([base, base]).clone()
+    if i < n:
+        write = Writes(of, [i, i], 0.0, answer=False)
+        write.changes[0] = 0
+    else:
+        write = Writes(of, [0, 0], 1.0, answer=False)
+        rows[1, int(of.graph.nodes.positions[i])] = 0
+    hooks = [(model.blocks[layer].z, partial(_as_first, head)) for layer, head in heads]
+    with model.hooked(hooks):
+        seen = read_held(of.run.frozen, rows, write)
+    change = of.readings(seen)[:, n]
+    return float(change[0] - change[1])
+
+
+def _as_first(head: int, z: torch.Tensor) -> torch.Tensor:
+    out = z.clone()
+    out[:, :, head] = z[:1, :, head]
+    return out

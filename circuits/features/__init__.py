@@ -2,6 +2,7 @@
 
 from circuits.features.formats import load_graph, save_graph, to_networkx
 from circuits.features.graph import FeatureGraph
+from circuits.features.heads import heads_through
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune
 from circuits.features.trace import CONVENTIONS, Convention, trace
@@ -13,6 +14,7 @@ __all__ = [
     "FeatureGraph",
     "Neurons",
     "Transcoders",
+    "heads_through",
     "load_graph",
     "prune",
     "save_graph",

@@ -5,9 +5,10 @@ its softmax; norms are rebuilt from the first run's denominators. What MLPs writ
 caller. Any change of a write then changes every reader linearly.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.rules.sites import NormPoints, stream_norms
 
+Key = TypeVar("Key")
 Write = Callable[[int, Tensor], Tensor]
 """What a layer's MLP writes, `[row pos d_model]`, given what it reads."""
 
@@ -46,20 +48,29 @@ class Frozen:
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What every MLP reads, and the unembedding, in some rows."""
+    """What every MLP reads, and the unembedding, in some rows; and what else was asked for."""
 
     inputs: tuple[Float[Tensor, "row pos d_model"], ...]
     final: Float[Tensor, "row pos d_model"]
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @without_gradients
 def read_held(
-    frozen: Frozen, embedding: Float[Tensor, "row pos d_model"], write: Write
+    frozen: Frozen,
+    embedding: Float[Tensor, "row pos d_model"],
+    write: Write,
+    *,
+    seen: Sequence[str] = (),
 ) -> Readings:
-    """Run rows of the prompt with all held, another embedding, and other writes of MLPs."""
+    """Run rows of the prompt with all held, another embedding, and other writes of MLPs.
+
+    `seen` are hook points whose tensors are wanted as well.
+    """
     model = frozen.model
     inputs: dict[int, Tensor] = {}
     final: list[Tensor] = []
+    kept: dict[str, Tensor] = {}
     hooks: list[tuple[str, Hook]] = [
         (EMBEDDING, partial(_put, embedding)),
         *frozen.hold_attention(),
@@ -67,12 +78,13 @@ def read_held(
         *((block.mlp_in, partial(_keep, inputs, block.index)) for block in model.blocks),
         *((block.mlp_out, partial(_write, inputs, block.index, write)) for block in model.blocks),
         (UNEMBED_IN, partial(_append, final)),
+        *((name, partial(_keep, kept, name)) for name in seen),
     ]
     n_pos = embedding.shape[1]
     tokens = torch.zeros(len(embedding), n_pos, dtype=torch.long, device=model.device)
     with model.hooked(hooks):
         model.bridge(tokens)
-    return Readings(tuple(inputs[block.index] for block in model.blocks), final[0])
+    return Readings(tuple(inputs[block.index] for block in model.blocks), final[0], kept)
 
 
 class Keeping:
@@ -129,8 +141,8 @@ def _put(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x).expand_as(x)
 
 
-def _keep(kept: dict[int, Tensor], layer: int, x: Tensor) -> None:
-    kept[layer] = x.detach()
+def _keep(kept: dict[Key, Tensor], name: Key, x: Tensor) -> None:
+    kept[name] = x.detach()
 
 
 def _append(kept: list[Tensor], x: Tensor) -> None:

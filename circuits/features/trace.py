@@ -21,6 +21,7 @@ from circuits.features.pruning import prune as prune_graph
 from circuits.features.rows import at_end, make_graph
 from circuits.features.transcoders import Transcoders
 from circuits.features.units import Features, Units
+from circuits.features.validity import validity as check_validity
 from circuits.features.writers import choose_units, effects_of, find_writers
 from patching.dictionaries import Dictionaries, fitted
 from patching.lens.prompts import Source, read_prompts
@@ -63,12 +64,16 @@ def trace(
     logits: int = 10,
     convention: Convention | str = "own",
     prune: bool = True,
+    validity: int = 20,
 ) -> FeatureGraph:
     """The attribution graph of one prompt.
 
     `features` are transcoders (or cross-layer ones), or `"neurons"`: every MLP's own. What is
     explained: the `logits` most likely next tokens (the fewest that hold 95 % of probability),
     or `aim`, tokens or one difference of logits. Weights are in units of what a target reads.
+
+    `validity` units of most influence are removed from the real model, and its changes held
+    against those that the graph predicts (`facts["validity"]`: correlations; 0 for none).
 
     One copy of the prompt is run; gradients of many targets are taken at once, as many as the
     memory budget allows (`patching.memory.budget`).
@@ -96,6 +101,9 @@ def trace(
     made = make_graph(run, features, writers, targets, keep=chosen.keep)
     facts = {**made.facts, **_facts(model, prompt, features, aim, chosen)}
     graph = with_influence(replace(made, facts=facts))
+    if validity:
+        told = check_validity(run, writers, targets, graph, n=validity)
+        graph = replace(graph, facts={**graph.facts, "validity": told})
     return prune_graph(graph, nodes=chosen.nodes, edges=chosen.edges) if prune else graph
 
 

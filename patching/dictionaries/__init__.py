@@ -3,6 +3,10 @@
 from patching.dictionaries.attaching import Attached as Attached
 from patching.dictionaries.attaching import Fit as Fit
 from patching.dictionaries.attaching import attach as attach
+from patching.dictionaries.changing import add_feature as add_feature
+from patching.dictionaries.changing import freeze_attention as freeze_attention
+from patching.dictionaries.changing import scale_feature as scale_feature
+from patching.dictionaries.changing import set_feature as set_feature
 from patching.dictionaries.dictionary import Active as Active
 from patching.dictionaries.dictionary import Dictionary as Dictionary
 from patching.dictionaries.examples import Examples as Examples

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import families
 import feature_laws
 import numpy as np
 import pytest
 import torch
 
-from circuits.features import Convention, Transcoders, trace
+from circuits.features import Convention, Transcoders, heads_through, trace
 from circuits.features.pruning import prune_masks
+from circuits.features.validity import total_effects
 from patching.dictionaries import Dictionaries, Dictionary, load_dictionaries
 from patching.lens.direct import Aim
 from patching.memory import budget
 from patching.model import Model
+from patching.models import known
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "features"
@@ -162,3 +165,78 @@ def test_dictionaries_of_other_places_widths_and_models_are_refused(toy):
     other = Model.load("truth/induction")
     with pytest.raises(ValueError, match="made ready for toy-llama, not this"):
         trace(other, TOKENS, Transcoders(toy, made("m1.in", "m1")))
+
+
+def test_validity_is_how_well_removals_in_the_real_model_are_foreseen(stored, stories, transcoders):
+    graph = trace(stories, stored["tokens"].tolist(), transcoders, prune=False, validity=60)
+    told = graph.facts["validity"]
+    assert isinstance(told, dict) and told["n"] == 60
+    # by plain PyTorch in float64, of ten logits: .91, .30 and .22
+    held, attention, nothing = (told[k] for k in ("attention and norms", "attention", "nothing"))
+    assert (held, attention, nothing) == pytest.approx((0.91, 0.30, 0.22), abs=0.03)
+
+
+def test_total_effects_are_those_of_answering_units(toy):
+    subject = feature_laws.subject(toy, Transcoders(toy, feature_laws.synthetic(toy), first=True))
+    n = subject.writers.n_units
+    removed = feature_laws.held(subject, list(range(n)), 0.0, answer=True)
+    as_it_is = feature_laws.held(subject, [0], 1.0, answer=True)
+    found = total_effects(subject.graph)[:, :n]
+    expected = (as_it_is - removed)[:, n:].T.double()
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < 1e-3  # float32, over paths of four layers
+
+
+@pytest.mark.parametrize("source", ["embed@1", "m0.f{}@1"])
+def test_holding_a_head_takes_away_its_part_of_an_edge(toy, source):
+    features = Transcoders(toy, feature_laws.synthetic(toy))
+    graph = trace(toy, TOKENS, features, logits=1, prune=False, validity=0)
+    source = next(name for name in graph.names if name.startswith(source.partition("{")[0]))
+    target = graph.names[-1]
+    through = heads_through(toy, graph, features, source=source, target=target)
+    subject = feature_laws.subject(toy, features, tokens=TOKENS)
+    edge = feature_laws.edge_with_heads_held(subject, graph, source, [])
+    size = float(through.abs().max())
+    assert edge == pytest.approx(graph.of(source, target), abs=1e-3 * size)
+    for layer, head in ((1, 0), (3, 2)):
+        left = feature_laws.edge_with_heads_held(subject, graph, source, [(layer, head)])
+        assert edge - left == pytest.approx(float(through[layer, head]), abs=1e-3 * size)
+
+
+def test_heads_are_asked_of_nodes_that_read_and_write(toy):
+    features = Transcoders(toy, feature_laws.synthetic(toy))
+    graph = trace(toy, TOKENS, features, logits=1, prune=False, validity=0)
+    logit = graph.names[-1]
+    for source, target, message in (
+        ("m0.error@0", logit, "is no feature and no embedding"),
+        ("embed@0", "embed@1", "'embed@1' reads nothing"),
+        ("embed@9", logit, "no node named 'embed@9'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            heads_through(toy, graph, features, source=source, target=target)
+
+
+def test_relu_neurons_are_their_own_dictionary():
+    """The graph is the model: nothing is left over, and reads plus bias are activations."""
+    model = Model.load(families.module("opt", torch.float64))
+    graph = trace(model, TOKENS, "neurons", prune=False)
+    units = graph.nodes.kinds == 0
+    assert not bool((graph.nodes.kinds == 1).any())
+    assert graph.replacement == graph.completeness == 1.0
+    layers = model.bridge.original_model.model.decoder.layers
+    biases = torch.stack([layer.fc1.bias for layer in layers])
+    offset = biases[graph.nodes.layers[units], graph.nodes.indices[units]]
+    torch.testing.assert_close(graph.reads[units] + offset, graph.nodes.values[units])
+    told = graph.facts["validity"]
+    assert isinstance(told, dict) and told["attention and norms"] > 0.6  # all but switches
+
+
+def test_a_known_circuit_shows_the_neuron_that_computes_it():
+    """The table of `truth/comparison` has a neuron a row; on a pair, one fires at the end."""
+    model = Model.load("truth/comparison")
+    prompt = known("truth/comparison", n=1).task.prompts[0]
+    graph = trace(model, prompt.clean, "neurons", logits=1)
+    assert graph.replacement == graph.completeness == 1.0
+    assert graph.names[-1].startswith(f"logit.{prompt.answers[0]}@")
+    fired = [name for name in graph.names if ".n" in name]
+    assert len(fired) == 1 and fired[0].endswith(f"@{len(prompt.clean) - 1}")
