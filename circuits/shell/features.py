@@ -156,6 +156,7 @@ def _say(graph: "FeatureGraph", args: Namespace) -> None:
     said = "".join(map(str, texts)) if isinstance(texts, list) else ""
     print(f"graph of {len(graph):,} nodes and {graph.n_edges:,} edges: {said!r}")
     print(f"replacement {graph.replacement:.3f}, completeness {graph.completeness:.3f}")
+    _say_validity(facts.get("validity"))
     print("\nexplained:")
     known = facts.get("logits")
     words = known if isinstance(known, Mapping) else {}
@@ -168,6 +169,17 @@ def _say(graph: "FeatureGraph", args: Namespace) -> None:
     values = graph.nodes.values
     rows = [(name, f"{x:.4f}", f"{float(values[graph.index(name)]):.3g}") for name, x in top]
     print_columns(("node", "influence", "value"), rows)
+
+
+def _say_validity(told: object) -> None:
+    if not isinstance(told, Mapping):
+        return
+    known = ((name, told[name]) for name in told if name != "n" and told[name] is not None)
+    rows = ", ".join(f"{name} {value:.2f}" for name, value in known)
+    print(
+        f"validity: {told['n']} units removed from the real model; correlation of what the graph "
+        f"foresees with its logits, holding {rows or 'anything: unknown'}"
+    )
 
 
 def _content(

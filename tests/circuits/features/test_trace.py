@@ -84,7 +84,7 @@ def test_our_own_graph_leaves_no_sum_open(stored, stories, transcoders):
 
 
 def test_all_neurons_leave_no_error(toy):
-    graph = trace(toy, TOKENS[:2], "neurons", prune=False)
+    graph = trace(toy, TOKENS[:2], "neurons", prune=False, validity=0)
     assert not bool((graph.nodes.kinds == 1).any())
     assert graph.replacement == graph.completeness == 1.0
     assert graph.names[0].startswith("m0.n") and graph.names[-1].startswith("logit.")
@@ -190,7 +190,8 @@ def test_total_effects_are_those_of_answering_units(toy):
 @pytest.mark.parametrize("source", ["embed@1", "m0.f{}@1"])
 def test_holding_a_head_takes_away_its_part_of_an_edge(toy, source):
     features = Transcoders(toy, feature_laws.synthetic(toy))
-    graph = trace(toy, TOKENS, features, logits=1, prune=False, validity=0)
+    whole = Convention(keep=1.0)
+    graph = trace(toy, TOKENS, features, logits=1, convention=whole, prune=False, validity=0)
     source = next(name for name in graph.names if name.startswith(source.partition("{")[0]))
     target = graph.names[-1]
     through = heads_through(toy, graph, features, source=source, target=target)
