@@ -11,8 +11,10 @@ from typing import Protocol
 
 import torch
 
+from circuits.choosing import auto
 from circuits.circuit import Circuit
 from circuits.ensembles import hybrid
+from circuits.judging.smallest import Goal
 from circuits.learning import Learned, edge_pruning, uniform_sampling
 from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
@@ -73,6 +75,7 @@ def searches() -> list[Contender]:
         Contender("eap-ig, program", _program, "Nikankin et al. 2025, arXiv:2510.25786"),
         Contender("screen-flag-fix", _fixed, "Zhang & Wang 2026, arXiv:2606.09899"),
         Contender("budgeted", _budgeted, "this project"),
+        Contender("auto", _auto, "this project"),
     ]
 
 
@@ -170,6 +173,12 @@ def _fixed(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, se
 def _hybrid(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int) -> Scores:
     """EAP and EAP-IG together, and masks that start from them."""
     return hybrid(model, task, metric, size=sorted(sizes)[len(sizes) // 2]).scores
+
+
+def _auto(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int) -> Scores:
+    """The cheap method whose circuits of the middle size are nearest on halves of the prompts."""
+    middle = sorted(sizes)[len(sizes) // 2]
+    return auto(model, task, metric, Goal("absolute"), size=middle).scores
 
 
 def _learned(learn: Callable[..., Learned]) -> Finder:

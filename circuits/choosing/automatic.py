@@ -8,17 +8,15 @@ Prompts that a circuit is to be judged on later are never seen.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import combinations
 
 from circuits.choosing.comparing import AROUND, Compared, compare, near
-from circuits.judging.prompts import by_prompt
 from circuits.judging.smallest import Goal, between
 from circuits.judging.uncertainty import ensemble
 from circuits.provenance import describe
 from circuits.running.trial import Trial, prepare
 from circuits.scores import Scores, merge
-from circuits.scoring import Recipe, along_inputs, score
+from circuits.scoring import Recipe, along_inputs, score, score_each
 from patching.files.brief import as_table, briefly
 from patching.metrics import Metric
 from patching.model import Model
@@ -145,25 +143,20 @@ class _Job:
         Raises:
             ValueError: if a recipe scores every edge 0, or nothing fits it.
         """
-        found = {}
-        for name in self.recipes:
-            one = partial(self._by, name)
-            found[name] = by_prompt(task, one, run=self.run) if self.by_prompt else one(task)
+        found, by = {}, score_each if self.by_prompt else score
+        for name, recipe in self.recipes.items():
+            found[name] = by(
+                self.model,
+                task,
+                self.metric,
+                recipe,
+                batch_size=self.batch_size,
+                method=name,
+                run=self.run,
+            )
             if not found[name].matrix.any():
                 raise ValueError(f"every edge scores 0 by {name}; give other prompts, or a metric")
         return found
-
-    def _by(self, name: str, task: Task) -> Scores:
-        kept = None if self.by_prompt else self.run
-        return score(
-            self.model,
-            task,
-            self.metric,
-            self.recipes[name],
-            batch_size=self.batch_size,
-            method=name,
-            run=kept,
-        )
 
     def trial(self, task: Task) -> Trial:
         """Where circuits are run on some prompts."""

@@ -11,6 +11,7 @@ and an ablation (what a removed writer becomes): `score(model, task, metric, Rec
 from circuits.scoring.adjusted import eap_gp
 from circuits.scoring.conductance import conductance
 from circuits.scoring.dropping import atp_star, grad_drop
+from circuits.scoring.each import score_each
 from circuits.scoring.flow import information_flow
 from circuits.scoring.laws import Laws
 from circuits.scoring.methods import METHODS, Method
@@ -82,6 +83,7 @@ __all__ = [
     "relp",
     "relp_ah",
     "score",
+    "score_each",
     "scores_within",
     "screen_flag_fix",
 ]

@@ -22,17 +22,21 @@ from patching.modes import as_typed
 
 
 def edge_scores(
-    model: Model, difference: Writes, gradients: ReaderGradients
+    model: Model, difference: Writes, gradients: ReaderGradients, *, span: slice | None = None
 ) -> Float[Tensor, "source dest"]:
-    """Scores of all edges, summed over tokens, in float64 on the CPU; 0 on non-edges."""
+    """Scores of all edges, summed over tokens, in float64 on the CPU; 0 on non-edges.
+
+    Of all tokens, or of a `span` of them.
+    """
     graph = model.graph
     total = torch.zeros(graph.exists.shape, dtype=torch.float64)
     d_model, value = difference.embed.shape[1], difference.embed.element_size()
     rows = len(graph.sources) + 3 * graph.n_heads  # writes of all, gradients of one layer
 
-    add = partial(_add_tile_, total, model, difference, gradients)
+    first, n = (0, len(difference)) if span is None else (span.start, span.stop - span.start)
+    add = partial(_add_tile_, total, model, difference, gradients, first)
     with torch.no_grad(), as_typed():
-        in_tiles(len(difference), rows * d_model * value, difference.embed.device, add)
+        in_tiles(n, rows * d_model * value, difference.embed.device, add)
     return total.masked_fill(~graph.exists, 0.0)
 
 
@@ -41,9 +45,10 @@ def _add_tile_(
     model: Model,
     difference: Writes,
     gradients: ReaderGradients,
+    first: int,
     tile: slice,
 ) -> None:
-    graph = model.graph
+    graph, tile = model.graph, slice(first + tile.start, first + tile.stop)
     written = expand_writes(model, difference[tile])
     scores = written.new_zeros(graph.exists.shape)
     others = [g[tile].to(written.device) for g in (*gradients.mlps, gradients.logits)]

@@ -195,15 +195,15 @@ def _all_or_each(
 
 
 def _open_recipe(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
-    from circuits.scoring import Recipe, score
+    from circuits.scoring import Recipe, score, score_each
     from patching.rules import RULES
 
     rule, path = choose("rule", args.rule or "plain", RULES), _open_path(args)
 
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         recipe = Recipe(path, rule, open_ablation(args, model, task))
-        function = partial(score, recipe=recipe, batch_size=args.batch_size)
-        return _all_or_each(args, model, task, metric, function)
+        by, run = score_each if keeps_prompts(args) else score, open_run(args)
+        return by(model, task, metric, recipe, batch_size=args.batch_size, run=run)
 
     return make
 

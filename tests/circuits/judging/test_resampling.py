@@ -12,13 +12,14 @@ from circuits.judging.resampling import Resampled, difference, resampled, resamp
 from circuits.judging.stability import agreement
 from circuits.running.trial import prepare
 from circuits.scores import Scores, load_scores, merge
-from circuits.scoring import eap
+from circuits.scoring import Recipe, along_inputs, at_both, eap, score, score_each
 from circuits.select import by_inclusion, by_lower_bound, top_n
 from patching.graph import Graph
 from patching.intervals import counts
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.models import induction
+from patching.tasks.generators import ioi
 
 GRAPH = Graph(n_layers=2, n_heads=2, n_kv_heads=2)
 N = GRAPH.n_edges
@@ -53,6 +54,20 @@ def test_scores_by_prompt_are_kept_in_files_and_merges(tmp_path):
     assert both.by_prompt is not None
     torch.testing.assert_close(both.matrix, whole.matrix, rtol=1e-5, atol=1e-5)
     assert {*both.by_prompt[:, 0].tolist()} == {*whole.by_prompt[:, 0].tolist()}
+
+
+@pytest.mark.parametrize("path", [along_inputs(2), at_both], ids=["inputs", "both"])
+def test_prompts_of_a_batch_are_scored_as_each_is_alone(path):
+    """In batches of unequal prompts, the last one smaller."""
+    model = Model.load("toy", dtype=torch.float64)
+    assert model.tokenizer is not None
+    task = ioi(model.tokenizer, n=5, seed=0)
+    recipe = Recipe(path)
+    found = score_each(model, task, logit_diff, recipe, batch_size=3)
+    alone = by_prompt(task, lambda part: score(model, part, logit_diff, recipe))
+    assert found.by_prompt is not None and alone.by_prompt is not None
+    torch.testing.assert_close(found.by_prompt, alone.by_prompt, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.completeness, alone.completeness, rtol=1e-9, atol=1e-12)
 
 
 def test_a_mean_that_is_not_of_its_rows_is_refused():
