@@ -1,6 +1,6 @@
 """Tokenizers of four kinds that know the words of all generated tasks, built in seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from string import Formatter
 
 import tokenizers
@@ -55,14 +55,31 @@ def word_level() -> PreTrainedTokenizerFast:
 
 def like_gpt2() -> PreTrainedTokenizerFast:
     """Byte-level BPE without BOS, its merges written by hand: all words whole after a space."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     after_space = [*words.TWO_DIGITS, *all_words()]
-    chains = [f"Ġ{word}" for word in after_space] + list(words.TWO_DIGITS)
+    return _byte_level(_by_hand([f"Ġ{word}" for word in after_space] + list(words.TWO_DIGITS)))
+
+
+def _by_hand(chains: Sequence[str]) -> tokenizers.Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [(text[:i], text[i]) for text in chains for i in range(1, len(text))]
     pieces = [END, *alphabet, *(left + right for left, right in merges)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    made = tokenizers.Tokenizer(models.BPE(vocabulary, list(dict.fromkeys(merges))))
-    return _byte_level(made)
+    return tokenizers.Tokenizer(models.BPE(vocabulary, list(dict.fromkeys(merges))))
+
+
+def digits_apart() -> PreTrainedTokenizerFast:
+    """The same, but no number is whole, and a space before one is a token of its own."""
+    parts = [name.partition("_") for name in words.LONG_ARGUMENTS]
+    chains = [f"Ġ{word}" for word in (*all_words(), *(first for first, _, _ in parts))]
+    made = _byte_level(_by_hand([*chains, *(last for _, _, last in parts)]))
+    cutter = made.backend_tokenizer
+    cutter.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return made
 
 
 def trained_bpe() -> PreTrainedTokenizerFast:

@@ -12,6 +12,7 @@ from patching.tasks.sentences import coloured_objects, sentiment, subject_verb_a
 from patching.tasks.span_rules import each_position, from_end
 from patching.tasks.spans import Span
 from patching.tasks.task import Batch, Prompt, Task
+from patching.tasks.texts import from_text
 from patching.tasks.tokens import TextPrompt, Tokenizer, to_prompt
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "from_end",
     "from_file",
     "from_json",
+    "from_text",
     "gendered_pronouns",
     "generate",
     "greater_than",

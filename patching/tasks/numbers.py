@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from operator import add, sub
 
+import patching.tasks.digits as digits_apart
 import patching.tasks.words as words
-from patching.tasks.sampling import draw, draw_texts, variant
+from patching.tasks.sampling import any_length, draw, draw_texts, variant
 from patching.tasks.spans import mark, unmark, with_end
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, token_spans
@@ -29,16 +30,20 @@ TWO_DIGIT = range(10, 100)
 Pair = tuple[int, int]
 
 
-def greater_than(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
+def greater_than(tokenizer: Tokenizer, n: int, seed: int = 0, *, several: bool = False) -> Task:
     """Greater-than: a war that starts in 1732 ends in a year 17.. above 32.
 
     Answers are all two-digit tokens above the start year, wrong answers all others; the corrupt
     prompt starts in ..01. Start years that the tokenizer does not cut into century and two digits
-    are not used. Hanna et al. 2023, section 2, arXiv:2305.00586.
+    are not used; with `several`, the two digits may be a token each. Hanna et al. 2023, section 2,
+    arXiv:2305.00586.
 
     Raises:
         ValueError: if no start year is cut into century and two digits, or `n` is less than 1.
     """
+    if several:
+        name = any_length("greater-than", several)
+        return digits_apart.years(tokenizer, n, seed, name=name, text=greater_than_text)
     ids = _year_ids(tokenizer)
     by_digits = {digits: token for (_, digits), token in ids.items()}
     starts = [
@@ -53,32 +58,52 @@ def greater_than(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
     return draw("greater-than", n, seed, make, left=left)
 
 
-def addition(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "both") -> Task:
+def addition(
+    tokenizer: Tokenizer,
+    n: int,
+    seed: int = 0,
+    *,
+    corruption: str = "both",
+    several: bool = False,
+    digits: int = 2,
+) -> Task:
     """Addition of two numbers of two digits.
 
     In the corrupt prompt `both` numbers are others, or only the `second`; its sum is the wrong
     answer. Stolfo et al. 2023, arXiv:2305.15054; the random counterfactual of MIB, Mueller et al.
     2025, arXiv:2504.13151. Where a number after a space is two tokens, the prompts end in a space.
+    With `several`, results may have several tokens, and numbers three `digits`.
 
     Raises:
         ValueError: if fewer than two sums are single tokens (tokenizers that cut numbers into
-            digits have none), no template can be spelled, there is no such corruption, or `n` is
-            less than 1.
+            digits have none, unless there may be `several`), no template can be spelled, there is
+            no such corruption, numbers have neither two digits nor three, or `n` is less than 1.
     """
     name = variant("addition", corruption, ARITHMETIC_CORRUPTIONS)
+    if several or digits != 2:
+        return _apart(tokenizer, n, seed, name, add, ADDITION_TEMPLATES, digits)
     return _arithmetic(tokenizer, n, seed, name, add, ADDITION_TEMPLATES)
 
 
-def subtraction(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "both") -> Task:
+def subtraction(
+    tokenizer: Tokenizer,
+    n: int,
+    seed: int = 0,
+    *,
+    corruption: str = "both",
+    several: bool = False,
+    digits: int = 2,
+) -> Task:
     """Subtraction of a number of two digits from a larger one.
 
     Corruptions and refusals as in `addition`. Stolfo et al. 2023, arXiv:2305.15054.
 
     Raises:
-        ValueError: if fewer than two differences are single tokens, no template can be spelled,
-            there is no such corruption, or `n` is less than 1.
+        ValueError: as `addition`.
     """
     name = variant("subtraction", corruption, ARITHMETIC_CORRUPTIONS)
+    if several or digits != 2:
+        return _apart(tokenizer, n, seed, name, sub, SUBTRACTION_TEMPLATES, digits)
     return _arithmetic(tokenizer, n, seed, name, sub, SUBTRACTION_TEMPLATES)
 
 
@@ -131,6 +156,34 @@ def _years_prompt(
         wrong_answers=tuple(ids[digits] for digits in text.wrong_answers if digits in ids),
         extra={"clean_text": text.clean, "corrupt_text": text.corrupt},
         spans=with_end(spans, len(clean)),
+    )
+
+
+def _apart(
+    tokenizer: Tokenizer,
+    n: int,
+    seed: int,
+    name: str,
+    operation: Callable[[int, int], int],
+    templates: Sequence[str],
+    digits: int,
+) -> Task:
+    """The task with results of any number of tokens.
+
+    Raises:
+        ValueError: if numbers have neither two digits nor three.
+    """
+    if digits not in (2, 3):
+        raise ValueError(f"numbers of the task {name!r} have 2 or 3 digits, got {digits}")
+    return digits_apart.arithmetic(
+        tokenizer,
+        n,
+        seed,
+        name=f"{name}:three-digits" if digits == 3 else any_length(name, True),
+        operation=operation,
+        templates=templates,
+        digits=digits,
+        same_first=name.endswith("second"),
     )
 
 

@@ -4,7 +4,8 @@ import random
 from collections.abc import Sequence
 
 import patching.tasks.words as words
-from patching.tasks.sampling import draw_texts
+from patching.tasks.capitals import CAPITALS, MORE_CAPITALS
+from patching.tasks.sampling import any_length, draw_texts
 from patching.tasks.spans import mark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer
@@ -27,27 +28,29 @@ OPPOSITE_TEMPLATES = (
 Facts = Sequence[tuple[str, str]]
 
 
-def facts(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
+def facts(tokenizer: Tokenizer, n: int, seed: int = 0, *, several: bool = False) -> Task:
     """Facts: the capital of a country; the corrupt prompt names another country.
 
-    There are three templates and forty countries: 4,680 pairs. Country and attribute as in Huang
-    et al. 2024 (RAVEL), arXiv:2402.17700; facts recalled from memory: Meng et al. 2022,
+    There are three templates and forty countries: 4,680 pairs. With `several`, names may have
+    several tokens, and four times as many countries are asked about. Country and attribute as in
+    Huang et al. 2024 (RAVEL), arXiv:2402.17700; facts recalled from memory: Meng et al. 2022,
     arXiv:2202.05262.
 
     Raises:
-        ValueError: if fewer than two countries and their capitals are single tokens, or `n` is
-            less than 1.
+        ValueError: if fewer than two countries and their capitals are single tokens (or can be
+            spelled, if they may have `several`), or `n` is less than 1.
     """
-    known = single_capitals(tokenizer, "facts")
-    left = {"countries and capitals": (len(known), len(words.CAPITALS))}
-    return draw_texts("facts", n, seed, lambda rng: facts_text(rng, known), tokenizer, left=left)
+    name = any_length("facts", several)
+    known = single_capitals(tokenizer, name, several=several)
+    left = {"countries and capitals": (len(known), len(_capitals(several)))}
+    return draw_texts(name, n, seed, lambda rng: facts_text(rng, known), tokenizer, left=left)
 
 
-def languages(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
+def languages(tokenizer: Tokenizer, n: int, seed: int = 0, *, several: bool = False) -> Task:
     """Languages: what is spoken in a country; the corrupt prompt names another country.
 
-    The two countries have different languages. Country and attribute as in Huang et al. 2024
-    (RAVEL), arXiv:2402.17700.
+    The two countries have different languages; with `several`, names may have several tokens.
+    Country and attribute as in Huang et al. 2024 (RAVEL), arXiv:2402.17700.
 
     Raises:
         ValueError: if fewer than two languages are left whose name and country are single tokens,
@@ -57,17 +60,19 @@ def languages(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
         tokenizer,
         n,
         seed,
-        task="languages",
+        task=any_length("languages", several),
+        several=several,
         pairs=words.LANGUAGES,
         templates=LANGUAGE_TEMPLATES,
         what="countries and languages",
     )
 
 
-def opposites(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
+def opposites(tokenizer: Tokenizer, n: int, seed: int = 0, *, several: bool = False) -> Task:
     """Opposites: hot is followed by cold; the corrupt prompt asks for another word's opposite.
 
-    Antonyms as in Todd et al. 2023, arXiv:2310.15213.
+    With `several`, words may have several tokens. Antonyms as in Todd et al. 2023,
+    arXiv:2310.15213.
 
     Raises:
         ValueError: if fewer than two words and their opposites are single tokens, no template can
@@ -77,27 +82,39 @@ def opposites(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
         tokenizer,
         n,
         seed,
-        task="opposites",
+        task=any_length("opposites", several),
+        several=several,
         pairs=(*words.OPPOSITES, *((b, a) for a, b in words.OPPOSITES)),
         templates=OPPOSITE_TEMPLATES,
         what="words and opposites",
     )
 
 
-def facts_text(rng: random.Random, known: Facts = words.CAPITALS) -> TextPrompt:
+def facts_text(rng: random.Random, known: Facts = CAPITALS) -> TextPrompt:
     """One pair of the facts task."""
     return _pair_text(rng, rng.sample(known, 2), FACT_TEMPLATES)
 
 
-def single_capitals(tokenizer: Tokenizer, task: str) -> tuple[tuple[str, str], ...]:
-    """The countries that are single tokens, and whose capitals are.
+def single_capitals(
+    tokenizer: Tokenizer, task: str, *, several: bool = False
+) -> tuple[tuple[str, str], ...]:
+    """The countries that are single tokens, and whose capitals are; or all that can be spelled.
 
     Raises:
         ValueError: if fewer than two are left; `task` is named there.
     """
     contexts = ("The capital of", "The capital of France is")
-    what = f"single-token countries and their capitals for the task {task!r}"
-    return words.single_pairs(tokenizer, words.CAPITALS, contexts, need=2, what=what)
+    what = f"{_kind(several)}countries and their capitals for the task {task!r}"
+    pairs = _capitals(several)
+    return words.single_pairs(tokenizer, pairs, contexts, need=2, what=what, several=several)
+
+
+def _capitals(several: bool) -> Facts:
+    return (*CAPITALS, *MORE_CAPITALS) if several else CAPITALS
+
+
+def _kind(several: bool) -> str:
+    return "" if several else "single-token "
 
 
 def _related(
@@ -106,6 +123,7 @@ def _related(
     seed: int,
     *,
     task: str,
+    several: bool,
     pairs: Facts,
     templates: Sequence[str],
     what: str,
@@ -114,8 +132,8 @@ def _related(
     spelled = words.spelled(tokenizer, templates, what=f"templates for the task {task!r}")
     context = templates[0].partition(" {word}")[0]
     contexts = (context, templates[0].format(word=pairs[0][0]))
-    single = f"single-token {what} for the task {task!r}"
-    known = words.single_pairs(tokenizer, pairs, contexts, need=2, what=single)
+    single = f"{_kind(several)}{what} for the task {task!r}"
+    known = words.single_pairs(tokenizer, pairs, contexts, need=2, what=single, several=several)
     partners = {partner for _, partner in known}
     words.require_enough(len(partners), len({b for _, b in pairs}), need=2, what=single)
 

@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import patching.tasks.words as words
-from patching.tasks.sampling import draw, draw_texts, variant
+from patching.tasks.sampling import any_length, draw, draw_texts, variant
 from patching.tasks.spans import Span, mark, with_end
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt
+from patching.tasks.whole import repeat_whole, whole_words
 
 T = TypeVar("T")
 
@@ -30,18 +32,24 @@ class WithVocabulary(Protocol):
         ...
 
 
-def induction(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "next") -> Task:
+def induction(
+    tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "next", whole: bool = False
+) -> Task:
     """Induction: a list of random words starts again; which word is next?
 
     In the corrupt prompt another word stood in the list the first time: for the answer (`next`;
     it is the wrong answer), or for the word before it (`previous`: nothing to match; wrong is
-    another word of the list). Olsson et al. 2022, arXiv:2209.11895.
+    another word of the list). With `whole` the list comes again as a whole and is asked at every
+    word, behind it in another order (`next`) or behind other words (`previous`). Olsson et al.
+    2022, arXiv:2209.11895.
 
     Raises:
-        ValueError: if fewer than ten words are single tokens, there is no such corruption, or
-            `n` is less than 1.
+        ValueError: if fewer than ten words (twenty for `whole`) are single tokens, there is no such
+            corruption, or `n` is less than 1.
     """
     name = variant("induction", corruption, REPEAT_CORRUPTIONS)
+    if whole:
+        return whole_words(tokenizer, n, seed, name, corruption)
     what = f"single-token words for the task {name!r}"
     pool = words.single_words(tokenizer, words.FILLERS, "List:", need=10, what=what)
     return draw_texts(
@@ -55,16 +63,17 @@ def induction(tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = 
 
 
 def repeated_tokens(
-    tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "next"
+    tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "next", whole: bool = False
 ) -> Task:
     """Induction on random tokens: ten of the vocabulary, then some of them again.
 
-    Needs no words, so every tokenizer has it. Corruptions as in `induction`. Olsson et al. 2022,
-    arXiv:2209.11895.
+    Needs no words, so every tokenizer has it. Corruptions, and `whole`, as in `induction`. Olsson
+    et al. 2022, arXiv:2209.11895.
 
     Raises:
         ValueError: if the tokenizer does not say which tokens it has, or has fewer than eleven
-            that are not special, there is no such corruption, or `n` is less than 1.
+            (twenty for `whole`) that are not special, there is no such corruption, or `n` is less
+            than 1.
     """
     name = variant("repeated-tokens", corruption, REPEAT_CORRUPTIONS)
     if not isinstance(tokenizer, WithVocabulary):
@@ -73,8 +82,13 @@ def repeated_tokens(
         )
     ids = sorted({*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids})
     what = f"tokens for the task {name!r}"
-    words.require_enough(len(ids), len(tokenizer.get_vocab()), need=11, what=what)
+    need = 2 * N_RANDOM_TOKENS if whole else N_RANDOM_TOKENS + 1
+    words.require_enough(len(ids), len(tokenizer.get_vocab()), need=need, what=what)
     start = encode_prompt(tokenizer, "")
+    left = {"tokens": (len(ids), len(tokenizer.get_vocab()))}
+    if whole:
+        make_whole = partial(repeat_whole, start, ids, range(N_RANDOM_TOKENS, N_RANDOM_TOKENS + 1))
+        return draw(f"{name}:whole", n, seed, partial(make_whole, corruption), left=left)
 
     def make(rng: random.Random) -> Prompt:
         *listed, other = rng.sample(ids, N_RANDOM_TOKENS + 1)
@@ -90,35 +104,45 @@ def repeated_tokens(
             spans=with_end(spans, n),
         )
 
-    return draw(name, n, seed, make, left={"tokens": (len(ids), len(tokenizer.get_vocab()))})
+    return draw(name, n, seed, make, left=left)
 
 
 def docstring(
-    tokenizer: Tokenizer, n: int, seed: int = 0, *, corruption: str = "definition"
+    tokenizer: Tokenizer,
+    n: int,
+    seed: int = 0,
+    *,
+    corruption: str = "definition",
+    several: bool = False,
 ) -> Task:
     """Docstring: which argument of the function is described next?
 
     In the corrupt prompt the function has other arguments than its docstring describes
     (`definition`), the docstring describes arguments that the function does not have
     (`description`), or all are others (`both`, none twice). Wrong answers are the arguments
-    already described and one that is nowhere. Heimersheim and Janiak 2023, "A circuit for Python
-    docstrings in a 4-layer attention-only transformer".
+    already described and one that is nowhere. With `several`, names such as max_depth are among
+    them. Heimersheim and Janiak 2023, "A circuit for Python docstrings in a 4-layer attention-only
+    transformer".
 
     Raises:
-        ValueError: if fewer than six argument names (eight for `both`) are single tokens, there is
-            no such corruption, or `n` is less than 1.
+        ValueError: if fewer than six argument names (eight for `both`) are single tokens (or can be
+            spelled, if they may have `several`), there is no such corruption, or `n` is less than
+            1.
     """
-    name = variant("docstring", corruption, DOCSTRING_CORRUPTIONS)
-    what = f"single-token argument names for the task {name!r}"
+    name = any_length(variant("docstring", corruption, DOCSTRING_CORRUPTIONS), several)
+    what = f"{'' if several else 'single-token '}argument names for the task {name!r}"
     need = 8 if corruption == "both" else 6
-    names = words.single_words(tokenizer, words.ARGUMENTS, "def load(self,", need=need, what=what)
+    pool = (*words.ARGUMENTS, *words.LONG_ARGUMENTS) if several else words.ARGUMENTS
+    names = words.single_words(
+        tokenizer, pool, "def load(self,", need=need, what=what, several=several
+    )
     return draw_texts(
         name,
         n,
         seed,
         lambda rng: docstring_text(rng, names, corruption),
         tokenizer,
-        left={"argument names": (len(names), len(words.ARGUMENTS))},
+        left={"argument names": (len(names), len(pool))},
     )
 
 

@@ -76,6 +76,11 @@ def variant(task: str, corruption: str, corruptions: Sequence[str]) -> str:
     return task if corruption == corruptions[0] else f"{task}:{corruption}"
 
 
+def any_length(name: str, several: bool) -> str:
+    """The name of a task whose answers may have several tokens: `facts:any`."""
+    return f"{name}:any" if several else name
+
+
 def _draw(
     name: str,
     n: int,

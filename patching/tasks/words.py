@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from patching.tasks.capitals import CAPITALS as CAPITALS
 from patching.tasks.tokens import Tokenizer, encode_prompt
 
 _FIELD = re.compile(r"\{\w+\}")
@@ -71,47 +72,11 @@ ARGUMENTS = from_text(
     file
     """
 )
-CAPITALS = (
-    ("France", "Paris"),
-    ("Germany", "Berlin"),
-    ("Italy", "Rome"),
-    ("Spain", "Madrid"),
-    ("Japan", "Tokyo"),
-    ("China", "Beijing"),
-    ("Russia", "Moscow"),
-    ("Egypt", "Cairo"),
-    ("Greece", "Athens"),
-    ("England", "London"),
-    ("Ireland", "Dublin"),
-    ("Austria", "Vienna"),
-    ("Portugal", "Lisbon"),
-    ("Norway", "Oslo"),
-    ("Cuba", "Havana"),
-    ("Iran", "Tehran"),
-    ("Iraq", "Baghdad"),
-    ("Poland", "Warsaw"),
-    ("Sweden", "Stockholm"),
-    ("Denmark", "Copenhagen"),
-    ("Finland", "Helsinki"),
-    ("Turkey", "Ankara"),
-    ("Kenya", "Nairobi"),
-    ("Peru", "Lima"),
-    ("Chile", "Santiago"),
-    ("Canada", "Ottawa"),
-    ("Hungary", "Budapest"),
-    ("Syria", "Damascus"),
-    ("Lebanon", "Beirut"),
-    ("Afghanistan", "Kabul"),
-    ("Thailand", "Bangkok"),
-    ("Vietnam", "Hanoi"),
-    ("Indonesia", "Jakarta"),
-    ("Nepal", "Kathmandu"),
-    ("Belgium", "Brussels"),
-    ("Serbia", "Belgrade"),
-    ("Bulgaria", "Sofia"),
-    ("Libya", "Tripoli"),
-    ("Qatar", "Doha"),
-    ("Scotland", "Edinburgh"),
+LONG_ARGUMENTS = from_text(
+    """
+    max_depth file_name batch_size learning_rate n_steps num_layers output_path random_seed is_valid
+    start_index line_width base_url
+    """
 )
 FILLERS = from_text(
     """
@@ -206,16 +171,29 @@ FEELINGS = {
 }
 
 
+def continuing(
+    tokenizer: Tokenizer, context: str, continuations: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The continuations that leave the tokens of `context` as they are, and the tokens they add.
+
+    None of them is the unknown one.
+    """
+    before = encode_prompt(tokenizer, context)
+    unknown, n = getattr(tokenizer, "unk_token_id", None), len(before)
+    together = {text: encode_prompt(tokenizer, context + text) for text in continuations}
+    return {
+        text: ids[n:]
+        for text, ids in together.items()
+        if ids[:n] == before and ids[n:] and unknown not in ids[n:]
+    }
+
+
 def single_tokens(
     tokenizer: Tokenizer, context: str, continuations: Sequence[str]
 ) -> dict[str, int]:
     """The continuations that add exactly one token to `context`, not the unknown one, and it."""
-    before = encode_prompt(tokenizer, context)
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    together = {text: encode_prompt(tokenizer, context + text) for text in continuations}
-    return {
-        text: ids[-1] for text, ids in together.items() if ids[:-1] == before and ids[-1] != unknown
-    }
+    found = continuing(tokenizer, context, continuations)
+    return {text: ids[0] for text, ids in found.items() if len(ids) == 1}
 
 
 def is_single(tokenizer: Tokenizer, context: str, continuation: str) -> bool:
@@ -224,15 +202,22 @@ def is_single(tokenizer: Tokenizer, context: str, continuation: str) -> bool:
 
 
 def single_words(
-    tokenizer: Tokenizer, words: Sequence[str], context: str, *, need: int, what: str
+    tokenizer: Tokenizer,
+    words: Sequence[str],
+    context: str,
+    *,
+    need: int,
+    what: str,
+    several: bool = False,
 ) -> tuple[str, ...]:
-    """The words that are one token after `context` and a space.
+    """The words that are one token (or `several`) after `context` and a space.
 
     Raises:
         ValueError: if fewer than `need` are left; `what` names them there.
     """
-    single = single_tokens(tokenizer, context, [f" {word}" for word in words])
-    left = tuple(word for word in words if f" {word}" in single)
+    cut = continuing if several else single_tokens
+    kept = cut(tokenizer, context, [f" {word}" for word in words])
+    left = tuple(word for word in words if f" {word}" in kept)
     require_enough(len(left), len(words), need=need, what=what)
     return left
 
@@ -244,14 +229,18 @@ def single_pairs(
     *,
     need: int,
     what: str,
+    several: bool = False,
 ) -> tuple[tuple[str, str], ...]:
     """The pairs whose first and second word are one token after the first and second context.
+
+    Or `several` tokens, if they may be.
 
     Raises:
         ValueError: if fewer than `need` are left; `what` names them there.
     """
+    cut = continuing if several else single_tokens
     first, second = (
-        single_tokens(tokenizer, context, [f" {pair[i]}" for pair in pairs])
+        cut(tokenizer, context, [f" {pair[i]}" for pair in pairs])
         for i, context in enumerate(contexts)
     )
     left = tuple((a, b) for a, b in pairs if f" {a}" in first and f" {b}" in second)

@@ -8,12 +8,21 @@ from typing import cast
 
 import pytest
 from tokenizers import pre_tokenizers
-from tokenizers_for_tasks import like_gpt2, like_sentencepiece, trained_bpe, word_level
+from tokenizers_for_tasks import (
+    digits_apart,
+    like_gpt2,
+    like_sentencepiece,
+    trained_bpe,
+    word_level,
+)
 from transformers import AutoTokenizer
 
+from circuits.checks import check_task
 from patching.models.toy_tokenizer import toy_tokenizer
 from patching.models.word_level import word_level_tokenizer
 from patching.tasks import FAMILIES, GENERATORS, Tokenizer, generate, tokens, words
+from patching.tasks.capitals import CAPITALS, MORE_CAPITALS
+from patching.tasks.prompt import tokens_of
 from patching.tasks.sampling import draw
 from patching.tasks.task import Prompt
 
@@ -29,6 +38,7 @@ NAMES = tuple(
     for name, family in FAMILIES.items()
     for i, corruption in enumerate(family.corruptions or ("",))
 )
+FORMS = tuple(f"{name}:{form}" for name, family in FAMILIES.items() for form in family.forms)
 N = 60
 TOY_LACKS = {
     "gendered-pronouns": "pronouns for .* offers 0 of 2, and at least 2",
@@ -77,7 +87,10 @@ def _spoken(tokenizer, ids) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_are_new_differ_at_equal_length_and_have_no_constant_answer(tokenizer, name):
-    task = _task(name, tokenizer)
+    _require_new_and_varied(_task(name, tokenizer), tokenizer, name)
+
+
+def _require_new_and_varied(task, tokenizer, name):
     assert (task.name, len(task)) == (name, N)
     assert len(set(task.prompts)) == N, "no row twice"
     task.require_contrast()
@@ -85,7 +98,7 @@ def test_pairs_are_new_differ_at_equal_length_and_have_no_constant_answer(tokeni
     for prompt in task.prompts:
         assert len(prompt.clean) == len(prompt.corrupt)
         assert prompt.answers and prompt.wrong_answers
-        assert unknown not in prompt.clean + prompt.answers + prompt.wrong_answers
+        assert unknown not in {*prompt.ids}
     for answers in (
         [prompt.answers for prompt in task.prompts],
         [prompt.wrong_answers for prompt in task.prompts],
@@ -334,6 +347,94 @@ def test_docstring_corruptions_replace_what_they_say(made):
             assert not {*corrupt} & {*now}
 
 
+# Answers of any number of tokens, and at every repeated token.
+
+
+@pytest.fixture(scope="module")
+def apart():
+    """A byte-level BPE that keeps words and no number: a token for each digit."""
+    return digits_apart()
+
+
+def _said(tokenizer, answers) -> list[str]:
+    return [tokenizer.decode([*tokens_of(answer)]).strip() for answer in answers]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_hold_answers_of_more_than_one_length_or_ask_at_positions(apart, name):
+    task = generate(name, apart, N)
+    check_task(task, apart)
+    _require_new_and_varied(task, apart, name)
+    assert task.hash == generate(name, apart, N).hash != generate(name, apart, N, 6).hash
+    if name.endswith("whole"):
+        assert all(len(p.answer_positions) == len(p.answers) > 3 for p in task.prompts)
+    elif not name.startswith(("languages", "opposites")):  # whole words in this tokenizer
+        lengths = {len(tokens_of(a)) for p in task.prompts for a in (*p.answers, *p.wrong_answers)}
+        assert lengths == {2} if name.startswith("greater") else len(lengths) > 1
+
+
+def test_numbers_of_several_tokens_are_right_and_none_begins_the_other(apart):
+    for name, digits, sign in (("addition", 2, 1), ("subtraction", 3, -1)):
+        form = "any" if digits == 2 else "three-digits"
+        for corruption in FAMILIES[name].corruptions:
+            for prompt in generate(f"{name}:{corruption}:{form}", apart, 20).prompts:
+                both = []
+                for text, some in zip(
+                    _texts(prompt), (prompt.answers, prompt.wrong_answers), strict=True
+                ):
+                    a, b = map(int, re.findall(r"\d+", text)[:2])
+                    assert len(str(a)) == len(str(b)) == digits
+                    (said,) = _said(apart, some)
+                    assert int(said) == a + sign * b >= 0
+                    both.append((a, said))
+                (a, right), (c, wrong) = both
+                assert not right.startswith(wrong) and not wrong.startswith(right)
+                assert corruption == "both" or a == c
+
+
+def test_years_of_two_tokens_are_all_that_come_later(apart):
+    for prompt in generate("greater-than:any", apart, 5).prompts:
+        (start, begun) = re.findall(r"year (\d+)", _texts(prompt)[0])
+        right, wrong = (_said(apart, some) for some in (prompt.answers, prompt.wrong_answers))
+        assert right == [f"{n:02d}" for n in range(int(start[2:]) + 1, 100)]
+        assert sorted(right + wrong) == [*words.TWO_DIGITS] and start[:2] == begun
+
+
+def test_capitals_of_several_tokens_are_those_of_their_country(apart):
+    partner = dict((*CAPITALS, *MORE_CAPITALS))
+    assert len(partner) == len(CAPITALS) + len(MORE_CAPITALS) > 4 * len(CAPITALS)
+    for prompt in generate("facts:any", apart, 40).prompts:
+        for text, some in zip(_texts(prompt), (prompt.answers, prompt.wrong_answers), strict=True):
+            (country,) = re.findall(r"(?:of|In) (.+?)(?: is|, the)", text)
+            assert _said(apart, some) == [partner[country]]
+
+
+@pytest.mark.parametrize("name", ["induction", "repeated-tokens"])
+def test_a_list_that_comes_again_is_asked_at_every_token(made, name):
+    tokenizer = made["gpt2"]
+    for corruption in FAMILIES[name].corruptions:
+        for prompt in generate(f"{name}:{corruption}:whole", tokenizer, 20).prompts:
+            n, at = len(prompt.answers) + 1, prompt.answer_positions
+            listed, before = prompt.clean[-n:], prompt.corrupt[-2 * n : -n]
+            assert prompt.clean[-2 * n :] == listed * 2 and prompt.corrupt[-n:] == listed
+            assert at == tuple(range(len(prompt.clean) - n, len(prompt.clean) - 1))
+            assert prompt.answers == listed[1:]
+            if corruption == "next":
+                followers = dict(zip(before, (*before[1:], listed[0]), strict=True))
+                assert prompt.wrong_answers == tuple(followers[token] for token in listed[:-1])
+            else:
+                assert not {*before} & {*listed} and prompt.wrong_answers == before[1:]
+            if name == "induction":
+                for side, text in zip((prompt.clean, prompt.corrupt), _texts(prompt), strict=True):
+                    assert tuple(tokenizer.encode(text)) == side
+
+
+def test_forms_of_one_token_are_today_s_where_all_words_are_whole(made):
+    """Only the names differ: the rows are drawn alike."""
+    one, several = (generate(f"languages{form}", made["gpt2"], 20) for form in ("", ":any"))
+    assert one.hash == several.hash
+
+
 # Names.
 
 
@@ -350,7 +451,9 @@ def test_a_name_may_be_spelled_with_underscores_and_name_the_default_corruption(
         ("iou", "no task named 'iou'; there are ioi, greater-than, "),
         ("ioi:abd", "the task 'ioi' has no corruption 'abd'; there are abc, swap, names, random"),
         ("ioi:", "the task 'ioi' has no corruption ''; there are abc"),
-        ("facts:swap", "the task 'facts' has but one corruption; leave off ':swap'"),
+        ("facts:swap", "the task 'facts' has but one corruption; leave off ':swap'; .* facts:any"),
+        ("addition:any:three-digits", "takes one corruption and one form; got 'any' and 'three-di"),
+        ("ioi:swap:abc", "takes one corruption and one form; got 'swap' and 'abc'"),
     ],
 )
 def test_unknown_names_are_refused(made, name, message):
