@@ -148,9 +148,9 @@ def _tasks() -> Rows:
     from patching.models import TOY_GENERATORS
     from patching.tasks import FAMILIES
 
-    yield ("`--task`", "What it asks", "Other corruptions (`NAME:CORRUPTION`)", "Source")
+    yield ("`--task`", "What it asks", "Other corruptions and forms (`NAME:CORRUPTION`)", "Source")
     for name, family in FAMILIES.items():
-        others = ", ".join(f"`{other}`" for other in family.corruptions[1:])
+        others = ", ".join(f"`{other}`" for other in (*family.corruptions[1:], *family.forms))
         yield (f"`{name}`", family.asks, others or "–", _linked(family.source))
     for name in sorted({*TOY_GENERATORS} - {*FAMILIES}):
         yield (f"`{name}`", _says(TOY_GENERATORS[name]), "–", "for `toy` and `toy-llama`")

@@ -29,6 +29,8 @@ def tasks(args: Namespace) -> None:
             first, *others = family.corruptions
             named = ", ".join([f"{first} (default)", *(f"{name}:{other}" for other in others)])
             print(f"    corruptions: {named}")
+        if family.forms:
+            print(f"    forms: {', '.join(f'{name}:{form}' for form in family.forms)}")
         if tokenizer is not None:
             print(f"    {_left(name, generator, tokenizer)}")
     print("\nFiles (--task FILE):")

@@ -120,9 +120,9 @@ def docstring(
     In the corrupt prompt the function has other arguments than its docstring describes
     (`definition`), the docstring describes arguments that the function does not have
     (`description`), or all are others (`both`, none twice). Wrong answers are the arguments
-    already described and one that is nowhere. With `several`, names such as max_depth are among
-    them. Heimersheim and Janiak 2023, "A circuit for Python docstrings in a 4-layer attention-only
-    transformer".
+    already described and one that is nowhere. With `several`, other rows have names of several
+    tokens, such as max_depth, all of a row equally long. Heimersheim and Janiak 2023, "A circuit
+    for Python docstrings in a 4-layer attention-only transformer".
 
     Raises:
         ValueError: if fewer than six argument names (eight for `both`) are single tokens (or can be
@@ -136,14 +136,22 @@ def docstring(
     names = words.single_words(
         tokenizer, pool, "def load(self,", need=need, what=what, several=several
     )
-    return draw_texts(
-        name,
-        n,
-        seed,
-        lambda rng: docstring_text(rng, names, corruption),
-        tokenizer,
-        left={"argument names": (len(names), len(pool))},
-    )
+    alike = _equally_long(tokenizer, names, need) if several else []
+    left = {"argument names": (len(names), len(pool))}
+
+    def text(rng: random.Random) -> TextPrompt:
+        return docstring_text(rng, rng.choice(alike) if alike else names, corruption)
+
+    return draw_texts(name, n, seed, text, tokenizer, left=left)
+
+
+def _equally_long(tokenizer: Tokenizer, names: Sequence[str], need: int) -> list[list[str]]:
+    """The names by their number of tokens, where there are enough of a number."""
+    cut = words.continuing(tokenizer, "def load(self,", [f" {name}" for name in names])
+    by_length: dict[int, list[str]] = {}
+    for name in names:
+        by_length.setdefault(len(cut[f" {name}"]), []).append(name)
+    return [some for some in by_length.values() if len(some) >= need]
 
 
 def docstring_text(

@@ -14,6 +14,7 @@ def test_tasks_are_listed_with_source_and_corruptions(capsys):
     for name, family in FAMILIES.items():
         assert f"\n{name}\n    {family.asks} ({family.source})" in f"\n{said}"
     assert "    corruptions: abc (default), ioi:swap, ioi:names, ioi:random\n" in said
+    assert "    forms: addition:any, addition:three-digits\n" in said
     assert "\nconflict\n" in said and "words left" not in said
     assert "mib: fields prompt" in said
 

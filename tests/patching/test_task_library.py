@@ -365,7 +365,7 @@ def test_forms_hold_answers_of_more_than_one_length_or_ask_at_positions(apart, n
     task = generate(name, apart, N)
     check_task(task, apart)
     _require_new_and_varied(task, apart, name)
-    assert task.hash == generate(name, apart, N).hash != generate(name, apart, N, 6).hash
+    assert task.take(9).hash == generate(name, apart, 9).hash
     if name.endswith("whole"):
         assert all(len(p.answer_positions) == len(p.answers) > 3 for p in task.prompts)
     elif not name.startswith(("languages", "opposites")):  # whole words in this tokenizer
