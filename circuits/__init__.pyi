@@ -17,6 +17,7 @@ from .drawing.role_pictures import picture_roles as picture_roles
 from .drawing.roles import Roles as Roles
 from .ensembles import hybrid as hybrid
 from .explorer import explore as explore
+from .explorer import look_inside as look_inside
 from .export import load as load
 from .export import save as save
 from .export.networks import from_networkx as from_networkx

@@ -158,7 +158,7 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     export.add_options(add(export.export, "write a circuit in other forms, by suffix"))
     report.add_options(add(report.report, "write figures, tables and text for a paper"))
     page = "write a page to explore a circuit with, and open it"
-    view.add_options(add(view.view, page))
+    view.add_options(add(view.view, page, *given[:2]))
     show.add_options(add(show.show, "print what a file holds", ranking))
     rerun.add_options(add(rerun.rerun, "make a result again, and compare"))
     add(methods.methods, "list the scoring methods")

@@ -114,7 +114,7 @@ def _ragged(task: Task) -> Task:
     prompts = [
         p
         if len(p.clean) <= 3 or p.answer_positions
-        else replace(p, clean=p.clean[i % 3 :], corrupt=p.corrupt[i % 3 :])
+        else replace(p, clean=p.clean[i % 3 :], corrupt=p.corrupt[i % 3 :], spans=())
         for i, p in enumerate(task.prompts)
     ]
     return replace(task, prompts=tuple(prompts))

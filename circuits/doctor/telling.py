@@ -11,7 +11,7 @@ WIDTH = 96
 def summary(report: Report) -> str:
     """The report in aligned columns; what is good takes one line."""
     on = f" on {report.task}" if report.task else ""
-    parts = [f"{report.model}{on}: {report.verdict}"]
+    parts = [f"{report.model}{on}: {_headline(report)}"]
     if report.ability:
         parts.append(report.ability)
     parts += [f"  {example}" for example in report.examples]
@@ -23,6 +23,16 @@ def summary(report: Report) -> str:
     return "\n".join(
         fill(part, WIDTH, subsequent_indent="  ") if _is_long(part) else part for part in parts
     )
+
+
+def _headline(report: Report) -> str:
+    """The verdict, and which checks it hangs on."""
+    names = {
+        verdict: [finding.name for finding in report.findings if finding.verdict == verdict]
+        for verdict in ("unusable", "doubtful")
+    }
+    told = [f"{verdict}: {', '.join(found)}" for verdict, found in names.items() if found]
+    return "; ".join(told) or report.verdict
 
 
 def _part(report: Report, subject: Subject) -> list[str]:

@@ -4,6 +4,7 @@ Positions come from `circuits.drawing.layout`; the page's scripts choose, route 
 """
 
 from circuits.explorer.exploring import explore
+from circuits.explorer.insides import Insides, look_inside
 from circuits.explorer.levels import Level, load_levels
 
-__all__ = ["Level", "explore", "load_levels"]
+__all__ = ["Insides", "Level", "explore", "load_levels", "look_inside"]

@@ -5,9 +5,9 @@ const LINES = 300; // more edges than this are first seen as a matrix
 
 function start() {
   const data = openData();
-  const state = { size: data.start, most: LINES, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null, view: data.start > LINES ? "matrix" : "drawing" };
+  const state = { size: data.start, most: LINES, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null, view: data.start > LINES ? "matrix" : "drawing", skipFirst: false };
   const [drawing, matrix] = [openDrawing(find("stage")), openMatrix(find("stage"))];
-  const page = { data, state, drawing, matrix, stops: bySize(data), found: null, lit: null, moveMark: () => {} };
+  const page = { data, state, drawing, matrix, stops: bySize(data), found: null, lit: null, insides: openInsides(data), moveMark: () => {} };
   readAddress(page);
   page.on = handlers(page);
   writeOnce(page);
@@ -71,6 +71,7 @@ function relight(page) {
   light(drawing, paths);
   mark(drawing, "chosen", new Set(state.chosen === null ? [] : [state.chosen]));
   showDetails(data, found.edges, state.chosen, paths, page.on);
+  if (paths !== null) find("paths").after(...insideOf(page, data.graph.nodes[state.chosen]));
   page.lit = paths;
   showMatches(page);
   showMatrix(page);
@@ -182,6 +183,7 @@ function writeOnce(page) {
     page.moveMark = drawChart(data.curve);
   }
   writeTicks(page);
+  showPrompt(page);
 }
 
 function writeTicks(page) {

@@ -6,6 +6,7 @@ from functools import partial
 from circuits.circuit import Circuit
 from circuits.drawing.plots import draw
 from circuits.explorer.content import Ordered, edge_list, names, ordered
+from circuits.explorer.insides import Insides
 from circuits.explorer.levels import Measured, fitting_levels, level_rows, measured
 from circuits.explorer.placing import Places, drawings, grid
 from circuits.judging.points import Curve
@@ -26,6 +27,7 @@ PARTS = Parts(
         "curve.js",
         "panel.js",
         "matrix.js",
+        "inside.js",
         "search.js",
         "address.js",
         "explorer.js",
@@ -44,6 +46,7 @@ def explore(
     curve: Curve | Measured | None = None,
     other: Circuit | Scores | None = None,
     uncertain: Uncertain | None = None,
+    insides: Insides | None = None,
     size: int | None = None,
     title: str | None = None,
 ) -> Page:
@@ -65,6 +68,8 @@ def explore(
             that are shown.
         other: a second circuit or file of scores of the same graph, to compare in colours.
         uncertain: standard errors and stability for the hover card.
+        insides: what `look_inside` read on one prompt: a click on a node then shows its attention
+            patterns, the tokens it promotes, and its exact effect where that was measured.
         size: how many edges are shown at first; a circuit is shown whole.
         title: of the page; else what the provenance says.
 
@@ -90,6 +95,7 @@ def explore(
         "start": start,
         "ranking": ranking,
         "curve": None if found is None else _curve(found, order),
+        "insides": None if insides is None else insides.content(result),
         "subtitle": _subtitle(result.provenance),
         "facts": _facts(result, other),
     }

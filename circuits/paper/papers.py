@@ -1,5 +1,7 @@
 """The papers that methods and tasks come from, written from their own front matter."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -16,18 +18,57 @@ class Reference:
 
     @property
     def bibtex(self) -> str:
-        """The entry for a .bib file."""
-        arxiv = self.source.removeprefix("arXiv:")
-        where = f"note = {{{self.source}}}"
-        if arxiv != self.source:
-            where = (
-                f"eprint = {{{arxiv}}},\n  archivePrefix = {{arXiv}},\n  note = {{{self.source}}}"
-            )
-        return (
-            f"@misc{{{self.key},\n  author = {{{self.authors}}},\n  title = {{{{{self.title}}}}},\n"
-            f"  year = {{{self.year}}},\n  {where}\n}}\n"
-        )
+        """The entry for a .bib file: in proceedings, an article, or where else it is."""
+        kind, where = self._where()
+        fields = {
+            "author": self.authors,
+            "title": f"{{{self.title}}}",
+            "year": str(VENUES.get(self.key, ("", self.year))[1]),
+            **where,
+        }
+        lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+        return f"@{kind}{{{self.key},\n{lines}\n}}\n"
 
+    def _where(self) -> tuple[str, dict[str, str]]:
+        """The kind of entry, and the fields that say where the work is."""
+        arxiv = self.source.removeprefix("arXiv:")
+        eprint = {"eprint": arxiv, "archivePrefix": "arXiv"} if arxiv != self.source else {}
+        if self.key in VENUES:
+            return "inproceedings", {"booktitle": VENUES[self.key][0], **eprint}
+        if eprint:
+            return "article", {"journal": f"arXiv preprint arXiv:{arxiv}", **eprint}
+        found = re.fullmatch(r"(.+) (\d+)\((\d+)\), (\d+--\d+)", self.source)
+        if found:
+            return "article", dict(
+                zip(("journal", "volume", "number", "pages"), found.groups(), strict=True)
+            )
+        if self.source.startswith("Python package"):
+            return "software", {"note": self.source}
+        return "misc", {"howpublished": self.source}
+
+
+VENUES: Mapping[str, tuple[str, int]] = {
+    "hanna2024faith": ("Conference on Language Modeling", 2024),
+    "marks2024sparse": ("International Conference on Learning Representations", 2025),
+    "ferrando2024information": (
+        "Conference on Empirical Methods in Natural Language Processing",
+        2024,
+    ),
+    "zhang2024practices": ("International Conference on Learning Representations", 2024),
+    "ali2022xai": ("International Conference on Machine Learning", 2022),
+    "achtibat2024attnlrp": ("International Conference on Machine Learning", 2024),
+    "miller2024transformer": ("Conference on Language Modeling", 2024),
+    "wang2022interpretability": ("International Conference on Learning Representations", 2023),
+    "hanna2023greater": ("Advances in Neural Information Processing Systems", 2023),
+    "dhamdhere2018important": ("International Conference on Learning Representations", 2019),
+    "vig2020causal": ("Advances in Neural Information Processing Systems", 2020),
+    "todd2023function": ("International Conference on Learning Representations", 2024),
+    "stolfo2023mechanistic": (
+        "Conference on Empirical Methods in Natural Language Processing",
+        2023,
+    ),
+}
+"""Proceedings that papers appeared in, and when; the others are where `source` says."""
 
 PAPERS = (
     Reference(
@@ -260,5 +301,21 @@ PAPERS = (
         "Bootstrap Methods: Another Look at the Jackknife",
         1979,
         "The Annals of Statistics 7(1), 1--26",
+    ),
+    Reference(
+        "nanda2022transformerlens",
+        "Nanda & Bloom 2022",
+        "Nanda, Neel and Bloom, Joseph",
+        "TransformerLens",
+        2022,
+        "Python package transformer-lens",
+    ),
+    Reference(
+        "circuitworkbench",
+        "circuit-workbench",
+        "{The authors of circuit-workbench}",
+        "Circuit Workbench: finding, judging and drawing circuits of language models",
+        2026,
+        "Python package circuit-workbench",
     ),
 )

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.export.latex import escaped
+from circuits.paper import wording
 from circuits.paper.references import (
     FAITHFULNESS,
     INTERVALS,
     REFERENCES,
     SELECTORS,
+    SOFTWARE,
     of_method,
     of_task,
 )
@@ -28,7 +30,20 @@ class Cited:
     numbers: tuple[str, ...]
 
 
-Piece = str | Cited
+@dataclass(frozen=True)
+class Formula:
+    """Mathematics, in plain text and in LaTeX."""
+
+    plain: str
+    latex: str
+
+
+Piece = str | Cited | Formula
+FAITHFULNESS_IS = Formula(
+    "(circuit - empty) / (clean - empty)",
+    r"$(m_\mathrm{circuit} - m_\mathrm{empty}) / (m_\mathrm{clean} - m_\mathrm{empty})$ for the "
+    r"metric's means $m$",
+)
 _QUIET = ("rule", "path")  # options that a named method settles itself
 
 
@@ -39,7 +54,8 @@ def methods_markdown(run: Run) -> str:
         papers = [REFERENCES[number] for number in numbers]
         return "; ".join(f"{p.short}, {p.source.replace('--', '–')}" for p in papers)
 
-    return _written(pieces(run), in_markdown, lambda numbers: f"({cite(numbers)})") + "\n"
+    written = _written(pieces(run), in_markdown, lambda f: f.plain, lambda ns: f"({cite(ns)})")
+    return written + "\n"
 
 
 def methods_latex(run: Run) -> str:
@@ -48,7 +64,7 @@ def methods_latex(run: Run) -> str:
     def cite(numbers: Sequence[str]) -> str:
         return rf"\cite{{{','.join(REFERENCES[number].key for number in numbers)}}}"
 
-    return _written(pieces(run), lambda text: _minus(escaped(text)), cite) + "\n"
+    return _written(pieces(run), _in_latex, lambda formula: formula.latex, cite) + "\n"
 
 
 def citations(run: Run) -> list[str]:
@@ -63,10 +79,17 @@ def pieces(run: Run) -> list[Piece]:
 
 
 def _written(
-    parts: Sequence[Piece], text: Callable[[str], str], cite: Callable[[Sequence[str]], str]
+    parts: Sequence[Piece],
+    text: Callable[[str], str],
+    formula: Callable[[Formula], str],
+    cite: Callable[[Sequence[str]], str],
 ) -> str:
-    said = [text(part) if isinstance(part, str) else f" {cite(part.numbers)}" for part in parts]
-    return "".join(said).strip()
+    def said(part: Piece) -> str:
+        if isinstance(part, Formula):
+            return formula(part)
+        return text(part) if isinstance(part, str) else f" {cite(part.numbers)}"
+
+    return "".join(map(said, parts)).strip()
 
 
 def _search(run: Run) -> list[Piece]:
@@ -104,12 +127,11 @@ def _scoring(run: Run) -> list[Piece]:
         else ""
     )
     return [
-        f"Edges were scored by {method}{_meaning(method)}{settings}",
+        f"Edges were scored by {wording.METHODS.get(method, method)}{_meaning(method)}{settings}",
         *_cited(of_method(method, rule, path)),
         f", on the metric {_metric(run)}, summed over all tokens up to the answer and averaged "
         "over prompts; a positive score means that the edge helps the metric in the clean run. "
-        f"We kept {taken:,} edges by {selection.get('ranking', 'unknown')} score "
-        f"({selector})",
+        + wording.chosen(selector, taken, str(selection.get("ranking", "unknown"))),
         *_cited(SELECTORS.get(selector, ())),
         f"{pruned}. ",
     ]
@@ -134,12 +156,13 @@ def _judging(run: Run) -> list[Piece]:
     )
     chance = f"; {len(kept)} random circuits of that size kept {ends}" if kept else ""
     return [
-        f"We judged the circuit on {measured.prompts}, ablating every edge outside it by "
-        f"{run.stated('ablation') or 'an unknown ablation'}. The mean {_metric(run)} was "
+        f"We judged the circuit on {measured.prompts}, ablating every edge outside it "
+        f"{wording.ablated(str(run.stated('ablation') or 'an unknown ablation'))}. The mean "
+        f"{_metric(run)} was "
         f"{readable(measured.metric, found.metric)}, against "
         f"{readable(measured.metric, clean)} of the whole model and "
-        f"{readable(measured.metric, corrupt)} without any edge: a faithfulness, (circuit - "
-        "empty) / (clean - empty)",
+        f"{readable(measured.metric, corrupt)} without any edge: a faithfulness, ",
+        FAITHFULNESS_IS,
         *_cited(FAITHFULNESS),
         ", of ",
         *interval,
@@ -159,7 +182,8 @@ def _computing(run: Run) -> list[Piece]:
         if run.stated(key) is not None
     ]
     exactly = f" ({', '.join(stated)})" if stated else ""
-    return [f"Computed in {dtype} on {device}{with_versions}{exactly}."]
+    computed = f"Computed in {dtype} on {device}{with_versions}"
+    return [computed, *_cited(SOFTWARE), f"{exactly}."]
 
 
 def _cited(numbers: Sequence[str]) -> list[Piece]:
@@ -178,8 +202,9 @@ def _metric(run: Run) -> str:
     return title(run.measurements.metric).split(" (")[0]
 
 
-def _minus(text: str) -> str:
-    """Signed numbers as mathematics, so that a minus sign is one."""
+def _in_latex(text: str) -> str:
+    """Prose for LaTeX: signed numbers and differences as mathematics, so that a minus is one."""
+    text = escaped(text).replace(r"\textquotesingle{}", "'").replace(" - ", " $-$ ")
     return re.sub(r"(?<![\w$])[+-]\d[\d.]*(?<=\d)", lambda found: f"${found.group()}$", text)
 
 

@@ -14,7 +14,7 @@ from patching.tasks import FAMILIES
 REFERENCES: Mapping[str, Reference] = {
     paper.source.removeprefix("arXiv:"): paper for paper in PAPERS
 }
-"""By arXiv number, or by the journal where a paper has none."""
+"""By arXiv number, or by where it is where a work has none."""
 
 RULES = {
     "ln": ("2202.07304",),
@@ -35,6 +35,7 @@ PATHS = {
 }
 SELECTORS = {"greedy": ("2403.17806",)}
 FAITHFULNESS = ("2407.08734",)
+SOFTWARE = ("Python package circuit-workbench", "Python package transformer-lens")
 INTERVALS = ("The Annals of Statistics 7(1), 1--26",)
 
 

@@ -3,10 +3,15 @@
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from circuits.shell.inputs import open_model, open_task
 from circuits.shell.options import Parser
 from circuits.shell.reading import read_result, read_scores
-from circuits.shell.values import positive
+from circuits.shell.values import natural, positive
+
+if TYPE_CHECKING:
+    from circuits.explorer import Insides
 
 
 def add_options(parser: Parser) -> None:
@@ -20,6 +25,12 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--size", type=positive, metavar="N", help="edges at first")
     parser.add_argument("--title", help="of the page")
     parser.add_argument("--out", metavar="FILE", help="page to write (FILE with .html)")
+    parser.add_argument(
+        "--prompt",
+        type=natural,
+        metavar="N",
+        help="with --model and --task: show what goes on inside on this prompt of it (0)",
+    )
     parser.add_argument("--open", action="store_true", help="open it in the default browser")
 
 
@@ -47,6 +58,7 @@ def view(args: Namespace) -> None:
         scores=scores,
         curve=None if args.curve is None else load_levels(args.curve, behind),
         other=None if args.compare is None else read_result(args.compare),
+        insides=_look_inside(args),
         size=args.size,
         title=args.title or _title(args),
     )
@@ -68,6 +80,26 @@ def _open_folder(path: Path) -> tuple[Path, Path | None]:
     if not circuit.is_file():
         raise ValueError(f"{path} holds no circuit.json; name a circuit, scores or their folder")
     return circuit, scores if scores.is_file() else None
+
+
+def _look_inside(args: Namespace) -> "Insides | None":
+    """What goes on inside the model on one prompt, if a model is given.
+
+    Raises:
+        ValueError: if a model is given without a task, or the other way round.
+    """
+    if args.model is None and args.task is None:
+        if args.prompt is not None:
+            raise ValueError("--prompt needs --model and --task: it is read again")
+        return None
+    if args.model is None or args.task is None:
+        raise ValueError("--model and --task go together: one prompt of the task is read")
+    from circuits.explorer import look_inside
+
+    model = open_model(args)
+    return look_inside(
+        model, open_task(args.task, model, args, seed=args.seed), prompt=args.prompt or 0
+    )
 
 
 def _title(args: Namespace) -> str | None:
