@@ -141,6 +141,7 @@ function handlers(page) {
       hideCard();
       relight(page);
       writeAddress(page);
+      if (page.insides !== null && state.chosen !== null) find("details").scrollIntoView({ block: "start" });
     },
     clear: () => clear(page),
     key: (index, event) => nodeKey(page, index, event),

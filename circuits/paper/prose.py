@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.export.latex import escaped
-from circuits.paper import wording
 from circuits.paper.references import (
     FAITHFULNESS,
     INTERVALS,
@@ -18,6 +17,7 @@ from circuits.paper.references import (
     of_task,
 )
 from circuits.paper.run import Run
+from circuits.paper.wording import METHOD_NAMES, ablated, chosen
 from circuits.reporting.report import percent, plain, readable, title
 from circuits.scoring import METHODS
 from patching.files.visible import in_markdown
@@ -127,11 +127,11 @@ def _scoring(run: Run) -> list[Piece]:
         else ""
     )
     return [
-        f"Edges were scored by {wording.METHODS.get(method, method)}{_meaning(method)}{settings}",
+        f"Edges were scored by {METHOD_NAMES.get(method, method)}{_meaning(method)}{settings}",
         *_cited(of_method(method, rule, path)),
         f", on the metric {_metric(run)}, summed over all tokens up to the answer and averaged "
         "over prompts; a positive score means that the edge helps the metric in the clean run. "
-        + wording.chosen(selector, taken, str(selection.get("ranking", "unknown"))),
+        + chosen(selector, taken, str(selection.get("ranking", "unknown"))),
         *_cited(SELECTORS.get(selector, ())),
         f"{pruned}. ",
     ]
@@ -157,7 +157,7 @@ def _judging(run: Run) -> list[Piece]:
     chance = f"; {len(kept)} random circuits of that size kept {ends}" if kept else ""
     return [
         f"We judged the circuit on {measured.prompts}, ablating every edge outside it "
-        f"{wording.ablated(str(run.stated('ablation') or 'an unknown ablation'))}. The mean "
+        f"{ablated(str(run.stated('ablation') or 'an unknown ablation'))}. The mean "
         f"{_metric(run)} was "
         f"{readable(measured.metric, found.metric)}, against "
         f"{readable(measured.metric, clean)} of the whole model and "
@@ -195,7 +195,8 @@ def _meaning(method: str) -> str:
     if method not in METHODS:
         return ""
     line = (inspect.getdoc(METHODS[method].function) or "").split("\n")[0].rstrip(".")
-    return f" ({line[0].lower() if line[1:2].islower() else line[0]}{line[1:]})"
+    line = line.partition(": ")[2] or line  # its name is said already
+    return f": {line[0].lower() if line[1:2].islower() else line[0]}{line[1:]}"
 
 
 def _metric(run: Run) -> str:

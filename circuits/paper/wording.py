@@ -1,6 +1,6 @@
 """Words for what the shell calls by short names: methods, selectors, ablations."""
 
-METHODS = {
+METHOD_NAMES = {
     "eap": "edge attribution patching (EAP)",
     "eap-ig": "edge attribution patching with integrated gradients (EAP-IG)",
     "clean-corrupt": "edge attribution patching at both the clean and the corrupt run",

@@ -9,7 +9,7 @@ import torch
 from browser import Visit, needs_browser, visit
 
 from circuits.circuit import Circuit
-from circuits.explorer import Level, explore
+from circuits.explorer import Insides, Level, explore
 from circuits.explorer.levels import Measured
 from circuits.judging.uncertainty import Uncertain
 from circuits.scores import Scores
@@ -372,3 +372,41 @@ said.seen = [$("#size").value, $(".node.chosen").dataset.node, $('[data-kind="q"
     act = "said.size = $('#size').value;"
     strange = visit(page.content, act, tmp_path, address="#edges=x&node=<b>&view=9")
     assert strange.console == [] and strange.said["size"] == "50"
+
+
+INSIDE = """
+said.prompt = $$("#prompt .token").map((token) => token.textContent);
+await click($('[data-node="a1.h2"]'));
+said.head = [$("#details").textContent, $$(".pattern").length, $$(".pattern .share").length];
+const map = $(".pattern");
+const room = map.getBoundingClientRect();
+const at = { clientX: room.left + 2, clientY: room.bottom - 2 };
+map.dispatchEvent(new PointerEvent("pointermove", at));
+said.card = $("#card").textContent;
+await click($("#skip-first"));
+said.skipped = $$(".pattern .share").length;
+await click($('[data-node="logits"]'));
+said.logits = [$$(".pattern").length, $("#details").textContent.includes("Promotes")];
+"""
+
+
+def test_a_click_shows_what_a_node_does_on_the_prompt(tmp_path: Path):
+    pattern = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0.8, 0, 0.2]], dtype=torch.float64)
+    insides = Insides(
+        model="m",
+        said="a line",
+        tokens=("<b>", " b", "c"),
+        patterns=pattern.expand(4, 4, 3, 3),
+        promoted={"a1.h2": ((" Mary", 1.25), ("<i>", 0.5))},
+        effects={"a1.h2": -0.375},
+    )
+    seen = visit(explore(made_up(GRAPH), size=100, insides=insides).content, INSIDE, tmp_path)
+    assert seen.console == []
+    assert seen.said["prompt"] == ["<b>", "·b", "c"]
+    text, maps, cells = seen.said["head"]
+    assert (maps, cells) == (1, 5)  # shares above 0
+    for said in ("exact effect −0.375", "·Mary 1.25", "<i> 0.5", "Attention of a1.h2"):
+        assert said in text
+    assert "c → <b>" in seen.said["card"] and "80.0 %" in seen.said["card"]
+    assert seen.said["skipped"] == 2  # b to b, c to c
+    assert seen.said["logits"] == [0, False]
