@@ -15,6 +15,7 @@ from .drawing.plots import draw_difference as draw_difference
 from .drawing.plots import draw_roles as draw_roles
 from .drawing.role_pictures import picture_roles as picture_roles
 from .drawing.roles import Roles as Roles
+from .drawing.span_pictures import picture_spans as picture_spans
 from .ensembles import hybrid as hybrid
 from .explorer import explore as explore
 from .explorer import look_inside as look_inside
@@ -91,3 +92,6 @@ from .select import prune as prune
 from .select import random_circuit as random_circuit
 from .select import threshold as threshold
 from .select import top_n as top_n
+from .spans import at_span as at_span
+from .spans import by_span as by_span
+from .spans import collapsed as collapsed

@@ -15,13 +15,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuits.naming import kind_of, node_of, nodes_of, plain_name
 from circuits.scores import check_matrix
 from patching.files.brief import as_table
 from patching.files.parsing import number, provenance_json, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.graph import Graph
+from patching.span_graph import AT, graph_of, plain_of, spans_of
 
-_VERSION = 1
+_VERSIONS = (1, 2)
+"""Of the format: the later one is of circuits that keep spans apart."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,10 +94,13 @@ class Circuit:
     @property
     def nodes(self) -> list[str]:
         """The nodes that an edge begins or ends at, in the order of the forward pass."""
-        used = {name for source, dest in self.edges for name in (source, node_of(dest))}
-        order = {node_of(node.name): node.order for node in self.graph.destinations}
-        order |= {node.name: node.order for node in self.graph.sources}
-        return sorted(used, key=lambda name: (order[name], list(order).index(name)))
+        used = {name for edge in self.edges for name in nodes_of(*edge)}
+        plain, spans = plain_of(self.graph), spans_of(self.graph)
+        order = {node_of(node.name): node.order for node in plain.destinations}
+        order |= {node.name: node.order for node in plain.sources}
+        places = {name: (n, i) for i, (name, n) in enumerate(order.items())}
+        at = {f"{AT}{span}": i for i, span in enumerate(spans)} | {"": 0}
+        return sorted(used, key=lambda name: (*places[(n := plain_name(name))], at[name[len(n) :]]))
 
     def scored_edges(self) -> list[tuple[str, str, float | None]]:
         """All edges as (source, destination, score or None), in row-major order."""
@@ -172,10 +178,12 @@ class Circuit:
         )
         layers = {node_of(node.name): node.layer for node in self.graph.destinations}
         for name in self.nodes:
-            result.add_node(name, kind=kind_of(name), layer=layers.get(name, -1))
+            span = {"span": at[1:]} if (at := name[len(plain_name(name)) :]) else {}
+            result.add_node(name, kind=kind_of(name), layer=layers.get(name, -1), **span)
         for source, dest, score in self.scored_edges():
             scored = {} if score is None else {"score": score}
-            result.add_edge(source, node_of(dest), f"{source}->{dest}", reader=dest, **scored)
+            ends = nodes_of(source, dest)
+            result.add_edge(*ends, f"{source}->{dest}", reader=dest, **scored)
         return result
 
     def _other_mask(self, other: "Circuit") -> Bool[Tensor, "source dest"]:
@@ -187,23 +195,12 @@ class Circuit:
         return other.mask
 
 
-def node_of(reader: str) -> str:
-    """The node a reader belongs to: `a3.h1.q` to `a3.h1`, `m3` to itself."""
-    return reader[:-2] if reader[-2:] in (".q", ".k", ".v") else reader
-
-
-def kind_of(node: str) -> str:
-    """What a node is: embed, head, group (a shared key-value head), mlp or logits."""
-    if node in ("embed", "logits"):
-        return node
-    return "mlp" if node[0] == "m" else "group" if ".g" in node else "head"
-
-
 def to_json(circuit: Circuit) -> str:
     """The circuit as JSON text, one edge a line."""
     rows = ",\n".join("  " + json.dumps(edge) for edge in circuit.scored_edges())
+    version = _VERSIONS[bool(spans_of(circuit.graph))]
     text = (
-        f'{{\n"version": {_VERSION},\n"graph": {json.dumps(circuit.graph.to_dict())},\n'
+        f'{{\n"version": {version},\n"graph": {json.dumps(circuit.graph.to_dict())},\n'
         f'"provenance": {provenance_json(circuit.provenance)},\n"edges": [\n{rows}\n]'
     )
     return f'{text},\n"checksum": "{_checksum(json.loads(text + "}"))}"\n}}\n'
@@ -218,9 +215,9 @@ def load_circuit(path: str | Path) -> Circuit:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("edges"), list):
         raise ValueError(f"{path} is no circuit: it should hold version, graph and edges")
-    if content.get("version") != _VERSION:
+    if content.get("version") not in _VERSIONS:
         told = f"{path} has version {shown(content.get('version'))} of the format"
-        raise ValueError(f"{told}; this program reads version {_VERSION}")
+        raise ValueError(f"{told}; this program reads versions 1 and 2")
     try:
         require_keys(content, ("version", "graph", "edges"), ("provenance", "checksum"))
         if content.get("checksum", _checksum(content)) != _checksum(content):
@@ -244,7 +241,7 @@ def _from_content(path: str | Path, content: Mapping[str, object]) -> Circuit:
             )
     if not isinstance(provenance, dict):
         raise ValueError(f"the provenance is {shown(provenance)}; an object would be right")
-    graph = Graph.from_dict(content["graph"])
+    graph = graph_of(content["graph"])
     return from_rows(graph, [(where, *row) for where, row in named], provenance)
 
 

@@ -31,6 +31,7 @@ from circuits.shell import (
     search,
     select,
     show,
+    spans,
     tasks,
     view,
 )
@@ -139,14 +140,14 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     result = options.result_options()
     by_goal = options.selector_options(size=None, faithfulness=0.8, prune=True)
     by_size = options.selector_options(size=100, faithfulness=None, prune=False)
-    run = run_options.run_options()
-    scoring = (model, task, method, ablation, ranking, run)
+    run, apart = run_options.run_options(), spans.span_options()
+    scoring = (model, task, apart, method, ablation, ranking, run)
     discover.add_options(add(discover.discover, DISCOVER, *scoring, by_goal))
     score.add_options(add(score.score, "score all edges", *scoring))
     given = (options.model_options(required=False), options.task_options(required=False), ablation)
     choosing = "choose a circuit from scores"
     select.add_options(add(select.select, choosing, ranking, by_size, *given))
-    runs = (model, task, ablation, options.intervention_options(), run)
+    runs = (model, task, apart, ablation, options.intervention_options(), run)
     own = options.task_options()  # theirs alone: parsers share options, and here the metric is kl
     descent = "learn a circuit by gradient descent"
     learn.add_options(add(learn.learn, descent, model, own, ablation))

@@ -23,6 +23,7 @@ from patching.files.whole import write_text
 from patching.lens.text import prompt_texts
 from patching.metrics import Metric
 from patching.model import Model
+from patching.span_graph import kept_apart
 from patching.suited import telling
 from patching.tasks import Task
 from patching.work import Run, leads
@@ -70,10 +71,10 @@ def discover(
             fit the method.
     """
     out = Path(out)
-    if search.size is not None and search.size > model.graph.n_edges:
+    graph = kept_apart(model.graph, found.apart)
+    if search.size is not None and search.size > graph.n_edges:
         raise ValueError(
-            f"cannot choose {search.size} edges; the graph of {model.name} has "
-            f"{model.graph.n_edges}"
+            f"cannot choose {search.size} edges; the graph of {model.name} has {graph.n_edges}"
         )
     tasks = [found, held_out] if held_out else [found]
     verdict = check_task(model, tasks, search.metric, search.batch_size, run=search.run)
@@ -177,7 +178,7 @@ def _judge(
     """Run the circuit, others of its kind and random ones on the last of the tasks."""
     judged = tasks[-1]
     nested = _nested(search, scores, circuit)
-    chance = [random_circuit(model.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
+    chance = [random_circuit(circuit.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
     circuits = [*nested, *chance]
     evaluation = evaluate(
         model,

@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.scores import Scores
 from patching.graph import Graph
+from patching.span_graph import plain_of
 
 SPLIT = "edges kept for some heads of a group"
 """In the provenance of a joined circuit: how many edges it keeps for more heads than before."""
@@ -41,7 +42,7 @@ def join_scores(scores: Scores, graph: Graph, what: str = "the scores are") -> S
     Raises:
         ValueError: if they are of neither graph.
     """
-    if scores.graph == graph:
+    if plain_of(scores.graph) == graph:
         return scores
     _require_fit(scores.graph, graph, what)
     matrix = _sum(scores.matrix, graph)
@@ -57,7 +58,7 @@ def join_circuit(circuit: Circuit, graph: Graph, what: str = "the circuit is") -
     Raises:
         ValueError: if it is of neither graph.
     """
-    if circuit.graph == graph:
+    if plain_of(circuit.graph) == graph:
         return circuit
     _require_fit(circuit.graph, graph, what)
     n_kept = _sum(circuit.mask.double(), graph)

@@ -22,6 +22,7 @@ from patching.files.tensors import (
     write_tensor_file,
 )
 from patching.graph import Graph
+from patching.span_graph import graph_of, spans_of
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +36,7 @@ _OF_THE_MODEL = ("config", "inside")
 DOUBTFUL = 1.0
 """The share of the gap that sums of scores may be off before it is said: zeros are off by 1."""
 
-_VERSION = "1"
+_VERSIONS = ("1", "2")  # the later one is of scores that keep spans apart
 _METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
 _TENSORS = ("scores", "exists", "completeness", "by_prompt")
 
@@ -153,7 +154,7 @@ class Scores:
         if self.by_prompt is not None:
             tensors["by_prompt"] = self.by_prompt.contiguous()
         metadata = {
-            "version": _VERSION,
+            "version": _VERSIONS[bool(spans_of(self.graph))],
             "sources": json.dumps([node.name for node in self.graph.sources]),
             "destinations": json.dumps([node.name for node in self.graph.destinations]),
             "graph": json.dumps(self.graph.to_dict()),
@@ -195,15 +196,13 @@ def load_scores(path: str | Path) -> Scores:
     absent += [name for name in ("scores", "exists") if name not in tensors]
     if absent:
         raise ValueError(f"{path} is no file of scores: it lacks {', '.join(absent)}")
-    if metadata["version"] != _VERSION:
-        raise ValueError(
-            f"{path} has version {shown(metadata['version'])} of the format; "
-            f"this program reads version {_VERSION}"
-        )
+    if metadata["version"] not in _VERSIONS:
+        told = f"{path} has version {shown(metadata['version'])} of the format"
+        raise ValueError(f"{told}; this program reads versions 1 and 2")
     require_checksum(path, tensors, metadata)
     require_names(path, tensors, _TENSORS)
     try:
-        graph = Graph.from_dict(parse_json(metadata["graph"]))
+        graph = graph_of(parse_json(metadata["graph"]))
         provenance = parse_json(metadata["provenance"])
         if not isinstance(provenance, dict) or not torch.equal(tensors["exists"], graph.exists):
             raise ValueError("its graph, edges and provenance do not fit each other")

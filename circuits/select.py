@@ -14,6 +14,7 @@ from circuits.circuit import Circuit
 from circuits.scores import Ranking, Scores, rank, ranked_by
 from patching.graph import Graph
 from patching.intervals import counts
+from patching.span_graph import plain_of, reads_elsewhere, spans_of
 
 Z = 1.96
 """Standard errors from a mean to the end of its 95 % interval."""
@@ -60,7 +61,9 @@ def greedy(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> 
     """Up to n edges, grown from the logits: the best edge into any node reached so far.
 
     Taking an edge reaches its writer, whose incoming edges then compete too; so every edge has a
-    path to the logits. Greedy search of Hanna et al. 2024, arXiv:2403.17806.
+    path to the logits. With spans apart, a writer is reached at the edge's span, where its queries
+    or its MLP read; keys and values may read at any. Greedy search of Hanna et al. 2024,
+    arXiv:2403.17806.
 
     Raises:
         ValueError: if the graph does not have n edges, or the ranking is unknown.
@@ -69,7 +72,8 @@ def greedy(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> 
     _check_size(graph, n)
     merit = ranked_by(scores, ranking).tolist()
     mask = torch.zeros_like(graph.exists)
-    reached = {graph.dest_index("logits")}
+    n_spans = max(len(spans_of(graph)), 1)
+    reached = {len(graph.destinations) - 1 - i for i in range(n_spans)}
     heap = [
         (-merit[source][dest], source, dest) for dest in reached for source in _into(graph, dest)
     ]
@@ -77,7 +81,7 @@ def greedy(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> 
     for _ in range(n):
         _, source, dest = heapq.heappop(heap)
         mask[source, dest] = True
-        for reader in set(graph.feeds[:, source].nonzero().flatten().tolist()) - reached:
+        for reader in _readers_of(graph, source, dest % n_spans) - reached:
             reached.add(reader)
             for writer in _into(graph, reader):
                 heapq.heappush(heap, (-merit[writer][reader], writer, reader))
@@ -88,7 +92,8 @@ def prune(circuit: Circuit) -> Circuit:
     """The edges on a path from `embed` to `logits`.
 
     Repeatedly drops edges out of nodes that nothing comes into and edges into nodes that nothing
-    goes out of; a shared key or value reader is used if any of its heads is. This leaves the
+    goes out of; a shared key or value reader is used if any of its heads is. With spans apart,
+    nodes are so at each span, and keys and values that read at any are an input. This leaves the
     output unchanged when removed edges carry the activations of one whole corrupted run; under
     zero or mean ablation a node without inputs still writes, and dropping its edges matters.
     """
@@ -156,15 +161,42 @@ def random_circuit(graph: Graph, n: int, seed: int) -> Circuit:
 
 def _alive(mask: Bool[Tensor, "source dest"], graph: Graph) -> Bool[Tensor, "source dest"]:
     """The edges that are left when nodes without input or output have lost theirs."""
+    plain = plain_of(graph)
+    moved = plain.feeds & reads_elsewhere(plain)[:, None]
+    feeds = [part.float() for part in (plain.feeds & ~moved, moved)]
+    by_span = mask.unflatten(1, (len(plain.destinations), -1))
     while True:
-        has_input = (graph.feeds & mask.any(dim=0)[:, None]).any(dim=0)
-        has_input[graph.source_index("embed")] = True
-        is_used = (graph.feeds & mask.any(dim=1)[None, :]).any(dim=1)
-        is_used[graph.dest_index("logits")] = True
-        left = mask & has_input[:, None] & is_used[None, :]
-        if torch.equal(left, mask):
-            return left
-        mask = left
+        read, wrote = by_span.any(dim=0), by_span.any(dim=1)
+        has_input = _reached([part.T for part in feeds], read)
+        has_input[plain.source_index("embed")] = True
+        is_used = _reached(feeds, wrote)
+        is_used[plain.dest_index("logits")] = True
+        left = by_span & has_input[:, None] & is_used[None, :]
+        if torch.equal(left, by_span):
+            return left.flatten(1)
+        by_span = left
+
+
+def _reached(
+    feeds: list[Float[Tensor, "to from"]], here: Bool[Tensor, "from span"]
+) -> Bool[Tensor, "to span"]:
+    """What a node or a reader is joined to: at its own span, or (the second) at any."""
+    same, moved = feeds
+    anywhere = here.any(dim=1, keepdim=True).expand_as(here)
+    return (same @ here.float() + moved @ anywhere.float()) > 0
+
+
+def _readers_of(graph: Graph, source: int, span: int) -> set[int]:
+    """The readers whose input reaches what a writer writes at a span."""
+    if not spans_of(graph):
+        return set(graph.feeds[:, source].nonzero().flatten().tolist())
+    plain, n = plain_of(graph), len(spans_of(graph))
+    readers, elsewhere = plain.feeds[:, source].nonzero().flatten(), reads_elsewhere(plain)
+    return {
+        n * reader + at
+        for reader in readers.tolist()
+        for at in (range(n) if elsewhere[reader] else (span,))
+    }
 
 
 def _selected(

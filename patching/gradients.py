@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain, groupby
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block, widen
@@ -54,6 +54,16 @@ class ReaderGradients:
     attention: tuple[AttentionGradients, ...]
     mlps: tuple[Float[Tensor, "token d_model"], ...]
     logits: Float[Tensor, "token d_model"]
+
+    def at(self, chosen: Int[Tensor, " chosen"]) -> "ReaderGradients":
+        """Those at some of the tokens, in the given order."""
+        attention = tuple(
+            AttentionGradients(g.projected[at], g.x_hat[:, at], g.radial[:, at])
+            for g in self.attention
+            for at in (chosen.to(g.projected.device),)
+        )
+        mlps = tuple(mlp[chosen.to(mlp.device)] for mlp in self.mlps)
+        return ReaderGradients(attention, mlps, self.logits[chosen.to(self.logits.device)])
 
 
 class GradientSum:

@@ -207,9 +207,9 @@ class Graph:
             raise ValueError(f"no edge {source}->{dest}: {why}")
         return edge
 
-    def to_dict(self) -> dict[str, int | bool | str]:
+    def to_dict(self) -> dict[str, object]:
         """The graph as plain values for a file."""
-        said = {name: getattr(self, name) for name in (*_SIZES, "parallel")}
+        said: dict[str, object] = {name: getattr(self, name) for name in (*_SIZES, "parallel")}
         said |= {"attention_only": True} if self.attention_only else {}
         return {**said, "fingerprint": self.fingerprint}
 

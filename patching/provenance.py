@@ -44,11 +44,11 @@ def describe(
         "origin": dict(task.origin),
         "tokens": task.hash,
         "n_examples": len(task),
-        **({"spans": spans_of(task)} if task.apart else {}),
         "metric": metric.__name__,
         "method": method,
         "options": dict(options),
         **facts,
+        **(_of_spans(task) if task.apart else {}),
         "device": str(model.device),
         **({} if model.device_map is None else {"device_map": model.device_map}),
         **({"hooks": hooks} if (hooks := _hooks_in_place(model)) else {}),
@@ -56,11 +56,12 @@ def describe(
     }
 
 
-def spans_of(task: Task) -> dict[str, object]:
+def _of_spans(task: Task) -> dict[str, object]:
     """The spans that a task keeps apart, and a short hash of where they are in its prompts."""
     ranges = [spans_json(prompt.spans) for prompt in task.prompts]
     digest = hashlib.sha256(json.dumps(ranges).encode()).hexdigest()
-    return {"names": list(task.apart), "ranges": digest[:16]}
+    spans = {"names": list(task.apart), "ranges": digest[:16]}
+    return {"spans": spans, "positions": "summed over each span"}
 
 
 def confirmed(model: Model, described: Mapping[str, object]) -> dict[str, object]:

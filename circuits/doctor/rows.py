@@ -9,8 +9,7 @@ from pathlib import Path
 
 from patching.tasks import Prompt, Task, Tokenizer
 from patching.tasks.formats import open_rows
-from patching.tasks.prompt import FAULTS
-from patching.tasks.task import told_of
+from patching.tasks.prompt import FAULTS, told_of
 
 UNREADABLE = "a form that cannot be read"
 NO_CONTRAST = "a corrupt prompt equal to the clean one"

@@ -6,7 +6,8 @@ band where no edge runs between them, so that layers stay in order and every edg
 
 from collections.abc import Collection, Mapping, Sequence
 
-from circuits.circuit import Circuit, kind_of, node_of
+from circuits.circuit import Circuit
+from circuits.naming import kind_of, node_of
 
 _WIDEST = (4, 6, 8, 12)  # boxes of a band, tried in turn
 

@@ -63,7 +63,8 @@ class Box:
 class Stroke:
     """A line through points in pairs: S-shaped within a pair, straight up between pairs.
 
-    `faint` is a dotted link that is no edge. `arrow` is the end that has a head, if one has.
+    `faint` is a dotted link that is no edge. `arrow` is the end that has a head, if one has. `ends`
+    name the nodes that something is moved between.
     """
 
     points: tuple[Point, ...]
@@ -73,6 +74,7 @@ class Stroke:
     opacity: float = 1.0
     faint: bool = False
     arrow: Literal["", "start", "end"] = ""
+    ends: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from circuits.drawing.canvas import (
 from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Arc, Layout, Placed
 from circuits.drawing.legible import UNIT, legible, size_of
 from circuits.drawing.roles import Roles
+from circuits.naming import plain_name
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#666666"  # safe for colour-blind readers
 FILLS = {
@@ -40,6 +41,7 @@ SIGNS = (
 )
 LINK = "#999999"
 FIRST, SECOND = "#009E73", "#CC79A7"  # of two circuits; not the colours of the sign
+MOVED = "#444444"
 
 _LETTERS = 14  # of a user's label, in one line
 
@@ -55,6 +57,9 @@ def picture(
     roles: Roles | None = None,
 ) -> Picture:
     """The circuit from `embed` at the bottom to `logits` at the top; letters mark q, k and v.
+
+    With spans apart there is a column for each that has edges, and dotted arrows between columns
+    show where heads may move what their keys and values read to where they write.
 
     Args:
         circuit: what is drawn.
@@ -209,12 +214,13 @@ def _composed(
         Stroke(tuple(paper.at(p) for p in link.points), LINK, 0.5, faint=True)
         for link in layout.links
     ]
+    links += [_move(move, paper) for move in layout.moves]
     return Picture(
         width=paper.width,
         height=paper.height,
         boxes=tuple(_box(node, paper, *looks) for node in layout.nodes),
         strokes=(*links, *strokes),
-        marks=_letters(layout, paper),
+        marks=(*_letters(layout, paper), *_heads(layout, paper)),
         legend=arranged(legend, paper.width),
         caption=texts[0],
         title=texts[1],
@@ -237,13 +243,23 @@ def _letters(layout: Layout, paper: Frame) -> tuple[Mark, ...]:
     readers = {arc.reader: nodes[arc.dest_node] for arc in layout.arcs}
     return tuple(
         Mark(
-            reader[-1],
-            *paper.at((node.x + PORTS[reader[-1]], node.y - BOX_HEIGHT / 2 + 0.02)),
+            (letter := plain_name(reader)[-1]),
+            *paper.at((node.x + PORTS[letter], node.y - BOX_HEIGHT / 2 + 0.02)),
             max(4.0, 4.5 * paper.scale),
         )
         for reader, node in readers.items()
         if reader != node.name
     )
+
+
+def _move(move: Arc, paper: Frame) -> Stroke:
+    points, ends = tuple(paper.at(p) for p in move.points), (move.source, move.dest_node)
+    return Stroke(points, MOVED, 0.6, faint=True, arrow="end", ends=ends)
+
+
+def _heads(layout: Layout, paper: Frame) -> tuple[Mark, ...]:
+    """The names of columns."""
+    return tuple(Mark(name, *paper.at(at), TYPE * paper.scale) for name, at in layout.heads)
 
 
 def _is_used(role: str, layout: Layout, roles: Roles) -> bool:

@@ -7,13 +7,14 @@ neighbours (Sugiyama et al. 1981), keeping the order with the fewest crossings.
 
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 BOX_WIDTH = 1.0
 BOX_HEIGHT = 0.5
 PORTS = {"q": -0.3, "k": 0.0, "v": 0.3}
 """How far right of a box's middle its query, key and value inputs are."""
 
-_BOX_GAP, _LANE_GAP = 0.25, 0.13
+_BOX_GAP, _LANE_GAP, _COLUMN_GAP = 0.25, 0.13, 0.8
 _LEAST_BETWEEN, _MOST_BETWEEN = 0.45, 1.2
 _BOX_FAN, _PORT_FAN = 0.4, 0.1  # how far from the middle the edges at one place spread
 _SWEEPS = 10
@@ -36,12 +37,34 @@ def place(
     >>> place([["a"], ["b"]], [("a", "b", "b")])
     ({'a': (0.0, 0.95), 'b': (0.0, 1.9)}, [((0.0, 1.2), (0.0, 1.65))])
     """
-    filled: list[list[_Item]] = [list(row) for row in rows]
-    paths = _add_lanes(filled, edges)
-    x = _place(filled, paths)
-    y = _heights(filled, paths, x)
-    middles = {name: (x[name], y[name]) for row in rows for name in row}
-    return middles, _routes(paths, edges, x, y)
+    (placed,) = place_columns([rows], [edges])
+    return placed
+
+
+def place_columns(
+    columns: Sequence[Sequence[Sequence[str]]], edges: Sequence[Sequence[Edge]]
+) -> list[tuple[dict[str, Point], list[tuple[Point, ...]]]]:
+    """`place` for columns side by side, whose rows are at the same heights."""
+    filled: list[list[list[_Item]]] = [[list(row) for row in rows] for rows in columns]
+    paths = [_add_lanes(rows, mine) for rows, mine in zip(filled, edges, strict=True)]
+    xs = [_place(rows, mine) for rows, mine in zip(filled, paths, strict=True)]
+    reaches = [_reach(*column) for column in zip(filled, paths, xs, strict=True)]
+    y = _heights([max(row) for row in zip(*reaches, strict=True)])
+    found, left = [], 0.0
+    for rows, mine, theirs, x in zip(filled, paths, edges, xs, strict=True):
+        if len(filled) > 1:
+            x, left = _shifted(x, left)
+        heights = {item: y[i] for i, row in enumerate(rows) for item in row}
+        middles = {item: (x[item], heights[item]) for item in x if isinstance(item, str)}
+        found.append((middles, _routes(mine, theirs, x, heights)))
+    return found
+
+
+def _shifted(x: Mapping[_Item, float], left: float) -> tuple[dict[_Item, float], float]:
+    """A column moved to begin at `left`, and where the next one begins."""
+    first, last = min(x.values(), default=0.0), max(x.values(), default=0.0)
+    moved = {item: place - first + left + BOX_WIDTH / 2 for item, place in x.items()}
+    return moved, left + last - first + BOX_WIDTH + _COLUMN_GAP
 
 
 def _add_lanes(rows: list[list[_Item]], edges: Sequence[Edge]) -> list[list[_Item]]:
@@ -128,7 +151,7 @@ def _offsets(row: Sequence[_Item]) -> list[float]:
     offsets = [0.0]
     for left, right in zip(row, row[1:], strict=False):
         offsets.append(offsets[-1] + _gap(left, right))
-    return offsets
+    return offsets[: len(row)]
 
 
 def _centred(row: Sequence[_Item]) -> list[float]:
@@ -150,20 +173,22 @@ def _apart(row: Sequence[_Item], wish: Mapping[_Item, float]) -> dict[_Item, flo
     return {item: shift + offset for item, shift, offset in zip(row, shifts, offsets, strict=True)}
 
 
-def _heights(
+def _reach(
     rows: list[list[_Item]], paths: Sequence[Sequence[_Item]], x: Mapping[_Item, float]
-) -> dict[_Item, float]:
-    """The vertical position of every item: rows stand further apart where edges run far aside."""
+) -> list[float]:
+    """How far aside edges run that arrive at each row."""
     number = {item: i for i, row in enumerate(rows) for item in row}
     reach = [0.0] * len(rows)
     for path in paths:
         for low, high in zip(path, path[1:], strict=False):
             reach[number[high]] = max(reach[number[high]], abs(x[low] - x[high]))
-    y, result = 0.0, {}
-    for row, far in zip(rows, reach, strict=True):
-        y += BOX_HEIGHT + min(_MOST_BETWEEN, _LEAST_BETWEEN + far / 12)
-        result |= dict.fromkeys(row, y)
-    return result
+    return reach
+
+
+def _heights(reach: Sequence[float]) -> list[float]:
+    """The height of every row: they stand further apart where edges run far aside."""
+    between = (BOX_HEIGHT + min(_MOST_BETWEEN, _LEAST_BETWEEN + far / 12) for far in reach)
+    return list(accumulate(between))
 
 
 def _routes(

@@ -14,6 +14,7 @@ from circuits.judging.uncertainty import Uncertain
 from circuits.scores import Ranking, Scores
 from patching.files.parsing import provenance_json
 from patching.graph import Graph
+from patching.span_graph import require_whole
 from patching.views.page import Page, Parts, assemble
 
 PARTS = Parts(
@@ -74,10 +75,12 @@ def explore(
         title: of the page; else what the provenance says.
 
     Raises:
-        ValueError: if graphs differ, the size is out of range, or the curve is of other circuits.
+        ValueError: if graphs differ or keep spans apart, the size is out of range, or the curve is
+            of other circuits.
     """
     if isinstance(result, Uncertain):
         result, uncertain = result.scores, uncertain or result
+    require_whole(result.graph, "the explorer")
     _check_graphs(result.graph, other, uncertain)
     found = measured(curve) if isinstance(curve, Curve) else curve
     ranking = _ranking(result.provenance, found)

@@ -22,6 +22,7 @@ from circuits.scores import Scores
 from patching.files.parsing import provenance_json
 from patching.files.whole import write_bytes, write_text
 from patching.graph import Graph
+from patching.span_graph import require_whole
 
 
 def to_mib_json(
@@ -88,9 +89,11 @@ def table_of(result: Scores | Circuit, scores: Scores | None = None) -> Table:
     """What is written of scores, or of a circuit with its own scores or those of all edges.
 
     Raises:
-        ValueError: if the scores are of another graph, or the graph is of attention only.
+        ValueError: if the scores are of another graph, or the graph is of attention only or keeps
+            spans apart.
     """
     graph = result.graph
+    require_whole(graph, "EAP-IG's form")
     if graph.attention_only:
         raise ValueError("EAP-IG's graphs have an MLP in every layer, and this one has none")
     if scores is not None:

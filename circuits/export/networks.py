@@ -2,9 +2,11 @@
 
 import networkx as nx
 
-from circuits.circuit import Circuit, from_rows, node_of
+from circuits.circuit import Circuit, from_rows
+from circuits.naming import node_of
 from patching.files.parsing import parse_json, shown
 from patching.graph import Graph
+from patching.span_graph import graph_of
 
 
 def from_networkx(graph: nx.Graph, architecture: Graph | None = None) -> Circuit:
@@ -23,7 +25,7 @@ def from_networkx(graph: nx.Graph, architecture: Graph | None = None) -> Circuit
     if not graph.is_directed():
         raise ValueError("this networkx graph has no directions; a DiGraph would be right")
     stated = {key: _stated(graph, key) for key in ("graph", "provenance") if key in graph.graph}
-    architecture = architecture or Graph.from_dict(stated["graph"])
+    architecture = architecture or graph_of(stated["graph"])
     rows = []
     for source, end, values in graph.edges(data=True):
         where, reader = f"the edge {_short(source)}->{_short(end)}", values.get("reader")

@@ -18,6 +18,7 @@ from circuits.circuit import Circuit, kind_of, node_of
 from circuits.drawing.roles import Roles
 from patching.files.parsing import provenance_json
 from patching.graph import Graph
+from patching.span_graph import require_whole
 
 PROMPT = ("(all", " prompts,", " summed", " over", " positions)")
 _TYPES = {"embed": "embedding", "logits": "logit", "head": "attention head", "mlp": "mlp"}
@@ -28,8 +29,9 @@ def to_neuronpedia(circuit: Circuit, roles: Roles | None = None) -> bytes:
 
     Raises:
         ValueError: if the provenance does not fit into JSON, or a role names a node that the graph
-            does not have.
+            does not have, or the circuit keeps spans apart.
     """
+    require_whole(circuit.graph, "Neuronpedia's form")
     if roles is not None:
         roles.check(circuit.graph)
     links = _links(circuit)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from circuits.circuit import Circuit, kind_of, node_of
+from circuits.circuit import Circuit
+from circuits.naming import kind_of, nodes_of, plain_name
 from patching.files.parsing import number, read_table, shown
 from patching.graph import Graph
 
@@ -18,11 +19,12 @@ def to_dot(circuit: Circuit) -> bytes:
     lines = ["digraph circuit {", "  rankdir=BT;"]
     lines += [f"  {_quoted(name)} [shape={_SHAPES[kind_of(name)]}];" for name in circuit.nodes]
     for source, dest, score in circuit.scored_edges():
-        letter = dest[-1] if node_of(dest) != dest else ""
+        start, end = nodes_of(source, dest)
+        letter = plain_name(dest)[-1] if end != dest else ""
         label = " ".join(part for part in (letter, "" if score is None else f"{score:.3g}") if part)
         attributes = f"label={_quoted(label)}, reader={_quoted(dest)}"
         attributes += "" if score is None else f", score={_quoted(repr(score))}"
-        lines.append(f"  {_quoted(source)} -> {_quoted(node_of(dest))} [{attributes}];")
+        lines.append(f"  {_quoted(start)} -> {_quoted(end)} [{attributes}];")
     return "\n".join([*lines, "}", ""]).encode()
 
 

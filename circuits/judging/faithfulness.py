@@ -32,6 +32,7 @@ from patching.intervals import check_draws, interval, ratio_of_means
 from patching.metrics import Metric, accuracy, kl
 from patching.model import Model
 from patching.paths import Direction
+from patching.span_graph import plain_of, spans_of
 from patching.tasks.task import Task
 from patching.work import Run
 
@@ -88,7 +89,8 @@ def curve(
             do not differ or corrupt does better, or there are too few examples for intervals.
     """
     _check(model, task, scores, sweep)
-    shares, requested = _sizes(sweep, model.graph)
+    task = task.with_spans_of(spans_of(scores.graph))
+    shares, requested = _sizes(sweep, scores.graph)
     whole = [_choose(scores, n, sweep) for n in requested]
     circuits = [prune(circuit) for circuit in whole] if _prunes(sweep) else whole
     runs = [*circuits, *_random_circuits(whole, sweep)]
@@ -150,7 +152,8 @@ def conditions(trial: Trial, sweep: Sweep) -> Conditions:
     noising = "noising: the clean prompt runs, removed edges carry the ablation"
     denoising = "denoising: the corrupt prompt runs, edges of the circuit carry the clean writes"
     parts = {
-        "edges": "edges between writers and readers of the residual stream",
+        "edges": "edges between writers and readers of the residual stream"
+        + (", at each span" if trial.task.apart else ""),
         "nodes": "nodes: whole heads and MLPs",
     }
     sets = {
@@ -161,7 +164,7 @@ def conditions(trial: Trial, sweep: Sweep) -> Conditions:
         granularity=parts[sweep.granularity],
         components=f"embedding, heads (q, k, v apart), MLPs, logits: {graph.describe()}",
         ablation=trial.ablation.name,
-        positions="all tokens",
+        positions=f"by span: {', '.join(spans)}" if (spans := trial.task.apart) else "all tokens",
         direction=noising if trial.direction == "noising" else denoising,
         ablated_set=sets[sweep.ablated],
         metric=trial.metric.__name__,
@@ -207,13 +210,15 @@ def _total(sweep: Sweep, graph: Graph) -> int:
 
 
 def _check(model: Model, task: Task, scores: Scores, sweep: Sweep) -> None:
-    model.graph.require_same(scores.graph, "these scores are")
+    model.graph.require_same(plain_of(scores.graph), "these scores are")
+    if spans_of(scores.graph) and sweep.granularity == "nodes":
+        raise ValueError("whole nodes have no span; take granularity='edges', or collapsed scores")
     check_draws(sweep.n_bootstrap, len(task))
     if sweep.n_random < 0:
         raise ValueError(f"cannot draw {sweep.n_random} random circuits; 0 leaves them out")
     if sweep.sizes is None:
         return
-    sizes, total = list(sweep.sizes), _total(sweep, model.graph)
+    sizes, total = list(sweep.sizes), _total(sweep, scores.graph)
     if not sizes:
         raise ValueError("a curve needs at least one size, got none")
     if sizes != sorted(sizes):

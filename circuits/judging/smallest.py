@@ -21,6 +21,7 @@ from patching.ablations import Ablation, resample
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Direction
+from patching.span_graph import kept_apart, plain_of, spans_of
 from patching.tasks.task import Task
 from patching.work import Run
 
@@ -94,7 +95,8 @@ def smallest(
         ValueError: if the scores are of another graph, or clean and corrupt do not differ or
             corrupt does better.
     """
-    model.graph.require_same(scores.graph, "these scores are")
+    model.graph.require_same(plain_of(scores.graph), "these scores are")
+    task = task.with_spans_of(spans_of(scores.graph))
     trial = prepare(
         model,
         task,
@@ -125,7 +127,7 @@ def smallest_of(
             corrupt does better.
     """
     check_share(faithfulness)
-    low, high = 0, trial.model.graph.n_edges  # not enough, enough
+    low, high = 0, kept_apart(trial.model.graph, trial.task.apart).n_edges  # not enough, enough
     best, reached, tried = choose(high), 1.0, 0
     while sizes := between(low, high):
         circuits = [choose(n) for n in sizes]

@@ -30,6 +30,7 @@ from patching.files.brief import briefly
 from patching.intervals import LEVEL, Estimate
 from patching.metrics import Metric
 from patching.model import Model
+from patching.span_graph import plain_of, spans_of
 from patching.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def verify(  # noqa: PLR0913 - the sample and the exact run have options of thei
     prepared = ablation(model)
     _check(model, metric, scores, prepared)
     chosen = sample(scores, k, seed=seed)
-    graph = model.graph
+    graph, task = scores.graph, task.with_spans_of(spans_of(scores.graph))
     positions = torch.stack(torch.unravel_index(chosen.edges, graph.exists.shape), dim=1)
     edges = tuple(
         (graph.sources[source].name, graph.destinations[dest].name)
@@ -277,7 +278,7 @@ def _estimate(statistic: Callable[..., NDArray], data: Sequence[NDArray], seed: 
 
 
 def _check(model: Model, metric: Metric, scores: Scores, ablation: Prepared) -> None:
-    model.graph.require_same(scores.graph, "these scores are")
+    model.graph.require_same(plain_of(scores.graph), "these scores are")
     differ = model.identity.differences(scores.provenance, COMPUTES)
     if differ:
         raise ValueError(

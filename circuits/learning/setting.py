@@ -92,10 +92,11 @@ def prepare(model: Model, task: Task, metric: Metric, ablation: Ablation) -> Set
     """Check that everything fits together, before any expensive work.
 
     Raises:
-        ValueError: if the metric has no gradient, the model cannot read the task, or pairs that
-            should differ do not.
+        ValueError: if the metric has no gradient, the model cannot read the task or it keeps spans
+            apart, or pairs that should differ do not.
     """
     require_slope(metric, "to learn by", at_clean=False)
+    task.require_whole("learning masks")
     model.check(task, metric)
     prepared = ablation(model)
     if prepared.paired:

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.running.pair import Pair
-from circuits.running.plan import Plan
-from circuits.running.sums import LIVE, REPLACED, STARTS, Sums
+from circuits.running.plan import STARTS, Plan
+from circuits.running.sums import LIVE, REPLACED, Sums
 from patching.anatomy.blocks import FINAL_STREAM, Block, widen
 from patching.anatomy.stack import skipping
-from patching.capture import Writes, indices
+from patching.capture import Writes
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
 
@@ -46,12 +46,12 @@ class _Pass:
         self, model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan], layer: int
     ) -> None:
         self._model, self._graph, self._pair, self._first = model, model.graph, pair, layer
-        self._n, self._tokens = len(plans), indices(pair.tokens)
-        self._answers = batch.is_asked[pair.tokens].nonzero().squeeze(1)
-        missing = pair.replaced - pair.clean.writes
+        self._n, self._tokens = len(plans), pair.places
+        self._answers = batch.is_asked[pair.places].nonzero().squeeze(1)
+        missing, span = pair.replaced - pair.clean.writes, pair.span
         if layer == self._graph.n_layers:  # nothing but the answer positions is ever read
-            missing = missing[self._answers]
-        self._circuits = [Sums(plan, missing.embed) for plan in plans]
+            missing, span = missing[self._answers], None if span is None else span[self._answers]
+        self._circuits = [Sums(plan, missing.embed, span) for plan in plans]
         self._fill_writers_before(missing)
         self._streams: dict[str, Tensor] = {}
         self._made: dict[str, list[tuple[int, Tensor, Tensor]]] = {}

@@ -21,6 +21,7 @@ from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Direction
 from patching.runs.batches import Doing, Keeping, in_batches
+from patching.span_graph import plain_of, spans_of
 from patching.tasks.task import Batch, Task
 from patching.work import Done, Parts, Run
 
@@ -82,12 +83,14 @@ def evaluate(
     the clean run's writes. Either way the full circuit is the clean run and, under resampling, the
     empty one the corrupt run. The complement `~circuit` ablates the circuit itself. Circuits and
     examples share the batch axis, in passes that fit in memory. Miller et al. 2024,
-    arXiv:2407.08734, on what this does and does not say. A `run` keeps what is done, by batches and
-    circuits, and says who does it.
+    arXiv:2407.08734, on what this does and does not say. Circuits that keep spans apart
+    (`circuits.by_span`) remove an edge at the tokens of a span. A `run` keeps what is done, by
+    batches and circuits, and says who does it.
 
     Raises:
         ValueError: if there is no circuit, a circuit is of another graph, the model cannot read
-            the task, pairs do not differ, or a run is to be denoised without a paired one.
+            the task, prompts have none of a circuit's spans, pairs do not differ, or a run is to be
+            denoised without a paired one.
     """
     (found,) = evaluate_all(
         model,
@@ -120,7 +123,7 @@ def evaluate_all(
         ValueError: as `evaluate` does.
     """
     prepared = ablation(model)
-    _check(model, task, circuits, metrics, prepared)
+    task = _check(model, task, circuits, metrics, prepared)
     if direction == "denoising" and not prepared.paired:
         raise ValueError(
             f"denoising restores the clean run in the paired corrupt one, and the ablation "
@@ -214,8 +217,11 @@ def _measure(
     values = torch.empty(len(metrics), len(circuits), len(batch), dtype=torch.float64)
     for start in range(0, len(circuits), AT_ONCE):
         inside = torch.stack([circuit.mask for circuit in circuits[start : start + AT_ONCE]])
-        replaced = inside if runs.direction == "denoising" else model.graph.exists & ~inside
+        exists = circuits[0].graph.exists
+        replaced = inside if runs.direction == "denoising" else exists & ~inside
         removed = replaced.to(runs.corrupt.dtype)
+        if spans := spans_of(circuits[0].graph):
+            removed = removed.unflatten(2, (-1, len(spans)))
         found = measure_circuits(model, runs.live, runs.pair, removed, metrics, seen=batch)
         values[:, start : start + AT_ONCE] = found
     ends = {"clean": clean, "corrupt": runs.corrupt}
@@ -242,11 +248,20 @@ def _check(
     circuits: Sequence[Circuit],
     metrics: Sequence[Metric],
     ablation: Prepared,
-) -> None:
+) -> Task:
+    """The task, with spans apart where the circuits keep some.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
     if not circuits:
         raise ValueError("no circuits to evaluate; give at least one")
+    graph = circuits[0].graph
+    model.graph.require_same(plain_of(graph), "circuit 0 is")
     for i, circuit in enumerate(circuits):
-        model.graph.require_same(circuit.graph, f"circuit {i} is")
+        graph.require_same(circuit.graph, f"circuit {i} is")
+    task = task.with_spans_of(spans_of(graph))
     model.check(task, *metrics)
     if ablation.paired:
         task.require_contrast()
+    return task

@@ -20,9 +20,9 @@ from circuits.running.groups import LIVE, REPLACED, Group, make_group
 from circuits.running.pair import Pair
 from circuits.running.plan import Plan
 from circuits.running.rewiring import Reading, rewired
+from circuits.running.sums import cuts
 from patching.anatomy.blocks import FINAL_STREAM, Block
 from patching.anatomy.stack import skipping
-from patching.capture import indices
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
 
@@ -73,7 +73,7 @@ class SideBySide:
     @cached_property
     def _tokens(self) -> Int[Tensor, " token"]:
         """The tokens where anything can differ, counted through the batch."""
-        rows, places = indices(self.pair.tokens)
+        rows, places = self.pair.places
         return rows * self.pair.tokens.shape[1] + places
 
     @cached_property
@@ -130,9 +130,32 @@ class SideBySide:
         missing = self._missing[: self.group.n_rows(reading.n_sources)]
         missing[LIVE] = stream.view_as(missing[LIVE])
         missing[REPLACED] = self.pair.nothing_kept[name]
-        x = torch.bmm(self.group.terms[reading.number], missing.flatten(2).transpose(0, 1))
+        terms = self.group.terms[reading.number]
+        if terms.ndim == 4:
+            return self._by_span(terms, missing).reshape(terms.shape[2], *stream.shape)
+        x = torch.bmm(terms, missing.flatten(2).transpose(0, 1))
         x = x.unflatten(2, missing.shape[2:]).transpose(0, 1)
         return x.reshape(len(x), *stream.shape)
+
+    @cached_property
+    def _parts(self) -> list[slice]:
+        """Where each span stands among the tokens."""
+        assert self.pair.span is not None, "the group keeps spans apart"
+        return cuts(self.pair.span, len(self.group.terms[0]))
+
+    def _by_span(
+        self,
+        terms: Float[Tensor, "span circuit reader row"],
+        missing: Float[Tensor, "row circuit token d_model"],
+    ) -> Float[Tensor, "reader circuit token d_model"]:
+        """The same, each span's tokens by its own terms."""
+        x = missing.new_empty(terms.shape[2], *missing.shape[1:])
+        for mine, part in zip(terms, self._parts, strict=True):
+            if part.start < part.stop:
+                seen = missing[:, :, part].flatten(2).transpose(0, 1)
+                made = torch.bmm(mine, seen).unflatten(2, (-1, x.shape[-1]))
+                x[:, :, part] = made.transpose(0, 1)
+        return x
 
     # Writers: how far each is from its replacement.
 

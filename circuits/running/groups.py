@@ -12,15 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from circuits.running.plan import Plan
+from circuits.running.plan import STARTS, Plan
 from circuits.running.rewiring import Layout, lay_out
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.model import Model
 
 LIVE, REPLACED = 0, 1
 """The first rows of every circuit's writers: the streams that a reader's sum can start from."""
-
-STARTS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +29,15 @@ class Group:
     multiplies the two streams to start from and the writers that are used by then. `heads` are, by
     layer, those whose writes are used. By hook point, `computed` says which circuits put which of
     the layout's readers together (nothing is said where all do), and `replaced` which readers of
-    which circuits see nothing but replacements.
+    which circuits see nothing but replacements. Where spans are kept apart, `terms` have them
+    first.
     """
 
     n_circuits: int
     first_layer: int
     used: Int[Tensor, " used"]
     layout: Layout
-    terms: list[Float[Tensor, "circuit _ _"]]
+    terms: list[Float[Tensor, "*span circuit _ _"]]
     heads: list[Int[Tensor, " _"]]
     computed: dict[str, Bool[Tensor, "circuit 1 ..."]]
     replaced: dict[str, Bool[Tensor, "circuit 1 _ 1"]]
@@ -118,15 +117,16 @@ def _lay_out(
 
 def _terms(
     plans: Sequence[Plan], used: Int[Tensor, " used"], layout: Layout, dtype: torch.dtype
-) -> list[Float[Tensor, "circuit _ _"]]:
+) -> list[Float[Tensor, "*span circuit _ _"]]:
     """What multiplies the rows in each reading of a layout, for each circuit."""
     coefficient = torch.stack([plan.coefficient[used] for plan in plans])
     from_replaced = torch.stack([plan.from_replaced for plan in plans])
     starts = torch.stack([~from_replaced, from_replaced], dim=1).to(coefficient)
     terms = torch.cat([starts, coefficient], dim=1).to(dtype).transpose(1, 2)
+    terms = terms if terms.ndim == 3 else terms.permute(3, 0, 1, 2)
     found = []
     for reading in layout.readings:
-        found.append(terms[:, reading.readers, : _n_rows(used, reading.n_sources)])
+        found.append(terms[..., reading.readers, : _n_rows(used, reading.n_sources)])
     return found
 
 

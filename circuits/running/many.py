@@ -33,12 +33,13 @@ Use = Callable[[list[int], Float[Tensor, "chunk asked vocab"]], None]
 
 @torch.no_grad()
 def run_circuits(
-    model: Model, batch: Batch, pair: Pair, removed: Float[Tensor, "circuit source dest"]
+    model: Model, batch: Batch, pair: Pair, removed: Float[Tensor, "circuit source dest *span"]
 ) -> Iterator[Found]:
     """Logits at the answer positions of every circuit: some circuits at a time, in any order.
 
-    `removed` is 1 for removed edges, 0 for kept ones and non-edges; values between blend both.
-    Passes take what fits in the memory budget, and groups in that or in half of what is free.
+    `removed` is 1 for removed edges, 0 for kept ones and non-edges; values between blend both. With
+    a span axis, edges are removed at the tokens of the batch's spans. Passes take what fits in the
+    memory budget, and groups in that or in half of what is free.
     """
     found: list[Found] = []
     _run(model, batch, pair, removed, lambda chunk, logits: found.append((chunk, logits)))
@@ -50,7 +51,7 @@ def measure_circuits(
     model: Model,
     batch: Batch,
     pair: Pair,
-    removed: Float[Tensor, "circuit source dest"],
+    removed: Float[Tensor, "circuit source dest *span"],
     metrics: Sequence[Metric],
     *,
     seen: Batch | None = None,
@@ -86,10 +87,51 @@ def _run(
     model: Model,
     batch: Batch,
     pair: Pair,
-    removed: Float[Tensor, "circuit source dest"],
+    removed: Float[Tensor, "circuit source dest *span"],
     use: Use,
 ) -> None:
-    """Run every circuit, those with one first layer or all together; `use` what some answer."""
+    """Run every circuit, and `use` what some answer."""
+    if removed.ndim > 3:
+        _run_by_span(model, batch, pair, removed, use)
+    else:
+        _run_planned(model, batch, pair, removed, use)
+
+
+def _run_by_span(
+    model: Model,
+    batch: Batch,
+    pair: Pair,
+    removed: Float[Tensor, "circuit source dest span"],
+    use: Use,
+) -> None:
+    """Run circuits that keep spans apart; those that are the same at all of them as any other."""
+    alike = (removed == removed[..., :1]).flatten(1).all(dim=1)
+    assert batch.span is not None, "edges are removed by span where a batch has spans"
+    for same in (True, False):
+        chosen = (alike == same).nonzero().squeeze(1)
+        if not len(chosen):
+            continue
+        some = partial(_use_some, chosen.tolist(), use)
+        if same:
+            _run(model, batch, pair, removed[chosen, :, :, 0], some)
+        else:
+            _run_planned(model, batch, pair.by_span(batch.span), removed[chosen], some)
+
+
+def _use_some(
+    numbers: Sequence[int], use: Use, chunk: list[int], logits: Float[Tensor, "chunk asked _"]
+) -> None:
+    use([numbers[i] for i in chunk], logits)
+
+
+def _run_planned(
+    model: Model,
+    batch: Batch,
+    pair: Pair,
+    removed: Float[Tensor, "circuit source dest *span"],
+    use: Use,
+) -> None:
+    """Run circuits that first differ from the clean run at one layer together, or all of them."""
     coupled = [block.couples_heads for block in model.blocks]
     removed = removed.to("cpu", pair.replaced.embed.dtype)
     plans = make_plans(removed, model.graph, paired=pair.corrupt is not None, coupled=coupled)

@@ -1,9 +1,9 @@
 """A clean run and what stands in for its writes: what every pass over circuits starts from."""
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.running.starts import replaced_projections, replaced_streams
@@ -24,6 +24,8 @@ class Pair:
     `streams` and `mlp_outs` are the clean run's, whole, by hook point. `nothing_kept` holds, at
     `tokens` and by hook point, the streams that readers see when everything is removed, and the
     queries, keys and values of them. Where replacements come from a corrupt run, `corrupt` is it.
+    What is kept at `tokens` is in their order, or in that of their spans (`order`), whose numbers
+    are then `span`.
     """
 
     tokens: Bool[Tensor, "batch pos"]
@@ -33,6 +35,28 @@ class Pair:
     mlp_outs: dict[str, Float[Tensor, "batch pos d_model"]]
     corrupt: Run | None
     nothing_kept: dict[str, Float[Tensor, "token ..."]]
+    order: Int[Tensor, " token"] | None = None
+    span: Int[Tensor, " token"] | None = None
+
+    @cached_property
+    def places(self) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
+        """Row and position of each token, in the order in which they are kept."""
+        rows, places = indices(self.tokens)
+        return (rows, places) if self.order is None else (rows[self.order], places[self.order])
+
+    def by_span(self, span: Int[Tensor, "row pos"]) -> "Pair":
+        """The same with tokens in the order of their spans, of these numbers."""
+        number = span[self.tokens]
+        order = number.argsort(stable=True)
+        kept = {name: part[order] for name, part in self.nothing_kept.items()}
+        return replace(
+            self,
+            clean=replace(self.clean, writes=self.clean.writes[order]),
+            replaced=self.replaced[order],
+            nothing_kept=kept,
+            order=order,
+            span=number[order],
+        )
 
 
 @without_gradients

@@ -23,6 +23,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.graph import Graph
+from patching.span_graph import reads_elsewhere
+
+STARTS = 2
+"""Streams that a sum can start from: the live one, and the replaced one."""
 
 FEW = 16
 """Where constants replace writers: sums start at the live stream if so many times more is kept."""
@@ -35,12 +39,14 @@ class Plan:
     `coefficient` multiplies `missing_s`; the sum starts from the replaced stream where
     `from_replaced`, else from the live one. A reader is `replaced` where everything is removed and
     what it makes of the replaced stream is known, `computed` where its input is put together; all
-    others are left alone. Writers that are not `active` may write anything: it cancels.
+    others are left alone. Writers that are not `active` may write anything: it cancels. Where
+    circuits keep spans apart, terms are those of a token's span, and a reader is put together if it
+    is at any.
     """
 
     graph: Graph
-    coefficient: Float[Tensor, "source dest"]
-    from_replaced: Bool[Tensor, " dest"]
+    coefficient: Float[Tensor, "source dest *span"]
+    from_replaced: Bool[Tensor, " dest *span"]
     replaced: Bool[Tensor, " dest"]
     computed: Bool[Tensor, " dest"]
     active: Bool[Tensor, " source"]
@@ -48,7 +54,7 @@ class Plan:
     @cached_property
     def used(self) -> Int[Tensor, " used"]:
         """Writers that some reader's sum needs, ascending."""
-        return (self.coefficient[:, self.computed] != 0).any(dim=1).nonzero().squeeze(1)
+        return (self.coefficient[:, self.computed] != 0).flatten(1).any(dim=1).nonzero().squeeze(1)
 
     @cached_property
     def first_layer(self) -> int | None:
@@ -65,6 +71,13 @@ class Plan:
         """How many used writers are among the graph's first ones."""
         return int((self.used < n_sources).sum())
 
+    @cached_property
+    def terms(self) -> Float[Tensor, "*span reader row"]:
+        """What multiplies the two streams to start from (live, replaced) and each used writer."""
+        starts = torch.stack([~self.from_replaced, self.from_replaced]).to(self.coefficient)
+        terms = torch.cat([starts, self.coefficient[self.used]])
+        return terms.T if terms.ndim == 2 else terms.permute(2, 1, 0)
+
     def used_in(self, sources: slice) -> tuple[slice, Int[Tensor, " some"]]:
         """Where the used writers of a span stand among the used ones, and which they are."""
         first, last = self.n_used(sources.start), self.n_used(sources.stop)
@@ -72,7 +85,7 @@ class Plan:
 
 
 def make_plans(
-    removed: Float[Tensor, "circuit source dest"],
+    removed: Float[Tensor, "circuit source dest *span"],
     graph: Graph,
     *,
     paired: bool,
@@ -83,16 +96,18 @@ def make_plans(
     `paired` says that there is a corrupt run, `coupled` in which layers a norm over all heads (of
     queries, of keys, or of their sum) makes one's write depend on all: none is left alone there.
     """
-    kept = torch.where(graph.exists, 1 - removed, torch.zeros_like(removed))
-    active = _reached(kept != 0, graph, coupled) if paired else torch.ones_like(kept[:, :, 0]) > 0
-    active &= _reaching(kept != 0, graph, coupled)
-    needed = (active.float() @ graph.feeds.T.float()) > 0
+    exists = graph.exists.view(*graph.exists.shape, *[1] * (removed.ndim - 3))
+    kept = torch.where(exists, 1 - removed, torch.zeros_like(removed))
+    led = (kept != 0) if kept.ndim > 3 else (kept != 0)[..., None]
+    active = _reached(led, graph, coupled) if paired else torch.ones_like(led[:, :, 0])
+    active &= _reaching(led, graph, coupled)
+    needed = _read_by(active, graph, slice(None), slice(None))
     needed[:, -1] = True
     if paired:
-        kept = kept * active[:, :, None]
+        kept = kept * active[:, :, None].view(*kept.shape[:2], 1, *kept.shape[3:])
     return [
         _make_plan(*rows, graph=graph, paired=paired)
-        for rows in zip(kept, needed, active, strict=True)
+        for rows in zip(kept, needed, active.any(dim=2), strict=True)
     ]
 
 
@@ -114,18 +129,18 @@ def plan_everywhere(removed: Float[Tensor, "source dest"], graph: Graph) -> Plan
 
 
 def _make_plan(
-    kept: Float[Tensor, "source dest"],
-    needed: Bool[Tensor, " dest"],
+    kept: Float[Tensor, "source dest *span"],
+    needed: Bool[Tensor, "dest one_or_spans"],
     active: Bool[Tensor, " source"],
     *,
     graph: Graph,
     paired: bool,
 ) -> Plan:
-    removed = graph.exists.to(kept) - kept
+    removed = graph.exists.to(kept).view(*graph.exists.shape, *[1] * (kept.ndim - 2)) - kept
     n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
     from_replaced = n_kept < (n_removed if paired else FEW * n_removed)
-    touched = needed & (n_removed > 0)
-    replaced = touched & (n_kept == 0)
+    touched = (needed & (n_removed.view(len(needed), -1) > 0)).any(dim=1)
+    replaced = touched & (n_kept.view(len(needed), -1) == 0).all(dim=1)
     if not paired:  # heads make the same of it in all circuits; MLPs and logits are run
         replaced &= _of_attention(graph)
     return Plan(
@@ -147,17 +162,16 @@ def _of_attention(graph: Graph) -> Bool[Tensor, " dest"]:
 
 
 def _reached(
-    kept: Bool[Tensor, "circuit source dest"], graph: Graph, coupled: Sequence[bool]
-) -> Bool[Tensor, "circuit source"]:
-    """Writers to which kept edges lead from the embedding."""
-    reached = torch.zeros(kept.shape[:2], dtype=torch.bool)
+    kept: Bool[Tensor, "circuit source dest span"], graph: Graph, coupled: Sequence[bool]
+) -> Bool[Tensor, "circuit source span"]:
+    """Writers to which kept edges lead from the embedding, at each span."""
+    reached = torch.zeros_like(kept[:, :, 0])
     reached[:, 0] = True
     for layer in range(graph.n_layers):
         heads, mlp = graph.head_sources(layer), graph.mlp_source(layer)
         readers = graph.attention_readers(layer)
         read = _read(kept, reached, slice(0, graph.sources_before_attention(layer)), readers)
-        found = (read.float() @ graph.feeds[readers, heads].float()) > 0
-        reached[:, heads] = found | coupled[layer]
+        reached[:, heads] = _fed(read, graph, readers, heads) | coupled[layer]
         readers = slice(graph.mlp_reader(layer), graph.mlp_reader(layer) + 1)
         before = slice(0, graph.sources_before_mlp(layer))
         reached[:, mlp] = _read(kept, reached, before, readers)[:, 0]
@@ -165,21 +179,21 @@ def _reached(
 
 
 def _read(
-    kept: Bool[Tensor, "circuit source dest"],
-    reached: Bool[Tensor, "circuit source"],
+    kept: Bool[Tensor, "circuit source dest span"],
+    reached: Bool[Tensor, "circuit source span"],
     sources: slice,
     readers: slice,
-) -> Bool[Tensor, "circuit some"]:
+) -> Bool[Tensor, "circuit some span"]:
     return (kept[:, sources, readers] & reached[:, sources, None]).any(dim=1)
 
 
 def _reaching(
-    kept: Bool[Tensor, "circuit source dest"], graph: Graph, coupled: Sequence[bool]
-) -> Bool[Tensor, "circuit source"]:
-    """Writers from which kept edges lead to the logits."""
-    needed = torch.zeros(len(kept), kept.shape[2], dtype=torch.bool)
+    kept: Bool[Tensor, "circuit source dest span"], graph: Graph, coupled: Sequence[bool]
+) -> Bool[Tensor, "circuit source span"]:
+    """Writers from which kept edges lead to the logits, at each span."""
+    needed = torch.zeros_like(kept[:, 0])
     needed[:, -1] = True
-    reaching = torch.zeros(kept.shape[:2], dtype=torch.bool)
+    reaching = torch.zeros_like(kept[:, :, 0])
     for layer in reversed(range(graph.n_layers)):
         heads, mlp = graph.head_sources(layer), graph.mlp_source(layer)
         reaching[:, mlp] = (kept[:, mlp] & needed).any(dim=1)
@@ -187,7 +201,24 @@ def _reaching(
         found = (kept[:, heads] & needed[:, None]).any(dim=2)
         reaching[:, heads] = found | coupled[layer]
         readers = graph.attention_readers(layer)
-        feeds = graph.feeds[readers, heads].float()
-        needed[:, readers] = (reaching[:, heads].float() @ feeds.T) > 0
+        needed[:, readers] = _read_by(reaching[:, heads], graph, readers, heads)
     reaching[:, 0] = (kept[:, 0] & needed).any(dim=1)
     return reaching
+
+
+def _fed(
+    read: Bool[Tensor, "circuit reader span"], graph: Graph, readers: slice, sources: slice
+) -> Bool[Tensor, "circuit source span"]:
+    """Writers that one of these readers is an input of: at its span, or (keys, values) at all."""
+    elsewhere = reads_elsewhere(graph)[readers, None]
+    read = torch.where(elsewhere, read.any(dim=2, keepdim=True), read)
+    return (graph.feeds[readers, sources].float().T @ read.float()) > 0
+
+
+def _read_by(
+    used: Bool[Tensor, "circuit source span"], graph: Graph, readers: slice, sources: slice
+) -> Bool[Tensor, "circuit reader span"]:
+    """Readers that are an input of one of these writers: at its span, or (keys, values) at any."""
+    found = (graph.feeds[readers, sources].float() @ used.float()) > 0
+    elsewhere = reads_elsewhere(graph)[readers, None]
+    return torch.where(elsewhere, found.any(dim=2, keepdim=True), found)

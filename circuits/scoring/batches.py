@@ -19,6 +19,7 @@ from circuits.scores import Scores
 from patching.graph import Graph
 from patching.model import Model
 from patching.runs.batches import Found, Keeping, added_up, in_batches
+from patching.span_graph import kept_apart
 from patching.tasks.task import Batch, Task
 from patching.work import Interrupted, Parts
 
@@ -102,7 +103,7 @@ def score_batches(
             scores are not finite, or a run is asked for and settings cannot be told from others.
     """
     model.check(task)
-    graph, n_batches = model.graph, task.n_batches(keeping.doing.batch_size)
+    graph, n_batches = kept_apart(model.graph, task.apart), task.n_batches(keeping.doing.batch_size)
     measures = [partial(_edges, portion, graph.exists) for portion in portions] * n_batches
     batches = in_batches(model, task, measures, keeping, join=_joined)
     add = partial(_with_one, graph.exists, portions)

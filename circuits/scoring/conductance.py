@@ -21,7 +21,7 @@ from torch import Tensor
 
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
-from circuits.scoring.contract import edge_scores
+from circuits.scoring.contract import Apart, edge_scores
 from circuits.scoring.gather import prepare
 from patching.capture import Recorder, Run, capture
 from patching.gathering import Job, Recipe
@@ -31,6 +31,7 @@ from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Path
 from patching.runs.batches import Doing, Keeping
+from patching.span_graph import kept_apart
 from patching.tasks.task import Batch, Task
 from patching.work import Run as WorkRun
 
@@ -85,13 +86,14 @@ class _ScoreBatch:
     steps: int
 
     def __call__(self, batch: Batch) -> BatchScores:
-        total = torch.zeros(self.job.model.graph.exists.shape, dtype=torch.float64)
+        apart = Apart.of(batch, self.job.prepared.tokens(batch))
+        total = kept_apart(self.job.model.graph, batch.apart).exists.double() * 0
         scored: Float[Tensor, " batch"] | None = None
         gap: Float[Tensor, " batch"] | None = None
         for before, after in pairwise(self._stops(batch)):
             for stop in (before, after):
                 moved = (after.run.writes - before.run.writes).map(lambda part: part / 2)
-                total += edge_scores(self.job.model, moved, stop.gradients)
+                total += edge_scores(self.job.model, moved, stop.gradients, apart)
             slope = before.point.embedding_gradient + after.point.embedding_gradient
             moved_in = (after.run.embedding - before.run.embedding) / 2
             part = batch.by_example((moved_in * slope).flatten(1).sum(dim=1))

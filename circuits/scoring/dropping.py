@@ -117,4 +117,4 @@ def _over_dropped_layers(
         passes = [by_rule(without_layer(rule, layer)) for layer in range(n)]
     total = torch.stack([scores.matrix.abs() for scores in passes]).sum(dim=0) / (n - 1)
     changes = {"method": method, "options": dict(options), "sign": "absolute values: no sign"}
-    return Scores(total, model.graph, {**passes[0].provenance, **changes})
+    return Scores(total, passes[0].graph, {**passes[0].provenance, **changes})

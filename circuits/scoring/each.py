@@ -41,6 +41,7 @@ def score_each(
         Interrupted: with the scores of the batches so far, if somebody interrupts.
         ValueError: as `score`.
     """
+    task.require_whole("score_each")
     job = prepare(model, task, metric, recipe)
     described = {**job.describe(task, method), "prompts": "kept apart"}
     keeping = Keeping("scoring", described, job.functions, Doing(batch_size, run), "scores")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from circuits.provenance import describe
 from circuits.scores import Scores
@@ -94,10 +95,12 @@ def _score(model: Model, batch: Batch) -> Float[Tensor, "source dest"]:
     writes, seen = _run(model, batch, {stream.name for stream in streams})
     n_tokens = batch.by_row(batch.by_example(batch.distinct.double().sum(dim=1, keepdim=True)))
     weights = (batch.distinct.double() / n_tokens)[batch.is_token]
-    total = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
-    flow = _Flow(model, streams, writes, seen, weights, total)
+    span = torch.zeros_like(batch.clean) if batch.span is None else batch.span
+    by_span = one_hot(span[batch.is_token], max(len(batch.apart), 1)) * weights[:, None]
+    total = torch.zeros(*model.graph.exists.shape, by_span.shape[1], dtype=torch.float64)
+    flow = _Flow(model, streams, writes, seen, by_span, total)
     in_tiles(len(writes), flow.bytes_each, model.device, flow.add)
-    return total
+    return total.flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +111,8 @@ class _Flow:
     streams: list[_Seen]
     writes: Writes
     seen: dict[str, Float[Tensor, "token d_model"]]
-    weights: Float[Tensor, " token"]
-    total: Float[Tensor, "source dest"]
+    weights: Float[Tensor, "token span"]
+    total: Float[Tensor, "source dest span"]
 
     @property
     def bytes_each(self) -> int:

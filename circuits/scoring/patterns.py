@@ -59,6 +59,7 @@ def qk_fix(
         ValueError: if hooks do not reach the softmax of the family's attention, or its norm of
             queries and keys mixes heads, and as `score`.
     """
+    task.require_whole("qk_fix")
     require_patterns(model, instead="eap, or grad_drop")
     prepared = ablation(model)
     recipe = Recipe(at_clean, rule, ablation)

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches
-from circuits.scoring.contract import edge_scores
+from circuits.scoring.contract import Apart, edge_scores
 from circuits.scoring.gather import prepare
 from patching.attribution import over_spans
 from patching.files.brief import briefly
 from patching.gathering import Job, Recipe
-from patching.gradients import AttentionGradients, ReaderGradients
+from patching.gradients import ReaderGradients
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.model import Model
@@ -109,21 +109,9 @@ class _ScoreBatch:
     def __call__(self, batch: Batch) -> BatchScores:
         model, job = self.job.model, self.job
         total = torch.zeros(*model.graph.exists.shape, self.n_positions, dtype=torch.float64)
-        places = batch.places[job.prepared.tokens(batch)]
+        apart = Apart(batch.places[job.prepared.tokens(batch)], self.n_positions)
         gathered = job.gather(batch)
-        for place in places.unique().tolist():
-            chosen = (places == place).nonzero().squeeze(1)
-            for rows, gradients in gathered.gradients:
-                at = edge_scores(model, gathered.difference[chosen], _at_tokens(gradients, chosen))
-                total[rows, :, place] += at[rows]
+        for rows, gradients in gathered.gradients:
+            found = edge_scores(model, gathered.difference, gradients, apart)
+            total[rows] += found.view_as(total)[rows]
         return BatchScores(total, None)
-
-
-def _at_tokens(gradients: ReaderGradients, chosen: Int[Tensor, " chosen"]) -> ReaderGradients:
-    """Gradients at some of the tokens."""
-    attention = tuple(
-        AttentionGradients(layer.projected[chosen], layer.x_hat[:, chosen], layer.radial[:, chosen])
-        for layer in gradients.attention
-    )
-    mlps = tuple(mlp[chosen] for mlp in gradients.mlps)
-    return ReaderGradients(attention, mlps, gradients.logits[chosen])

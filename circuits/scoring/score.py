@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, score_batches, to_scores
-from circuits.scoring.contract import edge_scores
+from circuits.scoring.contract import Apart, edge_scores
 from circuits.scoring.gather import prepare
 from patching.gathering import Job, Recipe
 from patching.gradients import ReaderGradients
 from patching.metrics import Metric
 from patching.model import Model
 from patching.runs.batches import Doing, Keeping
+from patching.span_graph import kept_apart
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -31,7 +30,8 @@ def score(
 
     The gradient is that of the recipe's backward rule, averaged over the runs of its path. The
     completeness delta of each example comes with the scores where the path has two known ends.
-    `method` is the name to put into the provenance. Batches are the chunks of a `run`, which keeps
+    `method` is the name to put into the provenance. A task `by_span` gives scores by span: those of
+    a `SpanGraph`, which sum to these. Batches are the chunks of a `run`, which keeps
     them and says who does them.
 
     Raises:
@@ -52,8 +52,9 @@ class _ScoreBatch:
     job: Job[ReaderGradients]
 
     def __call__(self, batch: Batch) -> BatchScores:
-        gathered = self.job.gather(batch)
-        total = torch.zeros(self.job.model.graph.exists.shape, dtype=torch.float64)
+        gathered, model = self.job.gather(batch), self.job.model
+        apart = Apart.of(batch, self.job.prepared.tokens(batch))
+        total = kept_apart(model.graph, batch.apart).exists.double() * 0
         for rows, gradients in gathered.gradients:
-            total[rows] += edge_scores(self.job.model, gathered.difference, gradients)[rows]
+            total[rows] += edge_scores(model, gathered.difference, gradients, apart)[rows]
         return BatchScores(total, self.job.completeness(gathered))

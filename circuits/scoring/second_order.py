@@ -129,6 +129,7 @@ def curvature(
             f"either edges, or 0 probes (the joint direction) or more; got {probes} probes"
             f"{'' if edges is None else ' and edges'}"
         )
+    task.require_whole("eap_hvp")
     job = prepare(model, task, metric, Recipe(_CLEAN, ablation=ablation))
     score_batch = _ScoreBatch(job, probes, None if edges is None else _indices(model.graph, edges))
     described = job.describe(task, "eap-hvp")

@@ -23,6 +23,7 @@ from patching.graph import Graph
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.runs.batches import Doing, Keeping
+from patching.span_graph import kept_apart, spans_of
 from patching.tasks.task import Batch, Task
 from patching.work import Run
 
@@ -50,7 +51,8 @@ def exact(
     `metric(clean) - metric(edge removed)`, all that follows the edge recomputed: exact activation
     patching of edges. Any metric will do, with or without gradient. Costs two forwards, then per
     edge the forward of the layers that follow it. Zhang and Nanda 2024, arXiv:2309.16042; as the
-    edge activation patching of Mueller et al. 2025 (MIB), arXiv:2504.13151.
+    edge activation patching of Mueller et al. 2025 (MIB), arXiv:2504.13151. A task `by_span` has
+    each edge removed at one span alone.
 
     >>> from patching.models import induction
     >>> from patching.metrics import logit_diff
@@ -74,7 +76,8 @@ def exact(
         ValueError: if the graph lacks an edge, there is none to score, the model cannot read the
             task, pairs do not differ (where the ablation needs them), or the metric comes out NaN.
     """
-    chosen = _chosen(model.graph, edges)
+    graph = kept_apart(model.graph, task.apart)
+    chosen = _chosen(graph, edges)
     model.check(task, metric)
     prepared = ablation(model)
     if prepared.paired:
@@ -84,7 +87,7 @@ def exact(
     described = describe(model, task, metric, "exact", options, ablation=prepared.name)
     doing = Doing(batch_size, run)
     keeping = Keeping("patching-edges", described, (metric, prepared), doing, "scores")
-    scored = "all" if edges is None else _names(model.graph, chosen)
+    scored = "all" if edges is None else _names(graph, chosen)
 
     def finish(found: TaskScores) -> Scores:
         return to_scores(replace(found, provenance={**found.provenance, "scored_edges": scored}))
@@ -111,8 +114,9 @@ class _ScoreBatch:
         batch = replace(batch, clean_logits=pair.clean.logits)
         clean = measure(self.metric, pair.clean.logits, batch).double().sum().cpu()
         total = torch.zeros(self.chosen.shape, dtype=torch.float64)
-        for edges in _by_layer(self.model.graph, self.chosen, self.readers):
-            removed = _one_hot(self.model, edges)
+        graph = kept_apart(self.model.graph, batch.apart)
+        for edges in _by_layer(graph, self.chosen, self.readers):
+            removed = _one_hot(graph, edges)
             kept = measure_circuits(self.model, batch, pair, removed, (self.metric,))[0]
             total[edges[:, 0], edges[:, 1]] = clean - kept.sum(dim=1)
         return BatchScores(total, None)
@@ -141,12 +145,13 @@ def _few_readers(chosen: Bool[Tensor, "source dest"]) -> list[slice]:
 
 
 def _one_hot(
-    model: Model, edges: Int[Tensor, "edge source_and_dest"]
-) -> Float[Tensor, "edge source dest"]:
-    """One circuit per edge, from which that edge alone is removed."""
-    removed = torch.zeros(len(edges), *model.graph.exists.shape)
+    graph: Graph, edges: Int[Tensor, "edge source_and_dest"]
+) -> Float[Tensor, "edge source dest *span"]:
+    """One circuit per edge, from which that edge alone is removed: at its span, if it has one."""
+    removed = torch.zeros(len(edges), *graph.exists.shape)
     removed[torch.arange(len(edges)), edges[:, 0], edges[:, 1]] = 1
-    return removed
+    spans = spans_of(graph)
+    return removed.unflatten(2, (-1, len(spans))) if spans else removed
 
 
 def _chosen(graph: Graph, edges: Sequence[Edge] | None) -> Bool[Tensor, "source dest"]:

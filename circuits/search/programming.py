@@ -21,6 +21,7 @@ from circuits.circuit import Circuit
 from circuits.judging.uncertainty import Uncertain
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
+from patching.span_graph import require_whole
 
 MOST_EDGES = 15_000
 """Candidates beyond which no program is tried: more were not solved in a minute when measured."""
@@ -65,9 +66,9 @@ def program(
 
     Raises:
         ValueError: if there are more than `MOST_EDGES` edges to choose among, the graph has not n
-            edges, no connected circuit fulfils what is asked, the share or the time is no such
-            number, `among` is of another graph, or nothing within `MOST_GAP` of the best was found
-            in time.
+            edges or keeps spans apart, no connected circuit fulfils what is asked, the share or the
+            time is no such number, `among` is of another graph, or nothing within `MOST_GAP` of the
+            best was found in time.
     """
     candidates = _candidates(scores, n, positive, among)
     if seconds <= 0:
@@ -117,6 +118,7 @@ def _candidates(
     scores: Scores, n: int, positive: float | int, among: Circuit | None
 ) -> Bool[Tensor, "source dest"]:
     graph = scores.graph
+    require_whole(graph, "the integer program")
     if among is not None:
         graph.require_same(among.graph, "the edges to choose among are")
     candidates = graph.exists if among is None else among.mask

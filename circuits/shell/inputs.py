@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.names import check_task_name, choose, generators, is_file
+from circuits.shell.spans import keep_apart
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
@@ -86,13 +87,14 @@ def _gpus_in_sight() -> int:
 
 
 def open_task(name: str, model: "Model", args: Namespace, *, seed: int) -> "Task":
-    """A generated task, or one from a file, cut to `--limit`.
+    """A generated task, or one from a file, cut to `--limit`, with `--spans` apart.
 
     Raises:
         ValueError: if there is no such generator or file, or the prompts do not fit the model.
     """
     task = _read_task(name, model, args) if is_file(name) else _make_task(name, model, args, seed)
     task = task if args.limit is None else task.take(args.limit)
+    task = keep_apart(task, getattr(args, "spans", None))
     if getattr(args, "ablation", None) == "random":
         task = task.with_random_corrupt(seed)
     model.check(task)

@@ -12,6 +12,7 @@ from patching.attention.scores import (
     previous_token,
     repeated_tokens,
 )
+from patching.attention.spans import SpanAttention, attention_between_spans
 from patching.attention.subspaces import Subspace, compress, draw_ranks, find_subspace
 from patching.attention.vocabulary import (
     VocabularyCircuit,
@@ -24,8 +25,10 @@ from patching.attention.vocabulary import (
 __all__ = [
     "HEAD_SCORES",
     "HeadScore",
+    "SpanAttention",
     "Subspace",
     "VocabularyCircuit",
+    "attention_between_spans",
     "compress",
     "copying_scores",
     "draw_ranks",

@@ -31,7 +31,7 @@ class Batch:
     prompts, for metrics that compare with that run. `two_way` is the task's. Known without asking
     the device, of the rows that the batch was made of: whether one starts with padding (only then
     does a model need a mask), which is the first without wrong answers. `span` is the number of
-    each token's span among those that the task keeps apart, if it does.
+    each token's span among those that the task keeps `apart`, if it does.
     """
 
     clean: Int[Tensor, "row pos"]
@@ -48,6 +48,7 @@ class Batch:
     without_wrong: int | None = None
     several: Several | None = None
     span: Int[Tensor, "row pos"] | None = None
+    apart: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -211,7 +212,7 @@ def with_spans(batch: Batch, prompts: Sequence[Prompt], names: Sequence[str]) ->
         n = len(prompts[i].clean)
         found = labels(prompts[i].spans, names, n)
         span[row, start : start + n] = torch.tensor(found, device=span.device)
-    return replace(batch, span=span)
+    return replace(batch, span=span, apart=tuple(names))
 
 
 def _rows(prompts: Sequence[Prompt], askings: Sequence[Asking], side: str) -> list[tuple[int, ...]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from patching.files.parsing import naming, shown
 from patching.tasks.files import own_name, read_json_row
 from patching.tasks.foreign import refuse_foreign
+from patching.tasks.prompt import told_of
 from patching.tasks.published import (
     FEATURE_CIRCUITS,
     Reading,
@@ -23,7 +24,7 @@ from patching.tasks.published import (
 )
 from patching.tasks.rows import read_rows
 from patching.tasks.span_files import with_spans
-from patching.tasks.task import FAULTS, Prompt, Task, told_of
+from patching.tasks.task import FAULTS, Prompt, Task
 from patching.tasks.tokens import Tokenizer
 
 SHOWN = 5

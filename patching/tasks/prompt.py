@@ -1,9 +1,10 @@
 """One pair of prompts with right and wrong answers, as token ids, and what no pair may be."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from statistics import median
 
 from patching.files.brief import briefly
 from patching.tasks.spans import Span, is_misnamed, overlapping
@@ -136,3 +137,21 @@ FAULTS: dict[str, Callable[[Prompt], bool]] = {
     **{what: partial(_any, find) for what, find in SPAN_FAULTS.items()},
 }
 """What no row of a task may have, in words and as a test; a row is asked in this order."""
+
+
+def told_of(what: str, prompt: Prompt) -> str:
+    """What is to be seen of a fault in a prompt, if anything: in numbers of tokens."""
+    if FAULTS.get(what) is unequal:
+        return f"{len(prompt.clean)} and {len(prompt.corrupt)}"
+    if what in SPAN_FAULTS:
+        return f"{SPAN_FAULTS[what](prompt)[0]} of {len(prompt.clean)}"
+    return ""
+
+
+def names_in_order(prompts: Sequence[Prompt]) -> list[str]:
+    """The names of all spans, in the order in which they mostly stand in prompts."""
+    starts: dict[str, list[float]] = {}
+    for prompt in prompts:
+        for span in prompt.spans:
+            starts.setdefault(span.name, []).append(span.start / len(prompt.clean))
+    return sorted(starts, key=lambda name: (median(starts[name]), name))

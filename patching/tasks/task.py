@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import median
 
 import torch
 
 from patching.files.brief import briefly
 from patching.tasks.batch import Batch, PaddingSide, to_batch, with_spans
 from patching.tasks.origin import Origin, then
-from patching.tasks.prompt import FAULTS, SPAN_FAULTS, Answer, Prompt, unequal
+from patching.tasks.prompt import FAULTS, Answer, Prompt, names_in_order, told_of
 from patching.tasks.spans import REST
 
 __all__ = ["FAULTS", "Answer", "Batch", "PaddingSide", "Prompt", "Task"]
@@ -94,11 +93,7 @@ class Task:
     @cached_property
     def span_names(self) -> tuple[str, ...]:
         """`rest`, then the names of spans, in the order in which they mostly stand in prompts."""
-        starts: dict[str, list[float]] = {}
-        for prompt in self.prompts:
-            for span in prompt.spans:
-                starts.setdefault(span.name, []).append(span.start / len(prompt.clean))
-        return (REST, *sorted(starts, key=lambda name: (median(starts[name]), name)))
+        return (REST, *names_in_order(self.prompts))
 
     def by_span(self, names: Sequence[str] | None = None) -> "Task":
         """The task for scores that keep spans apart: all of them, or those that are named.
@@ -120,6 +115,26 @@ class Task:
             shown = ", ".join(known)
             raise ValueError(f"task {self.name!r} has no span {unknown[0]!r}, but {shown}")
         return replace(self, apart=tuple(chosen))
+
+    def with_spans_of(self, spans: Sequence[str]) -> "Task":
+        """The task with the spans apart that something keeps apart; as it is, if it keeps none.
+
+        Raises:
+            ValueError: if prompts have no span of a name, or others are kept apart.
+        """
+        if not spans or self.apart == tuple(spans):
+            return self
+        said = f"spans {', '.join(spans)} are kept apart there"
+        if self.apart:
+            raise ValueError(f"{said}, and {', '.join(self.apart)} in task {self.name!r}")
+        missing = [name for name in spans if name not in self.span_names]
+        if missing:
+            known = ", ".join(self.span_names)
+            raise ValueError(
+                f"{said}, and no prompt of task {self.name!r} has the span {missing[0]!r} "
+                f"(it has {known})"
+            )
+        return replace(self, apart=tuple(spans))
 
     def split(self, fraction: float = 0.7, seed: int = 0) -> tuple["Task", "Task"]:
         """Two disjoint tasks, the first with about `fraction` of the prompts, at random by `seed`.
@@ -188,6 +203,17 @@ class Task:
         what = f"answers of several tokens ({who} compares single ones; take logprob_diff, which "
         hint = "adds up their log-probabilities and is the same for answers of one token)"
         _refuse(self, lambda p: p.is_long, what + hint)
+
+    def require_whole(self, who: str) -> None:
+        """Refuse spans that are kept apart, for `who` cannot.
+
+        Raises:
+            ValueError: saying so.
+        """
+        if self.apart:
+            raise ValueError(
+                f"{who} keeps no spans apart: give the task as it was before by_span()"
+            )
 
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
@@ -271,12 +297,3 @@ def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
         told = told_of(what, task.prompts[rows[0]])
         seen = f" (row {rows[0]}: {told} tokens)" if told else ""
         raise ValueError(f"task {task.name!r} has {what} in row {shown}{seen}")
-
-
-def told_of(what: str, prompt: Prompt) -> str:
-    """What is to be seen of a fault in a prompt, if anything: in numbers of tokens."""
-    if FAULTS.get(what) is unequal:
-        return f"{len(prompt.clean)} and {len(prompt.corrupt)}"
-    if what in SPAN_FAULTS:
-        return f"{SPAN_FAULTS[what](prompt)[0]} of {len(prompt.clean)}"
-    return ""

@@ -176,8 +176,8 @@ def test_another_kind_of_json_file_is_refused(content, tmp_path):
 
 
 def test_a_later_version_of_the_format_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has version 2 .* reads version 1"):
-        load_circuit(write(tmp_path / "c.json", version=2))
+    with pytest.raises(ValueError, match="has version 3 .* reads versions 1 and 2"):
+        load_circuit(write(tmp_path / "c.json", version=3))
 
 
 @pytest.mark.parametrize(

@@ -230,8 +230,8 @@ def test_altered_metadata_are_noticed(old, new, tmp_path):
 def test_a_later_version_of_the_format_is_refused(tmp_path):
     path = tmp_path / "s.safetensors"
     random_scores(SMALL).save(path)
-    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"2"'))
-    with pytest.raises(ValueError, match="has version '2' .* reads version 1"):
+    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"3"'))
+    with pytest.raises(ValueError, match="has version '3' .* reads versions 1 and 2"):
         load_scores(path)
 
 

@@ -1,0 +1,67 @@
+"""`--spans`: scores, circuits and curves by span from the shell."""
+
+import json
+
+import pytest
+
+from circuits import load_circuit, load_scores
+from circuits.cli import main
+from circuits.spans import collapsed
+
+IOI = ("--model", "truth/induction", "--task", "repeated-letter", "--n", "6")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("spans")
+
+
+def test_from_scores_by_span_to_a_curve(folder, capsys):
+    scores, circuit = folder / "s.safetensors", folder / "c.json"
+    base = ("score", *IOI, "--method", "eap", "--out")
+    assert main([*base, str(scores), "--spans", "end:3"]) == 0
+    assert main([*base, str(folder / "plain.safetensors")]) == 0
+    found, plain = load_scores(scores), load_scores(folder / "plain.safetensors")
+    assert found.graph.spans == ("rest", "end-2", "end-1", "end")
+    error = (collapsed(found).matrix - plain.matrix).abs().max()
+    assert error < 1e-6 * plain.matrix.abs().max()  # float32
+    assert main(["select", str(scores), "--size", "9", "--out", str(circuit)]) == 0
+    assert load_circuit(circuit).size == 9
+    spans = ("--spans", "end:3")
+    assert main(["evaluate", *IOI, *spans, str(circuit), "--json"]) == 0
+    said = capsys.readouterr().out
+    (row,) = json.loads(said[said.index("[") :])
+    assert row["edges"] == 9
+    assert main(["curve", *IOI, *spans, str(scores), "--sizes", "5,50", "--random", "1"]) == 0
+    for suffix, told in (("tex", " end}"), ("dot", "a1.h3@end"), ("svg", "svg")):
+        assert main(["export", str(circuit), "--out", str(folder / f"c.{suffix}")]) == 0
+        assert told in (folder / f"c.{suffix}").read_text()
+    assert main(["show", str(circuit)]) == 0
+    assert "spans rest, end-2, end-1, end" in capsys.readouterr().out
+
+
+def test_discover_searches_and_judges_by_span(folder, capsys):
+    out = folder / "found"
+    assert (
+        main(
+            ["discover", *IOI, "--spans", "positions", "--method", "eap", "--size", "12"]
+            + ["--holdout", "0.5", "--out", str(out)]
+        )
+        == 0
+    )
+    assert load_circuit(out / "circuit.json").graph.spans[:3] == ("rest", "0", "1")
+    assert "@" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ("all", "no prompt of task 'repeated-letter' has a span"),
+        ("end:x", "--spans end:N takes a number of tokens, got 'end:x'"),
+        ("end:99", "row 0 of task 'repeated-letter' has"),
+    ],
+)
+def test_spans_that_are_not_there_are_said(folder, capsys, spans, message):
+    out = str(folder / "none.safetensors")
+    assert main(["score", *IOI, "--method", "eap", "--spans", spans, "--out", out]) == 2
+    assert message in capsys.readouterr().err
