@@ -11,6 +11,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
 
 from benchmarks.subject import RIGHT, WRONG, Subject
 from circuits.circuit import Circuit
+from circuits.features import Convention, trace
 from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.scoring import clean_corrupt, eap, eap_ig, exact, relp
@@ -102,6 +103,12 @@ def transformer_lens_eap(subject: Subject) -> object:
         bridge.requires_grad_(False)
 
 
+def trace_neurons(subject: Subject) -> object:
+    """The attribution graph of the first prompt over its 256 strongest neurons, one target."""
+    few, tokens = Convention(most=256), subject.clean[0].tolist()
+    return trace(subject.model, tokens, "neurons", logits=1, convention=few, validity=0)
+
+
 def plain_forward_backward(subject: Subject) -> object:
     """One forward and one backward of the plain model."""
     return subject.forward_backward()
@@ -112,6 +119,7 @@ SPEED_JOBS: dict[str, Job] = {
     "EAP-IG, 5 steps": score_eap_ig,
     "RelP": score_relp,
     "clean-corrupt": score_clean_corrupt,
+    "attribution graph, 256 neurons": trace_neurons,
 }
 EXACT_JOBS: dict[str, Job] = {f"exact, {N_EXACT} random edges": score_exact}
 EVALUATION_JOBS: dict[str, Job] = {

@@ -224,8 +224,9 @@ def test_relu_neurons_are_their_own_dictionary():
     units = graph.nodes.kinds == 0
     assert not bool((graph.nodes.kinds == 1).any())
     assert graph.replacement == graph.completeness == 1.0
-    layers = model.bridge.original_model.model.decoder.layers
-    biases = torch.stack([layer.fc1.bias for layer in layers])
+    weights = dict(families.module("opt", torch.float64).named_parameters())
+    names = [f"model.decoder.layers.{i}.fc1.bias" for i in range(len(model.blocks))]
+    biases = torch.stack([weights[name].detach() for name in names])
     offset = biases[graph.nodes.layers[units], graph.nodes.indices[units]]
     torch.testing.assert_close(graph.reads[units] + offset, graph.nodes.values[units])
     told = graph.facts["validity"]
