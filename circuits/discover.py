@@ -77,7 +77,9 @@ def discover(
             f"cannot choose {search.size} edges; the graph of {model.name} has {graph.n_edges}"
         )
     tasks = [found, held_out] if held_out else [found]
-    verdict = check_task(model, tasks, search.metric, search.batch_size, run=search.run)
+    verdict = check_task(
+        model, tasks, search.metric, search.batch_size, run=search.run, ablation=search.ablation
+    )
     scores = search.score(model, found, search.metric)
     scores = replace(scores, provenance={**scores.provenance, "verdict": verdict.sentence})
     circuit = _choose(model, found, search, scores)
@@ -110,8 +112,11 @@ def check_task(
     batch_size: int,
     *,
     run: Run | None = None,
+    ablation: Ablation = resample,
 ) -> Verdict:
     """Whether the model can do the task at all, on all prompts together.
+
+    A text, which has no corrupt prompts, is held against what is left under the ablation.
 
     A metric without a sign (`kl`, a log-probability) cannot tell; the difference from the wrong
     answers then does, or accuracy where there are none.
@@ -120,7 +125,8 @@ def check_task(
 
     def measure_on(task: Task, metric: Metric) -> Evaluation:
         full = [Circuit.full(model.graph)]
-        return evaluate(model, task, full, metric, batch_size=batch_size, run=run)
+        against = ablation if task.is_text else resample
+        return evaluate(model, task, full, metric, ablation=against, batch_size=batch_size, run=run)
 
     runs = [measure_on(task, metric) for task in tasks]
     told = runs if sign is metric else [measure_on(task, sign) for task in tasks]

@@ -1,6 +1,10 @@
 """Which metric suits a task: what its rows must have, and what tells right from wrong."""
 
+import math
 from collections.abc import Iterable
+
+from jaxtyping import Float
+from torch import Tensor
 
 from patching.metrics import (
     COMPARING,
@@ -13,6 +17,7 @@ from patching.metrics import (
     logprob_diff,
     logprob_per_token,
 )
+from patching.tasks.batch import Batch
 from patching.tasks.prompt import Prompt
 from patching.tasks.task import Task
 
@@ -23,14 +28,20 @@ WITHOUT_SIGN: tuple[Metric, ...] = (kl, logprob, logprob_per_token, choice)
 def telling(metric: Metric, prompts: Iterable[Prompt]) -> Metric:
     """The metric itself, or for one without a sign one that is positive where the answer is.
 
-    The difference from the wrong answers, or accuracy where there are none.
+    The difference from the wrong answers; where there are none `above_chance` on texts, and
+    accuracy on others.
     """
     if metric not in WITHOUT_SIGN:
         return metric
     prompts = list(prompts)
     if not all(prompt.wrong_answers for prompt in prompts):
-        return accuracy
+        return above_chance if all(prompt.is_text for prompt in prompts) else accuracy
     return logprob_diff if any(prompt.is_long for prompt in prompts) else logit_diff
+
+
+def above_chance(logits: Float[Tensor, "asked vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """How much better than a guess among all tokens: `logprob_per_token` + log(vocab), in nats."""
+    return logprob_per_token(logits, batch) + math.log(logits.shape[-1])
 
 
 def require_answers(task: Task, *metrics: Metric) -> None:

@@ -12,7 +12,7 @@ from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
 from circuits.scores import DOUBTFUL, Scores
 from circuits.scoring import eap, eap_ig
-from patching.ablations import resample
+from patching.ablations import Ablation, resample
 from patching.attribution import attribute
 from patching.metrics import Metric
 from patching.model import Model
@@ -94,9 +94,12 @@ def adds_up(model: Model, task: Task, metric: Metric) -> Finding:
     )
 
 
-def exact_agrees(model: Model, task: Task, metric: Metric) -> Finding:
+def exact_agrees(
+    model: Model, task: Task, metric: Metric, ablation: Ablation = resample
+) -> Finding:
     """EAP-IG against exact patching on a sample of edges, weighted to stand for all of them."""
-    found = verify(model, task, metric, eap_ig(model, task, metric), k=N_EXACT)
+    scores = eap_ig(model, task, metric, ablation=ablation)
+    found = verify(model, task, metric, scores, k=N_EXACT, ablation=ablation)
     measured = found.pearson.value
     verdict = at_least(measured, LEAST_PEARSON)
     return Finding(

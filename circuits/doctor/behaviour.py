@@ -7,8 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuits.circuit import Circuit
 from circuits.doctor.finding import Finding, at_least, at_most, named
 from circuits.reporting.report import MIN_GAP, MIN_SHARE_RIGHT, Verdict, usable
+from circuits.running.evaluation import evaluate_all
+from patching.ablations import zero
 from patching.files.brief import briefly
 from patching.metrics import WITHOUT_GRADIENT, Metric, accuracy, kl, measure
 from patching.model import Model
@@ -45,6 +48,18 @@ class Behaviour:
         return usable(self.telling, self.clean, self.corrupt)
 
 
+def observe_text(model: Model, task: Task, metric: Metric, rows: Sequence[int]) -> Behaviour:
+    """Run a text whole, and with every writer replaced by zeros: it has no corrupt prompts.
+
+    Raises:
+        ValueError: if the metric cannot be measured on a row.
+    """
+    sign = telling(metric, task.prompts)
+    metrics, full = (metric, sign, accuracy), [Circuit.full(model.graph)]
+    runs = evaluate_all(model, task, full, metrics, ablation=zero, batch_size=BATCH)
+    return Behaviour(tuple(rows), *(side for run in runs for side in (run.clean, run.corrupt)))
+
+
 @without_gradients
 def observe(model: Model, task: Task, metric: Metric, rows: Sequence[int]) -> Behaviour:
     """Run clean and corrupt prompts once and measure every row.
@@ -63,8 +78,10 @@ def observe(model: Model, task: Task, metric: Metric, rows: Sequence[int]) -> Be
     return Behaviour(tuple(rows), *(torch.cat(column) for column in columns))
 
 
-def judge(seen: Behaviour, metric: Metric) -> list[Finding]:
-    """What the runs say of the task."""
+def judge(seen: Behaviour, metric: Metric, *, text: bool = False) -> list[Finding]:
+    """What the runs say of the task; of a `text`, nobody expects most tokens to be foreseen."""
+    if text:
+        return [_prefers(seen), _gap(seen, metric), _signs(seen)]
     return [
         _prefers(seen),
         _gap(seen, metric),
@@ -72,6 +89,28 @@ def judge(seen: Behaviour, metric: Metric) -> list[Finding]:
         _accuracy(seen),
         _corrupt(seen),
     ]
+
+
+def usable_rows(seen: Behaviour, task: Task) -> Finding:
+    """How many rows there are on which the model prefers the answer and the pair has a gap.
+
+    Those with answers of one token apart from those with several.
+    """
+    good = ((seen.telling > 0) & (seen.clean > seen.corrupt)).tolist()
+    long = [prompt.is_long for prompt in task.prompts]
+    several = sum(is_good for is_good, is_long in zip(good, long, strict=True) if is_long)
+    return Finding(
+        name="usable rows",
+        subject="task",
+        verdict="good",
+        measured=sum(good),
+        threshold=len(task),
+        unit="rows",
+        means=f"{sum(good) - several} of {len(task) - sum(long)} rows with answers of one token "
+        f"and {several} of {sum(long)} with several: the answer is preferred, and more so than on "
+        "the corrupt prompt.",
+        more_is_better=True,
+    )
 
 
 def _prefers(seen: Behaviour) -> Finding:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from circuits.doctor.finding import Finding, at_most
 from circuits.scoring import eap
+from patching.ablations import resample, zero
 from patching.memory import current, free_bytes
 from patching.metrics import Metric
 from patching.model import Model
@@ -24,7 +25,8 @@ def memory(model: Model, task: Task, metric: Metric, batch_size: int) -> list[Fi
     already. The fixed part is what tiles of large products and passes of circuits may take: a small
     model fills less of it, and needs less than is predicted.
     """
-    longest = _with_wrong_answer(max(task.prompts, key=lambda prompt: prompt.n_tokens))
+    longest = max(task.prompts, key=lambda prompt: prompt.n_tokens)
+    longest = longest if longest.is_text else _with_wrong_answer(longest)
     per_prompt = {
         "scoring": _saved_by_autograd(model, longest, metric) + _kept_by_scoring(model, longest),
         "evaluating": _kept_by_evaluation(model, longest),
@@ -79,7 +81,8 @@ def _saved_by_autograd(model: Model, prompt: Prompt, metric: Metric) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        eap(model, Task("one prompt", (prompt,), two_way=model.two_way), metric)
+        task = Task("one prompt", (prompt,), two_way=model.two_way)
+        eap(model, task, metric, ablation=zero if task.is_text else resample)
     return sum(saved.values())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -13,8 +14,9 @@ import circuits.doctor.reach as reach
 import circuits.doctor.runs as runs
 import circuits.doctor.structure as structure
 from circuits.doctor.finding import Finding, Report, Skipped
-from circuits.doctor.probes import sample
+from circuits.doctor.probes import ROWS, sample
 from circuits.doctor.rows import Reading, sound_rows
+from patching.ablations import zero
 from patching.lens.text import prompt_texts
 from patching.memory import is_lack_of_memory
 from patching.metrics import Metric, logit_diff
@@ -58,7 +60,11 @@ def examine(
     if fitting is not None and fitting.task is not None and whole:
         observed = _observed(model, fitting, metric)
         seen = observed if isinstance(observed, behaviour.Behaviour) else None
-        of_task += behaviour.judge(seen, metric) if seen else [_unmeasured(str(observed))]
+        text = fitting.task.is_text
+        judged = behaviour.judge(seen, metric, text=text) if seen else None
+        of_task += judged or [_unmeasured(str(observed))]
+        if seen and any(prompt.is_long for prompt in fitting.task.prompts):
+            of_task.append(behaviour.usable_rows(seen, fitting.task))
         of_task += _of_scores(model, fitting.task, metric)
     return Report(
         model=model.name,
@@ -99,6 +105,7 @@ def _of_model(model: Model, task: Task | None, metric: Metric, batch_size: int) 
         yield from _try("padding does not matter", lambda: runs.padding(model, prompts))
     yield from _noise(model, prompts, sloped)
     longest = prompts if task is None else task
+    sloped = metric if longest.is_text else sloped
     yield from _try("memory", lambda: cost.memory(model, longest, sloped, batch_size))
 
 
@@ -133,7 +140,15 @@ def _static(model: Model, reading: Reading) -> Iterator[Found]:
         yield pairs.varied(task)
     else:
         yield Skipped("answers vary", "task", f"{len(task)} rows are too few to tell")
-    yield pairs.differing(task)
+    if task.is_text:
+        yield Skipped(
+            "pairs are close",
+            "task",
+            "a text has no corrupt prompts: what is left with "
+            "every writer replaced by zeros stands for them",
+        )
+    else:
+        yield pairs.differing(task)
 
 
 def _fitting(model: Model, reading: Reading) -> Reading | None:
@@ -154,13 +169,20 @@ def _fitting(model: Model, reading: Reading) -> Reading | None:
 
 def _observed(model: Model, reading: Reading, metric: Metric) -> behaviour.Behaviour | ValueError:
     assert reading.task is not None, "only readings with sound rows come here"
+    look = behaviour.observe_text if reading.task.is_text else behaviour.observe
     try:
-        return behaviour.observe(model, reading.task, metric, reading.rows)
+        return look(model, reading.task, metric, reading.rows)
     except ValueError as error:
         return error
 
 
 def _of_scores(model: Model, task: Task, metric: Metric) -> Iterator[Found]:
+    if task.is_text:
+        few = task.take(min(ROWS, len(task)))
+        yield Skipped("scores add up", "task", "writers are replaced, and not only the prompt")
+        agrees = partial(agreement.exact_agrees, model, few, metric, zero)
+        yield from _try("sample agrees with exact", agrees)
+        return
     prompts, sloped = sample(model, task, metric)
     if prompts.prompts[0] not in task.prompts:
         why = f"{sloped.__name__} needs wrong answers, and some rows have none"

@@ -23,7 +23,7 @@ def sample(model: Model, task: Task | None, metric: Metric) -> tuple[Task, Metri
     if metric in (*WITHOUT_GRADIENT, *FLAT_AT_THE_CLEAN_RUN, logit_diff):
         long = task is not None and any(prompt.is_long for prompt in task.prompts)
         metric = logprob_diff if long else logit_diff
-    if task is None or (metric in COMPARING and not _all_wrong(task)):
+    if task is None or task.is_text or (metric in COMPARING and not _all_wrong(task)):
         config = model.bridge.cfg
         n_answers = int(config.d_vocab_out)  # compiled programs give other words than they read
         vocab = min(int(config.d_vocab), n_answers) if n_answers > 0 else int(config.d_vocab)

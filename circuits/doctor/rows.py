@@ -73,13 +73,19 @@ def sound_rows(task: Task) -> Reading:
 
 def _sort(name: str, n: int, read: Callable[[int], Prompt], like: Task | None = None) -> Reading:
     prompts: list[tuple[int, Prompt]] = []
+    texts: list[tuple[int, Prompt]] = []
     faults: list[Fault] = []
     for i in range(n):
         found = _judged(i, read)
         if isinstance(found, Fault):
             faults.append(found)
-        else:
+        elif found.clean != found.corrupt:
             prompts.append((i, found))
+        else:
+            faults.append(Fault(i, NO_CONTRAST))
+            texts += [(i, found)] if found.is_text else []
+    if not prompts and texts:  # which need no corrupt prompts, where no row has any
+        prompts, faults = texts, [fault for fault in faults if fault.kind != NO_CONTRAST]
     sound = tuple(prompt for _, prompt in prompts)
     task = None
     if sound:
@@ -96,4 +102,4 @@ def _judged(i: int, read: Callable[[int], Prompt]) -> Prompt | Fault:
         if is_bad(found):
             told = told_of(kind, found) or f"{len(found.clean)} and {len(found.corrupt)}"
             return Fault(i, kind, f"{told} tokens")
-    return Fault(i, NO_CONTRAST) if found.clean == found.corrupt else found
+    return found

@@ -45,7 +45,7 @@ NOTHING_MORE = Permitted()
 _FLAG = "a flag"
 _ITSELF = re.compile(r"[\w.,:+ -]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILE_OF_PROMPTS = (".json", ".jsonl", ".csv", ".parquet")
+_FILE_OF_PROMPTS = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
 def words_of(command: Sequence[str], permitted: Permitted) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task
@@ -36,7 +37,7 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--task",
         metavar="TASK",
-        help="a name (ioi, ...) or a .json, .jsonl or .csv file; may be absent",
+        help="a name (ioi, ...) or a .json, .jsonl, .csv or .txt file; may be absent",
     )
     group.add_argument("--n", type=positive, default=64, help="prompts to generate (64)")
     group.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
@@ -48,9 +49,9 @@ def add_options(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--metric",
-        default="logit-diff",
         metavar="NAME",
-        help=f"{', '.join(METRIC_NAMES)} (logit-diff)",
+        help=f"{', '.join(METRIC_NAMES)} (logit-diff; of forms such as facts:any logprob-diff, "
+        "of a .txt logprob-per-token)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="to predict memory for (16)"
@@ -64,7 +65,7 @@ def _open(args: Namespace, model: "Model") -> "Task | Reading":
     """A file row by row, so that bad rows are found and not refused; else a generated task."""
     from circuits.doctor import read_rows
 
-    if is_file(args.task):
+    if is_file(args.task) and Path(args.task).suffix != ".txt":
         options = {"first_token": args.first_token, "limit": args.limit}
         return read_rows(args.task, model.tokenizer, **options)
     return open_task(args.task, model, args, seed=args.seed)

@@ -189,10 +189,15 @@ def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":
 
 
 def _read_task(name: str, model: "Model", args: Namespace) -> "Task":
-    from patching.tasks import from_file
+    from patching.tasks import from_file, from_text
+    from patching.tasks.texts import LENGTH
 
-    if Path(name).suffix == ".csv" and model.tokenizer is None:
+    if Path(name).suffix in (".csv", ".txt") and model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer to read the texts of {name} with")
+    if Path(name).suffix == ".txt":
+        assert model.tokenizer is not None, "refused above"
+        longest = int(model.bridge.cfg.n_ctx)
+        return from_text(name, model.tokenizer, length=min(LENGTH, longest), n=args.limit or args.n)
     return from_file(
         name, model.tokenizer, first_token=args.first_token, drop=getattr(args, "drop_rows", False)
     )

@@ -18,7 +18,7 @@ METRIC_NAMES = (
 )
 """The names of `patching.metrics.METRICS`, for help that must not wait for torch."""
 
-TASK_FILES = (".json", ".jsonl", ".csv", ".parquet")
+TASK_FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
 def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
@@ -37,10 +37,14 @@ def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
 def check_names(args: Namespace) -> None:
     """Refuse names of tasks and metrics that there are not, before a model is loaded.
 
+    A metric that is not given is the task's usual one.
+
     Raises:
         OSError: if a file cannot be found.
         ValueError: naming those that there are, and the one that was probably meant.
     """
+    if getattr(args, "metric", "") is None:
+        args.metric = usual_metric(getattr(args, "task", None) or "")
     if args.run.__name__ not in ("neurons", "rerun"):  # other tasks; as recorded
         for option in ("task", "eval_task", "ablation_task"):
             name = getattr(args, option, None)
@@ -50,6 +54,18 @@ def check_names(args: Namespace) -> None:
         from patching.metrics import METRICS
 
         choose("metric", args.metric, METRICS)
+
+
+def usual_metric(task: str) -> str:
+    """The metric of a task of this name, unless told otherwise.
+
+    >>> usual_metric("ioi"), usual_metric("facts:any"), usual_metric("novel.txt")
+    ('logit-diff', 'logprob-diff', 'logprob-per-token')
+    """
+    if Path(task).suffix == ".txt":
+        return "logprob-per-token"
+    long = {"any", "three-digits"} & {*task.replace("_", "-").split(":")[1:]}
+    return "logprob-diff" if long else "logit-diff"
 
 
 def check_task_name(name: str) -> None:

@@ -58,8 +58,8 @@ def task_options(*, required: bool = True) -> Parser:
         "--task",
         required=required,
         metavar="TASK",
-        help="a name (ioi, ioi:swap; `circuits tasks` lists them) or a .json, .jsonl, .csv or "
-        ".parquet file",
+        help="a name (ioi, ioi:swap; `circuits tasks` lists them) or a .json, .jsonl, .csv, "
+        ".parquet or .txt file",
     )
     group.add_argument(
         "--n", type=positive, default=128, help="number of prompts to generate (128)"
@@ -78,9 +78,9 @@ def task_options(*, required: bool = True) -> Parser:
     )
     group.add_argument(
         "--metric",
-        default="logit-diff",
         metavar="NAME",
-        help=f"{', '.join(METRIC_NAMES)} (logit-diff)",
+        help=f"{', '.join(METRIC_NAMES)} (logit-diff; of forms such as facts:any logprob-diff, "
+        "of a .txt logprob-per-token)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"

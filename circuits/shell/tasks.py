@@ -36,6 +36,7 @@ def tasks(args: Namespace) -> None:
     print("\nFiles (--task FILE):")
     for name, known in FORMATS.items():
         print(f"  {name}: {known.needs}")
+    print("  text: a .txt file; every next token is asked, and the metric is minus the loss")
 
 
 def _left(name: str, generator: "Generator", tokenizer: "Tokenizer") -> str:

@@ -188,7 +188,7 @@ def _json_prompt(tokenizer: Tokenizer | None, first_token: bool, values: Mapping
 
 def _prompt(value: object, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     if isinstance(value, str):
-        return encode_prompt(_need(tokenizer), value)
+        return encode_prompt(need_tokenizer(tokenizer), value)
     if isinstance(value, Sequence) and all(_is_id(item) for item in value):
         return tuple(map(int, value))
     raise ValueError(f"a prompt is text or a list of token ids, got {shown(value)}")
@@ -234,7 +234,7 @@ def _answer(
         raise ValueError(
             f"the answer {shown(value)} is text, its prompt token ids; give both alike"
         )
-    return encode_answer(_need(tokenizer), prompt, value, first_token=first_token)
+    return encode_answer(need_tokenizer(tokenizer), prompt, value, first_token=first_token)
 
 
 def _as_list(value: object) -> list[object]:
@@ -248,7 +248,12 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _need(tokenizer: Tokenizer | None) -> Tokenizer:
+def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that texts are read with.
+
+    Raises:
+        ValueError: if there is none.
+    """
     if tokenizer is None:
         raise ValueError("the file holds text, and the model has no tokenizer; give token ids")
     return tokenizer

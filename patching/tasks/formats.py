@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from patching.files.parsing import naming, shown
-from patching.tasks.files import own_name, read_json_row
+from patching.tasks.files import need_tokenizer, own_name, read_json_row
 from patching.tasks.foreign import refuse_foreign
 from patching.tasks.prompt import told_of
 from patching.tasks.published import (
@@ -25,6 +25,7 @@ from patching.tasks.published import (
 from patching.tasks.rows import read_rows
 from patching.tasks.span_files import with_spans
 from patching.tasks.task import FAULTS, Prompt, Task
+from patching.tasks.texts import from_text
 from patching.tasks.tokens import Tokenizer
 
 SHOWN = 5
@@ -83,6 +84,8 @@ def from_file(
     - `feature-circuits` (Marks et al. 2024, arXiv:2403.19647): `clean_prefix`, `patch_prefix`, and
       `clean_answer`, `patch_answer` as they continue them.
 
+    A plain text (`.txt`) is read as `from_text` does.
+
     Args:
         path: the file.
         tokenizer: for texts; files of token ids need none.
@@ -97,6 +100,8 @@ def from_file(
         ValueError: if the file is of no known form, its ids are another tokenizer's, or it has rows
             that cannot be used; those are named, counted from 0.
     """
+    if Path(path).suffix == ".txt" and format is None:
+        return from_text(path, need_tokenizer(tokenizer))
     rows = open_rows(path, tokenizer, format, counterfactual=counterfactual)
     prompts: dict[int, Prompt] = {}
     bad: dict[int, str] = {}

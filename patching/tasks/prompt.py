@@ -53,6 +53,11 @@ class Prompt:
         return not self.answer_positions and not self.is_long
 
     @property
+    def is_text(self) -> bool:
+        """Whether it needs no corrupt prompt: asked inside, with nothing to compare with."""
+        return bool(self.answer_positions) and not self.wrong_answers and self.clean == self.corrupt
+
+    @property
     def n_tokens(self) -> int:
         """Tokens of the longest row that is run: of the prompt, and of an answer all but the last.
 

@@ -219,9 +219,16 @@ class Task:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
 
         Raises:
-            ValueError: naming the rows.
+            ValueError: naming the rows; of a text, what would be right.
         """
-        _refuse(self, lambda p: p.clean == p.corrupt, "a corrupt prompt equal to the clean one")
+        what = "a corrupt prompt equal to the clean one"
+        hint = " (a text has none: take zero, mean or optimal ablation)" if self.is_text else ""
+        _refuse(self, lambda p: p.clean == p.corrupt, what + hint)
+
+    @cached_property
+    def is_text(self) -> bool:
+        """Whether no prompt needs a corrupt one, and none has any."""
+        return all(p.is_text for p in self.prompts)
 
     @cached_property
     def is_plain(self) -> bool:
