@@ -1,5 +1,6 @@
 """Does the model do the task, and do the corrupt prompts take it away? Row by row."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,16 +100,19 @@ def usable_rows(seen: Behaviour, task: Task) -> Finding:
     good = ((seen.telling > 0) & (seen.clean > seen.corrupt)).tolist()
     long = [prompt.is_long for prompt in task.prompts]
     several = sum(is_good for is_good, is_long in zip(good, long, strict=True) if is_long)
+    needed = math.ceil(MIN_SHARE_RIGHT * len(task))
+    verdict = at_least(sum(good), needed)
     return Finding(
         name="usable rows",
         subject="task",
-        verdict="good",
+        verdict=verdict,
         measured=sum(good),
-        threshold=len(task),
-        unit="rows",
+        threshold=needed,
+        unit=f"of {len(task)} rows, {several} of several tokens",
         means=f"{sum(good) - several} of {len(task) - sum(long)} rows with answers of one token "
         f"and {several} of {sum(long)} with several: the answer is preferred, and more so than on "
         "the corrupt prompt.",
+        advice="" if verdict == "good" else "Take rows whose answers the model knows.",
         more_is_better=True,
     )
 
