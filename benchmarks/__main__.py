@@ -91,11 +91,21 @@ def _print_speed(args: argparse.Namespace) -> None:
     print(f"\nTime, {device}, medians of {rounds} rounds")
     subject = make(GPT2_SMALL, device)
     _print_times(GPT2_SMALL.name, subject, SPEED_JOBS | EVALUATION_JOBS | EXACT_JOBS, rounds)
+    _print_answers(subject, rounds)
     two = dict(list(SPEED_JOBS.items())[:2])
     _print_times(SMALL.name, make(SMALL, device), two | EVALUATION_JOBS, rounds)
     if args.model is not None:
         _print_times(args.model, open_subject(args.model, device), two | EVALUATION_JOBS, rounds)
     _print_times(TINY.name, make(TINY, device), TINY_JOBS, rounds)
+
+
+def _print_answers(subject: "Subject", rounds: int) -> None:
+    """Answers of three tokens against answers of one, in rows of the same length."""
+    from benchmarks.answers import jobs
+
+    for name, (one, three) in jobs(subject).items():
+        times = time_jobs({"one": one, "three": three}, rounds, str(subject.model.device))
+        row(f"  answers of 3 tokens, {name}", f"{ratio(times['three'], times['one']):.2f} x one")
 
 
 def _print_times(title: str, subject: "Subject", jobs: "dict[str, Job]", rounds: int) -> None:

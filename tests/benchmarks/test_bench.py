@@ -1,5 +1,6 @@
 """What `make bench` measures, on tiny shapes: only the paths through the code are tested."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import passes
+from benchmarks.answers import with_answers
 from benchmarks.card import LLAMA_8B, layers_that_fit, measure_on
 from benchmarks.machine import device_name, versions
 from benchmarks.memory import peaks
@@ -67,6 +69,15 @@ def test_a_real_model_reads_sentences_and_the_plain_one_beside_it_the_same_token
     subject.unit()
 
 
+def test_answers_of_three_tokens_are_rows_of_the_same_length():
+    """Given: all but the last token of an answer; asked: as many positions as it has tokens."""
+    task = make(TINY, "cpu").task
+    one, three = (with_answers(task, n).batch(0, len(task)) for n in (1, 3))
+    (plain,) = task.batches(len(task))
+    assert torch.equal(one.clean, plain.clean) and torch.equal(three.clean, plain.clean)
+    assert len(three.asked[0]) == 3 * len(one.asked[0]) == 3 * len(task)
+
+
 def test_a_table_says_what_it_was_measured_on():
     assert "thread" in device_name("cpu")
     assert f"torch {torch.__version__}" in versions() and "commit " in versions()
@@ -83,4 +94,5 @@ def test_the_tables_are_printed(monkeypatch, capsys):
     bench.main()
     said = capsys.readouterr().out
     assert "ESTIMATE for NVIDIA A100" in said
+    assert re.search(r"answers of 3 tokens, EAP +\d", said)
     assert "EAP-IG, 5 steps" in said and "forwards a circuit" in said
