@@ -28,7 +28,7 @@ said goodbye to the dog and went home with her mom. She was very happy.
 class Letters:
     """A token for each letter, behind a BOS."""
 
-    bos_token_id = 1
+    bos_token_id: int | None = 1
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [1] * add_special_tokens + [ord(letter) for letter in text]
@@ -107,6 +107,7 @@ def test_usable_rows_are_counted_by_the_length_of_their_answers():
 def test_the_doctor_calls_a_story_usable(tmp_path):
     model = Model.load(STORIES)
     (tmp_path / "story.txt").write_text(TEXT)
+    assert model.tokenizer is not None
     task = from_text(tmp_path / "story.txt", model.tokenizer, length=24)
     report = examine(model, task, logprob_per_token)
     assert report.exit_code == 0 and {f.verdict for f in report.findings} <= {"good", "doubtful"}
