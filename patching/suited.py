@@ -19,7 +19,7 @@ from patching.metrics import (
 )
 from patching.tasks.batch import Batch
 from patching.tasks.prompt import Prompt
-from patching.tasks.task import Task
+from patching.tasks.task import Task, refuse_rows
 
 WITHOUT_SIGN: tuple[Metric, ...] = (kl, logprob, logprob_per_token, choice)
 """Metrics whose sign does not say whether the answer is preferred."""
@@ -52,7 +52,11 @@ def require_answers(task: Task, *metrics: Metric) -> None:
             tokens where it takes single ones; they are named.
     """
     for metric in metrics:
+        who = metric.__name__
         if metric in COMPARING:
-            task.require_wrong_answers(metric.__name__)
+            what = f"no wrong answers, which {who} compares with,"
+            refuse_rows(task, lambda p: not p.wrong_answers, what)
         if metric is logit_diff:
-            task.require_single_tokens(metric.__name__)
+            what = f"answers of several tokens ({who} compares single ones; take logprob_diff, "
+            hint = "which adds up their log-probabilities and is the same for answers of one token)"
+            refuse_rows(task, lambda p: p.is_long, what + hint)

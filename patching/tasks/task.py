@@ -58,10 +58,10 @@ class Task:
         if self.padding not in ("right", "left"):
             raise ValueError(f"padding is 'right' or 'left', got {self.padding!r}")
         for what, is_bad in FAULTS.items():
-            _refuse(self, is_bad, what)
+            refuse_rows(self, is_bad, what)
         if self.two_way:
             what = "answers of several tokens, and its positions see what follows them"
-            _refuse(self, lambda p: p.is_long, what)
+            refuse_rows(self, lambda p: p.is_long, what)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -164,7 +164,7 @@ class Task:
         by_length: dict[int, list[tuple[int, ...]]] = {}
         for prompt in self.prompts:
             by_length.setdefault(len(prompt.clean), []).append(prompt.clean)
-        _refuse(
+        refuse_rows(
             self, lambda p: len(set(by_length[len(p.clean)])) < 2, "no other prompt of its length"
         )
         prompts = [
@@ -182,38 +182,7 @@ class Task:
         """
         what = f"answers of several tokens or positions ({who} reads one token behind the prompt"
         hint = "; give such answers, or first_token=True where texts are read)"
-        _refuse(self, lambda p: not p.is_plain, what + hint)
-
-    def require_wrong_answers(self, who: str) -> None:
-        """Refuse rows without a wrong answer, for `who` compares with them.
-
-        Raises:
-            ValueError: naming the rows.
-        """
-        _refuse(
-            self, lambda p: not p.wrong_answers, f"no wrong answers, which {who} compares with,"
-        )
-
-    def require_single_tokens(self, who: str) -> None:
-        """Refuse answers of several tokens, for `who` compares single ones.
-
-        Raises:
-            ValueError: naming the rows, and what would be right.
-        """
-        what = f"answers of several tokens ({who} compares single ones; take logprob_diff, which "
-        hint = "adds up their log-probabilities and is the same for answers of one token)"
-        _refuse(self, lambda p: p.is_long, what + hint)
-
-    def require_whole(self, who: str) -> None:
-        """Refuse spans that are kept apart, for `who` cannot.
-
-        Raises:
-            ValueError: saying so.
-        """
-        if self.apart:
-            raise ValueError(
-                f"{who} keeps no spans apart: give the task as it was before by_span()"
-            )
+        refuse_rows(self, lambda p: not p.is_plain, what + hint)
 
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
@@ -223,7 +192,7 @@ class Task:
         """
         what = "a corrupt prompt equal to the clean one"
         hint = " (a text has none: take zero, mean or optimal ablation)" if self.is_text else ""
-        _refuse(self, lambda p: p.clean == p.corrupt, what + hint)
+        refuse_rows(self, lambda p: p.clean == p.corrupt, what + hint)
 
     @cached_property
     def is_text(self) -> bool:
@@ -297,7 +266,12 @@ class Task:
         return replace(self, prompts=prompts, origin=then(self.origin, str(step[0]), *step[1:]))
 
 
-def _refuse(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
+def refuse_rows(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:
+    """Refuse a task some of whose rows are bad.
+
+    Raises:
+        ValueError: naming the rows, and `what` they have.
+    """
     rows = [i for i, prompt in enumerate(task.prompts) if is_bad(prompt)]
     if rows:
         shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
