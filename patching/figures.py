@@ -13,6 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as PlainFigure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from patching.files.visible import spelled
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Safe for colour-blind readers (Okabe and Ito 2008); more series than these start over."""
 
@@ -104,6 +106,40 @@ def blank(
     return figure, axes
 
 
+def log_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis of counts with numbers on it, however short it is, and no other ticks.
+
+    >>> _, axes = blank()
+    >>> log_ticks(axes, [20, 60])
+    >>> [text.get_text() for text in axes.get_xticklabels()]
+    ['20', '50']
+    """
+    least, most = min(values, default=1), max(values, default=1)
+    steps = (1,) if most >= 300 * least else (1, 3) if most >= 30 * least else (1, 2, 5)
+    marks = [step * 10**power for power in range(12) for step in steps]
+    inside = [mark for mark in marks if least <= mark <= most] or sorted({least, most})
+    axes.set_xscale("log")
+    axes.set_xticks(inside, [f"{mark:,.0f}" for mark in inside])
+    axes.set_xticks([], minor=True)
+
+
+def legend_below(figure: PlainFigure, *, columns: int = 3) -> None:
+    """The legend of all panels under the figure, where it covers no curve."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    marks = {
+        label: mark for marks, labels in found for mark, label in zip(marks, labels, strict=True)
+    }
+    if marks:
+        figure.legend(
+            marks.values(),
+            marks.keys(),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=SMALL,
+        )
+
+
 def token_labels(tokens: Sequence[str]) -> tuple[str, ...]:
     r"""Tokens as tick labels: numbered, so that equal ones differ, with white space made visible.
 
@@ -124,7 +160,7 @@ def visible(text: str) -> str:
     ('·\\$5↵', 'U+4E2D')
     """
     known = get_font(findfont(FontProperties())).get_charmap()
-    shown = text.replace(" ", "·").replace("\n", "↵")
+    shown = spelled(text).replace(" ", "·").replace("\n", "↵")
     drawn = (sign if ord(sign) in known else f"U+{ord(sign):04X}" for sign in shown)
     return "".join(drawn).replace("$", r"\$")
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from circuits.judging.compare import Comparison
 from circuits.judging.points import Curve
-from patching.figures import COLOURS, LABEL, SMALL, TITLE, Figure
+from patching.figures import COLOURS, LABEL, SMALL, TITLE, Figure, legend_below, log_ticks
 
 CHANCE = "random, matched by layer"
 _GREY = "#888888"
@@ -39,6 +38,7 @@ def plot_curves(curves: Mapping[str, Curve], *, title: str | None = None) -> Fig
     for i, (name, curve) in enumerate(curves.items()):
         _draw_curve(axes, name, curve, i)
     _finish(axes, list(curves.values()))
+    legend_below(figure, columns=2)
     if title:
         axes.set_title(title, fontsize=TITLE)
     return figure
@@ -90,9 +90,7 @@ def _draw_chance(axes: Axes, curve: Curve | None) -> None:
 
 
 def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda edges, _: f"{edges:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axes, [p.requested for curve in curves for p in curve.points if p.requested])
     for level in (0, 1):
         axes.axhline(level, color="#BBBBBB", linewidth=0.6, zorder=0)
     pruned = " (before pruning)" if all(curve.pruned for curve in curves) else ""
@@ -101,4 +99,3 @@ def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylabel(f"faithfulness ({curves[0].conditions.metric})", fontsize=LABEL)
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(0, 0.93))

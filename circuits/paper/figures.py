@@ -1,10 +1,9 @@
 """The figure of a search's measurements: faithfulness by size, with intervals."""
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from circuits.reporting.measurements import Measurements
-from patching.figures import COLOURS, SMALL, blank
+from patching.figures import COLOURS, blank, legend_below, log_ticks
 
 
 def plot_measurements(measurements: Measurements, *, title: str | None = None) -> Figure:
@@ -31,10 +30,8 @@ def plot_measurements(measurements: Measurements, *, title: str | None = None) -
         axes.plot(*points, color=colour, label=label, **{"linestyle": "none", **look})
     for level in (0, 1):
         axes.axhline(level, color="#BBBBBB", linewidth=0.6, zorder=0)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axes, [row.edges for row in rows])
     axes.set_xlabel("edges")
     axes.set_ylabel(f"faithfulness ({measurements.metric})")
-    axes.legend(frameon=False, fontsize=SMALL)
+    legend_below(figure)
     return figure

@@ -10,6 +10,7 @@ import unicodedata
 _KEPT = "\n\t\u200c\u200d"  # lines, columns, and what joins letters in Persian or parts of an emoji
 _SPACE = re.compile(r"\s")
 _MARKUP = re.compile(r"[\\`*$<&]|(?<=\])[(\[:]")
+_SPELLED = {0x120: " ", 0x10A: "\n", 0x109: "\t", 0x2581: " "}
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 
@@ -22,6 +23,18 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if _is_visible(sign) else f"[U+{ord(sign):04X}]" for sign in text)
+
+
+def spelled(token: str) -> str:
+    r"""A token as its text, where it came as a tokenizer's vocabulary writes it.
+
+    Byte-level vocabularies write a space as `Ġ` and a line's end as `Ċ`, SentencePiece a space as
+    `▁`.
+
+    >>> spelled("\u0120the"), spelled("\u2581the"), spelled("\u010a")
+    (' the', ' the', '\n')
+    """
+    return token.translate(_SPELLED)
 
 
 def in_markdown(text: str) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patching.figures import LABEL, SEQUENTIAL, TITLE, Figure
+from patching.files.visible import spelled
 from patching.views.page import Page, Parts, assemble, packed
 
 _PARTS = Parts(
@@ -41,7 +42,7 @@ def attention_view(
 
     Args:
         pattern: attention weights of one prompt, from 0 to 1.
-        tokens: the prompt's tokens as text.
+        tokens: the prompt's tokens as text, or as the tokenizer spells them (`Ġthe` is ` the`).
         layer: shown first.
         head: shown first.
         title: of the page.
@@ -59,7 +60,7 @@ def attention_view(
     rows, columns = np.tril_indices(len(tokens)) if causal else np.indices(weights.shape[2:])
     data = {
         "title": title,
-        "tokens": list(tokens),
+        "tokens": [spelled(token) for token in tokens],
         "layers": n_layers,
         "heads": n_heads,
         "causal": causal,

@@ -144,3 +144,8 @@ def test_a_lens_shows_the_likeliest_and_marks_tokens(tmp_path: Path):
     assert seen.said["cleared"] == 0
     assert seen.said["found"] == [0, 2]
     assert (seen.said["images"], seen.said["title"]) == (0, EVIL)
+
+
+def test_tokens_as_a_tokenizer_spells_them_are_shown_as_text():
+    page = attention_view(torch.eye(3).expand(1, 1, 3, 3), ["\u0120the", "\u2581a", "\u010a"])
+    assert '"tokens":[" the"," a","\\n"]' in page.content
