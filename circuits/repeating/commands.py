@@ -100,7 +100,14 @@ def _task(provenance: Provenance, elsewhere: Elsewhere) -> list[str]:
     origin = provenance.get("origin")
     if not isinstance(origin, Mapping) or not origin:
         raise ValueError("how the prompts were made (give --task)")
-    return _options(_generated(origin) | _cut(origin))
+    return _options(_generated(origin) | _cut(origin) | _spans(provenance))
+
+
+def _spans(provenance: Provenance) -> dict[str, object]:
+    """The spans that were kept apart, by name: those that the prompts themselves say."""
+    said = provenance.get("spans")
+    names = said.get("names") if isinstance(said, Mapping) else None
+    return {"spans": ",".join(map(str, names[1:]))} if isinstance(names, list) else {}
 
 
 def _generated(origin: Mapping[str, object]) -> dict[str, object]:

@@ -258,10 +258,10 @@ _SCORING = {
     **_ON_TASK,
     **_ABLATION,
     **_each(_name, "method rule path quadrature"),
-    **_each(_plain, "steps ranking"),
+    **_each(_plain, "steps ranking spans"),
     "by-prompt": _FLAG,
 }
-_JUDGING = {**_ON_TASK, **_ABLATION, **_each(_plain, "ablated direction"), "": _file}
+_JUDGING = {**_ON_TASK, **_ABLATION, **_each(_plain, "ablated direction spans"), "": _file}
 
 OPTIONS: dict[str, dict[str, Check | str]] = {
     "score": {**_SCORING, "top": _plain},

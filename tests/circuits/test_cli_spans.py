@@ -4,9 +4,13 @@ import json
 
 import pytest
 
-from circuits import load_circuit, load_scores
+from circuits import eap, load_circuit, load_scores
 from circuits.cli import main
+from circuits.repeating.commands import command_of
 from circuits.spans import collapsed
+from patching.metrics import logit_diff
+from patching.model import Model
+from patching.tasks import generate
 
 IOI = ("--model", "truth/induction", "--task", "repeated-letter", "--n", "6")
 
@@ -65,3 +69,10 @@ def test_spans_that_are_not_there_are_said(folder, capsys, spans, message):
     out = str(folder / "none.safetensors")
     assert main(["score", *IOI, "--method", "eap", "--spans", spans, "--out", out]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_scores_by_span_made_in_python_can_be_made_again(folder):
+    model = Model.load("toy")
+    task = generate("ioi", model.tokenizer, 6, 0).by_span(["S2", "end"])
+    scores = eap(model, task, logit_diff)
+    assert "--spans=S2,end" in command_of(scores.provenance)
