@@ -24,6 +24,7 @@ from .dictionaries import feature_examples as feature_examples
 from .dictionaries import load_dictionaries as load_dictionaries
 from .dictionaries import load_labels as load_labels
 from .dictionaries import save_dictionaries as save_dictionaries
+from .dictionaries import train_dictionaries as train_dictionaries
 from .directions import steering as steering
 from .directions import steering_vectors as steering_vectors
 from .graph import Graph as Graph

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ _DECAY, _DECAY_SQUARE, _EPS = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, arXiv:1412
 _GAIN = 1e-3  # what share of the loss must still be gained for a training to go on
 
 _BEARING = ("steps", "rate", "batch_size", "seed", "patience")
+_SHAPING = ("warm_up", "cool_down")  # told where there is any
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Schedule:
 
     `patience`: stop when the mean loss of so many steps is no lower than that of as many before.
     `folder`: the state is written there every `save_every` steps and at the end; the same training
-    started again goes on from it, and ends with the same numbers.
+    started again goes on from it, and ends with the same numbers. The rate grows over `warm_up`
+    steps and falls to 0 over the share `cool_down` of all steps, the last ones.
 
     Raises:
         ValueError: if a number is less than 1, or the rate none that descends.
@@ -50,6 +53,8 @@ class Schedule:
     patience: int | None = None
     folder: str | Path | None = None
     save_every: int = 25
+    warm_up: int = 0
+    cool_down: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "patience", "save_every"):
@@ -58,12 +63,24 @@ class Schedule:
                 raise ValueError(f"{name} is {value}; at least 1 would be right")
         if not 0 <= self.rate < math.inf:
             raise ValueError(f"the rate is {self.rate}; a number from 0 up would be right")
+        if self.warm_up < 0 or not 0 <= self.cool_down <= 1:
+            raise ValueError(
+                f"warm_up is {self.warm_up} and cool_down {self.cool_down}; a number of steps from "
+                "0 up and a share from 0 to 1 would be right"
+            )
 
     @property
     def options(self) -> dict[str, int | float | None]:
         """What of it bears on the result, for provenance."""
         said = asdict(self)
-        return {name: said[name] for name in _BEARING}
+        names = [*_BEARING, *(name for name in _SHAPING if said[name])]
+        return {name: said[name] for name in names}
+
+    def factor(self, number: int) -> float:
+        """What the rate is multiplied by in a step."""
+        rising = (number + 1) / self.warm_up if self.warm_up else 1.0
+        falls = self.cool_down * self.steps
+        return min(1.0, rising, (self.steps - number) / falls if falls else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +121,7 @@ class _State:
     means: dict[str, Tensor]
     squares: dict[str, Tensor]
     curves: dict[str, list[float]]
+    kept: dict[str, Tensor]
 
     @property
     def n_steps(self) -> int:
@@ -120,6 +138,7 @@ def descend(
     facts: Mapping[str, object],
     functions: object = (),
     earliest: int = 0,
+    kept: dict[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], History]:
     """Minimise an objective by Adam on batches of the examples, shuffled anew every epoch.
 
@@ -131,6 +150,8 @@ def descend(
         facts: what the training is of; a kept state of another training is refused.
         functions: those whose names alone the facts know.
         earliest: no early stop before this step.
+        kept: tensors that the objective changes in place from step to step, to be kept with the
+            state and put back where a training goes on.
 
     Returns:
         The values at the end, and the curves.
@@ -144,14 +165,15 @@ def descend(
         starts = {name: parameter.start for name, parameter in parameters.items()}
         identity["functions"] = told_apart(facts, (functions, starts))
     identity = json.loads(json.dumps(identity))
-    state = _open_state(parameters, schedule, identity)
+    state = _open_state(parameters, {} if kept is None else kept, schedule, identity)
     stopped = "all steps done"
     with Progress("learning", schedule.steps, done=state.n_steps) as progress:
         for number in range(state.n_steps, schedule.steps):
             if _is_flat(state.curves.get(LOSS, []), schedule.patience, earliest):
                 stopped = "no further gain"
                 break
-            _take(state, parameters, objective, _step(number, n_examples, schedule))
+            step = _step(number, n_examples, schedule)
+            _take(state, parameters, objective, step, schedule.factor(number))
             progress.say(f"loss {state.curves[LOSS][-1]:.4g}")
             progress.at(state.n_steps)
             if state.n_steps % schedule.save_every == 0:
@@ -166,9 +188,14 @@ def descend(
 def _step(number: int, n_examples: int, schedule: Schedule) -> Step:
     size = min(schedule.batch_size, n_examples)
     epoch, place = divmod(number, n_examples // size)
-    order = torch.randperm(n_examples, generator=_generator(schedule.seed, 2 * epoch))
-    rows = order[place * size : (place + 1) * size]
+    rows = _order(schedule.seed, epoch, n_examples)[place * size : (place + 1) * size]
     return Step(number, rows.sort().values, _generator(schedule.seed, 2 * number + 1))
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, n_examples: int) -> Int[Tensor, " example"]:
+    """The examples in the order of an epoch."""
+    return torch.randperm(n_examples, generator=_generator(seed, 2 * epoch))
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:
@@ -177,7 +204,11 @@ def _generator(seed: int, stream: int) -> torch.Generator:
 
 
 def _take(
-    state: _State, parameters: Mapping[str, Parameter], objective: Objective, step: Step
+    state: _State,
+    parameters: Mapping[str, Parameter],
+    objective: Objective,
+    step: Step,
+    factor: float,
 ) -> None:
     live = {name: value.detach().requires_grad_() for name, value in state.values.items()}
     with with_gradients():
@@ -193,17 +224,19 @@ def _take(
         loss, [live[name] for name in names], allow_unused=True, materialize_grads=True
     )
     for name, gradient in zip(names, gradients, strict=True):
-        _adam(state, name, gradient, parameters[name], step.number + 1)
+        _adam(state, name, gradient, parameters[name], step.number + 1, factor)
     for name, value in {LOSS: found, **watched}.items():
         state.curves.setdefault(name, []).append(value)
 
 
-def _adam(state: _State, name: str, gradient: Tensor, parameter: Parameter, number: int) -> None:
+def _adam(
+    state: _State, name: str, gradient: Tensor, parameter: Parameter, number: int, factor: float
+) -> None:
     mean, square = state.means[name], state.squares[name]
     mean = _DECAY * mean + (1 - _DECAY) * gradient
     square = _DECAY_SQUARE * square + (1 - _DECAY_SQUARE) * gradient**2
     size = (square / (1 - _DECAY_SQUARE**number)).sqrt() + _EPS
-    change = parameter.rate * (mean / (1 - _DECAY**number)) / size
+    change = factor * parameter.rate * (mean / (1 - _DECAY**number)) / size
     state.means[name], state.squares[name] = mean, square
     state.values[name] = state.values[name] + (change if parameter.ascends else -change)
 
@@ -216,11 +249,14 @@ def _is_flat(losses: list[float], patience: int | None, earliest: int) -> bool:
 
 
 def _open_state(
-    parameters: Mapping[str, Parameter], schedule: Schedule, identity: Mapping[str, object]
+    parameters: Mapping[str, Parameter],
+    kept: dict[str, Tensor],
+    schedule: Schedule,
+    identity: Mapping[str, object],
 ) -> _State:
     start = {name: parameter.start.detach().clone() for name, parameter in parameters.items()}
     nothing = {name: torch.zeros_like(value) for name, value in start.items()}
-    state = _State(start, nothing, dict(nothing), {})
+    state = _State(start, nothing, dict(nothing), {}, kept)
     if schedule.folder is not None and (Path(schedule.folder) / STATE).exists():
         _load(state, Path(schedule.folder) / STATE, schedule, identity)
     return state
@@ -279,7 +315,8 @@ def _check_curves(path: Path, curves: Mapping[str, Tensor], steps: int) -> None:
 
 
 def _kinds(state: _State) -> list[tuple[str, dict[str, Tensor]]]:
-    return [("values", state.values), ("means", state.means), ("squares", state.squares)]
+    some = [("values", state.values), ("means", state.means), ("squares", state.squares)]
+    return [*some, ("kept", state.kept)]
 
 
 def _difference(of: object, identity: Mapping[str, object]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell import features_check
+from circuits.shell import features_check, features_train
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser, add_out
 from circuits.shell.printing import print_columns
@@ -20,7 +20,7 @@ NEURONS = "neurons"
 
 
 def add_actions(parser: Parser, model: Parser) -> None:
-    """`trace`, `show`, `check`, each with its options; `model`: which model, and how loaded."""
+    """`trace`, `show`, `check`, `train`, with their options; `model`: which one, how loaded."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     text = "find the attribution graph of one prompt"
     tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
@@ -36,6 +36,10 @@ def add_actions(parser: Parser, model: Parser) -> None:
     checking = actions.add_parser("check", help=text, description=f"S{text[1:]}.", parents=(model,))
     features_check.add_options(checking)
     checking.set_defaults(act=features_check.check)
+    text = "train transcoders and autoencoders of a model"
+    training = actions.add_parser("train", help=text, description=f"T{text[1:]}.", parents=(model,))
+    features_train.add_options(training)
+    training.set_defaults(act=features_train.train)
 
 
 def _add_tracing(parser: Parser) -> None:

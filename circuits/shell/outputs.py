@@ -38,6 +38,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "neurons.export": ("config", "model", "generation_config"),
     "report.out": ("circuit", "curve", "edges", "faithfulness", "methods", "paper", "references"),
     "patch.out": (),
+    "trained": ("cfg", "sae_weights"),
     "rivals.out": ("circuit", "rivals"),
     "kept_in": (),
 }

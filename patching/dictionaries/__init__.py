@@ -19,4 +19,7 @@ from patching.dictionaries.reading.found import load_dictionaries as load_dictio
 from patching.dictionaries.samples import own_text as own_text
 from patching.dictionaries.samples import text_rows as text_rows
 from patching.dictionaries.several import Dictionaries as Dictionaries
+from patching.dictionaries.sites import train_dictionaries as train_dictionaries
+from patching.dictionaries.training import Recipe as Recipe
+from patching.dictionaries.training import train_dictionary as train_dictionary
 from patching.dictionaries.writing import save_dictionaries as save_dictionaries

@@ -16,7 +16,7 @@ from patching.modes import without_gradients
 from patching.progress import Progress
 from patching.tasks.tokens import encode_prompt
 
-_AT_ONCE = 64
+_AT_ONCE = 2**28  # bytes of keys and values
 
 
 @without_gradients
@@ -33,12 +33,12 @@ def own_text(model: Model, *, n: int = 16, length: int = 64, seed: int = 0) -> P
         ValueError: if a number is less than 1 or 2, or the model reads fewer tokens.
     """
     _check(model, n, length)
-    first = _first_token(model)
+    first, at_once = _first_token(model), _rows_at_once(model, length)
     rows: list[tuple[int, ...]] = []
     with torch.random.fork_rng(devices=_gpus(model)), Progress("sampling", n) as progress:
         torch.manual_seed(seed)
         while len(rows) < n:
-            tokens = torch.full((min(_AT_ONCE, n - len(rows)), 1), first, device=model.device)
+            tokens = torch.full((min(at_once, n - len(rows)), 1), first, device=model.device)
             rows += [tuple(row) for row in _continued(model, tokens, length).tolist()]
             progress.at(len(rows))
     return Prompts(tuple(rows), f"{n} rows of its own, seed {seed}")
@@ -82,6 +82,12 @@ def _continued(model: Model, tokens: Tensor, length: int) -> Tensor:
         )
     assert isinstance(found, Tensor), "tokens were asked for"
     return found
+
+
+def _rows_at_once(model: Model, length: int) -> int:
+    """As many rows as what the model remembers of them leaves room for, from 16 to 1,024."""
+    d_model = model.blocks[0].w_o.shape[2]
+    return min(1024, max(16, _AT_ONCE // (8 * length * len(model.blocks) * d_model)))
 
 
 def _first_token(model: Model) -> int:

@@ -1,4 +1,4 @@
-"""The command `features check`: what it prints, what it says in JSON, and its exit codes."""
+"""The commands `features check` and `features train`: what they print and write, exit codes."""
 
 import json
 
@@ -53,6 +53,21 @@ def test_numbers_come_as_json(capsys, home):
     assert [fit["writes"] for fit in said["fits"]] == ["r0.post", "r1.post"]
     assert said["fits"][0]["fvu"] < 1e-10 < 1 < said["fits"][1]["fvu"]
     assert len(said["fits"][0]["hash"]) == 16 and said["text"] == "2 rows of its own, seed 0"
+
+
+def test_dictionaries_are_trained_written_and_fit_what_they_were_trained_on(capsys, home, tmp_path):
+    text = ["--n", "16", "--length", "9"]
+    recipe = ["--features", "24", "--k", "3", "--steps", "40", "--batch-size", "32"]
+    to = ["--sites", "m1,r0.post", "--out", str(tmp_path / "made"), "--run", str(tmp_path / "run")]
+    given = ["features", "train", "--model", str(home / "model"), *text, *recipe, *to, "--json"]
+    assert main(given) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [fit["writes"] for fit in said["fits"]] == ["m1", "r0.post"]
+    assert all(fit["fvu"] < 1 and fit["l0"] <= 3 for fit in said["fits"])
+    assert main(given) == 0  # done already: states are taken up, and the same comes out
+    assert json.loads(capsys.readouterr().out) == said
+    code, out, _ = run(capsys, home, tmp_path / "made")
+    assert code == 0 and "m1.in" in out
 
 
 @pytest.mark.parametrize(

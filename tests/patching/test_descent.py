@@ -182,3 +182,33 @@ def test_curves_are_drawn_one_panel_each():
 def test_unknown_curves_are_refused():
     with pytest.raises(ValueError, match="no curve named 'lost'; there are loss"):
         History({"loss": torch.zeros(2).double()}, "").last("lost")
+
+
+def test_a_rate_grows_and_falls_as_the_schedule_says():
+    schedule = Schedule(steps=10, warm_up=4, cool_down=0.5)
+    assert [schedule.factor(n) for n in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert [schedule.factor(n) for n in range(5, 10)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
+    assert Schedule(steps=10).factor(0) == Schedule(steps=10).factor(9) == 1
+    assert schedule.options != Schedule(steps=10).options
+    with pytest.raises(ValueError, match="a share from 0 to 1 would be right"):
+        Schedule(cool_down=2.0)
+
+
+def test_what_an_objective_keeps_is_put_back_where_it_goes_on(tmp_path):
+    def counting(kept, stop):
+        def objective(values, step):
+            if step.number == stop:
+                raise Stopped
+            kept["seen"] += step.number
+            return values["x"].sum() ** 2 + kept["seen"].sum(), {}
+
+        return objective
+
+    schedule = Schedule(steps=12, folder=tmp_path, save_every=4)
+    parameters = {"x": Parameter(torch.zeros(3, dtype=torch.float64), 0.1)}
+    kept = {"seen": torch.zeros(2)}
+    with pytest.raises(Stopped):
+        descend(parameters, counting(kept, 10), 7, schedule, facts={}, kept=kept)
+    again = {"seen": torch.zeros(2)}
+    descend(parameters, counting(again, None), 7, schedule, facts={}, kept=again)
+    assert again["seen"].tolist() == [66, 66]
