@@ -20,7 +20,7 @@ from patching.files.tensors import in_words, read_tensors, require_like, write_t
 from patching.history import History
 from patching.modes import as_typed, with_gradients
 from patching.progress import Progress
-from patching.work.fingerprint import told_apart
+from patching.work.fingerprint import difference, told_apart
 
 STATE = "state.safetensors"
 _FORMAT = "training state 1"
@@ -281,7 +281,7 @@ def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, 
     saved, facts = read_tensors(path, _FORMAT)
     if facts.get("of") != identity:
         raise ValueError(
-            f"{path} is the state of another training{_difference(facts.get('of'), identity)}; "
+            f"{path} is the state of another training{difference(facts.get('of'), identity)}; "
             "give the same options, or an empty folder"
         )
     curves = {name: saved.pop(name) for name in [*saved] if name.startswith(_CURVE)}
@@ -317,20 +317,3 @@ def _check_curves(path: Path, curves: Mapping[str, Tensor], steps: int) -> None:
 def _kinds(state: _State) -> list[tuple[str, dict[str, Tensor]]]:
     some = [("values", state.values), ("means", state.means), ("squares", state.squares)]
     return [*some, ("kept", state.kept)]
-
-
-def _difference(of: object, identity: Mapping[str, object]) -> str:
-    """In which facts two trainings differ."""
-    before, now = _flat_facts(of if isinstance(of, dict) else {}), _flat_facts(identity)
-    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return f" ({', '.join(name[:40] for name in names[:9])} differ)" if names else ""
-
-
-def _flat_facts(facts: Mapping[str, object], within: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            flat |= _flat_facts(value, f"{within}{name}.")
-        else:
-            flat[within + name] = value
-    return flat

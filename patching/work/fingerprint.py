@@ -50,6 +50,23 @@ def told_apart(described: Mapping[str, object], functions: object) -> str:
     return fingerprint(functions)
 
 
+def difference(of: object, identity: Mapping[str, object]) -> str:
+    """In which facts two works differ, for the end of a message."""
+    before, now = _flat_facts(of if isinstance(of, dict) else {}), _flat_facts(identity)
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return f" ({', '.join(name[:40] for name in names[:9])} differ)" if names else ""
+
+
+def _flat_facts(facts: Mapping[str, object], within: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            flat |= _flat_facts(value, f"{within}{name}.")
+        else:
+            flat[within + name] = value
+    return flat
+
+
 def _feed(thing: object, feed: Callable[[bytes], None], inside: tuple[int, ...]) -> None:
     """Hash a thing into `feed`; `inside` are the things it is part of, which may refer to it."""
     if id(thing) in inside:
