@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.files.tensors import in_words, read_tensors, require_like, write_tensors
-from patching.history import History
+from patching.files.tensors import read_tensors, require_like, write_tensors
+from patching.history import History, check_curves
 from patching.modes import as_typed, with_gradients
 from patching.progress import Progress
 from patching.work.fingerprint import difference, told_apart
@@ -64,17 +64,14 @@ class Schedule:
         if not 0 <= self.rate < math.inf:
             raise ValueError(f"the rate is {self.rate}; a number from 0 up would be right")
         if self.warm_up < 0 or not 0 <= self.cool_down <= 1:
-            raise ValueError(
-                f"warm_up is {self.warm_up} and cool_down {self.cool_down}; a number of steps from "
-                "0 up and a share from 0 to 1 would be right"
-            )
+            raised = f"warm_up {self.warm_up}, cool_down {self.cool_down}"
+            raise ValueError(f"{raised}: 0 steps or more, a share from 0 to 1 would be right")
 
     @property
     def options(self) -> dict[str, int | float | None]:
         """What of it bears on the result, for provenance."""
         said = asdict(self)
-        names = [*_BEARING, *(name for name in _SHAPING if said[name])]
-        return {name: said[name] for name in names}
+        return {n: said[n] for n in (*_BEARING, *_SHAPING) if n in _BEARING or said[n]}
 
     def factor(self, number: int) -> float:
         """What the rate is multiplied by in a step."""
@@ -287,7 +284,7 @@ def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, 
     curves = {name: saved.pop(name) for name in [*saved] if name.startswith(_CURVE)}
     wanted = {f"{kind} {name}": x for kind, some in _kinds(state) for name, x in some.items()}
     require_like(path, saved, wanted)
-    _check_curves(path, curves, schedule.steps)
+    check_curves(path, curves, f"{_CURVE}{LOSS}", schedule.steps)
     below = any((x < 0).any() for name, x in saved.items() if name.startswith("squares"))
     if below or facts.get("steps") != len(curves.get(_CURVE + LOSS, ())):
         raise ValueError(f"{path} holds other steps than it says, or squares below 0; delete it")
@@ -298,22 +295,6 @@ def _load(state: _State, path: Path, schedule: Schedule, identity: Mapping[str, 
         state.curves[name.removeprefix(_CURVE)] = curve.tolist()
 
 
-def _check_curves(path: Path, curves: Mapping[str, Tensor], steps: int) -> None:
-    """Refuse curves that are none, or of more steps than there are.
-
-    Raises:
-        ValueError: naming the curve.
-    """
-    loss = curves.get(_CURVE + LOSS, torch.empty(0, dtype=torch.float64))
-    for name, curve in curves.items():
-        right = curve.dtype == torch.float64 and curve.ndim == 1
-        if not right or len(curve) > min(steps, len(loss)) or not loss.isfinite().all():
-            raise ValueError(
-                f"the {name!r} of {path} is {in_words(curve)}, and no curve of at most {steps} "
-                "steps beside that of the loss; delete it to begin anew"
-            )
-
-
 def _kinds(state: _State) -> list[tuple[str, dict[str, Tensor]]]:
-    some = [("values", state.values), ("means", state.means), ("squares", state.squares)]
-    return [*some, ("kept", state.kept)]
+    names = ("values", "means", "squares", "kept")
+    return [(name, getattr(state, name)) for name in names]

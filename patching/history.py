@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from patching.figures import COLOURS, LABEL, SMALL, TITLE, Figure
 from patching.files.brief import briefly
+from patching.files.tensors import in_words
 
 
 @briefly
@@ -62,3 +65,19 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(0, stop - width)
     return (sums[stop] - sums[start]) / (stop - start)
+
+
+def check_curves(path: str | Path, curves: Mapping[str, Tensor], of_loss: str, steps: int) -> None:
+    """Refuse curves of a file that are none, or of more steps than there are.
+
+    Raises:
+        ValueError: naming the curve.
+    """
+    loss = curves.get(of_loss, torch.empty(0, dtype=torch.float64))
+    for name, curve in curves.items():
+        right = curve.dtype == torch.float64 and curve.ndim == 1
+        if not right or len(curve) > min(steps, len(loss)) or not loss.isfinite().all():
+            raise ValueError(
+                f"the {name!r} of {path} is {in_words(curve)}, and no curve of at most {steps} "
+                "steps beside that of the loss; delete it to begin anew"
+            )
