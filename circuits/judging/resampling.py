@@ -165,10 +165,10 @@ def resamples(scores: Scores, n: int, seed: int) -> Iterator[Scores]:
     """
     rows, exists = require_rows(scores), scores.graph.exists
     for i, often in enumerate(torch.from_numpy(counts(len(rows), n, seed))):
-        matrix = torch.zeros_like(scores.matrix)
-        matrix[exists] = often @ rows / len(rows)
+        matrix, drawn = torch.zeros_like(scores.matrix), rows.repeat_interleave(often.long(), dim=0)
+        matrix[exists] = drawn.mean(dim=0)
         said = {**scores.provenance, "resample": {"number": i, "seed": seed}}
-        yield replace(scores, matrix=matrix, provenance=said, completeness=None, by_prompt=None)
+        yield replace(scores, matrix=matrix, provenance=said, completeness=None, by_prompt=drawn)
 
 
 def difference(a: Resampled, b: Resampled) -> Difference:

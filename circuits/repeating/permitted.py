@@ -288,7 +288,7 @@ OPTIONS: dict[str, dict[str, Check | str]] = {
         "start": _file,
     },
     "evaluate": _JUDGING,
-    "curve": {**_JUDGING, **_each(_plain, "ranking sizes granularity random bootstrap")},
+    "curve": {**_JUDGING, **_each(_plain, "ranking sizes granularity random bootstrap resamples")},
     "patch": {**_ON_TASK, "method": _name, **_each(_plain, "what over direction top")},
     "neurons": {
         **_ON_TASK,

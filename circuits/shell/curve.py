@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import fill
@@ -14,6 +14,7 @@ from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
+from circuits.shell.resampling import check_resamples, print_resampled, resample, rows_of
 from circuits.shell.results import refuse_twice, write_csv, write_figure
 from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import natural, numbers
@@ -34,6 +35,7 @@ class Judged:
     curve: "Curve"
     areas: "dict[str, Estimate]"
     in_sample: bool
+    resampled: Sequence[Mapping[str, object]] = ()
 
 
 def add_options(parser: Parser) -> None:
@@ -65,6 +67,14 @@ def add_options(parser: Parser) -> None:
         metavar="N",
         help="draws of prompts for the intervals (1000)",
     )
+    parser.add_argument(
+        "--resamples",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="find circuits on N resamples of the search's prompts too, for scores kept by prompt: "
+        "intervals that contain the search, paired differences from the first file (0)",
+    )
 
 
 def curve(args: Namespace) -> None:
@@ -75,6 +85,7 @@ def curve(args: Namespace) -> None:
             leaves no gap to keep a share of.
     """
     refuse_twice(args.files)
+    check_resamples(args)
     judged = _judge(args)
     if not leads_here(open_run(args)):
         return
@@ -94,6 +105,7 @@ def _judge(args: Namespace) -> list[Judged]:
     from circuits.grouping import join_scores
     from circuits.judging.faithfulness import Sweep
     from circuits.judging.faithfulness import curve as run
+    from circuits.running.trial import prepare
 
     metric = open_metric(args)
     scores = {path: read_scores(path) for path in args.files}
@@ -114,14 +126,26 @@ def _judge(args: Namespace) -> list[Judged]:
         direction=args.direction,
     )
     sweeps = [sweep] if args.sizes is not None else [sweep, _other(sweep)]
-    judged, kept = [], open_run(args)
+    judged, kept, first = [], open_run(args), None
+    trial = prepare(
+        model,
+        task,
+        metric,
+        ablation=sweep.ablation,
+        direction=args.direction,
+        batch_size=args.batch_size,
+        kept_in=kept,
+    )
     for path, one in scores.items():
         curves = [
             _noted(run(model, task, one, metric, s, batch_size=args.batch_size, run=kept), args)
             for s in sweeps
         ]
         in_sample = one.provenance.get("tokens") == task.hash
-        judged.append(Judged(path, curves[0], _areas(curves), in_sample))
+        again = resample(args, trial, one, curves[0]) if args.resamples else []
+        first = again if first is None else first
+        rows = rows_of(again, first, curves[0]) if again else []
+        judged.append(Judged(path, curves[0], _areas(curves), in_sample, rows))
     return judged
 
 
@@ -156,7 +180,8 @@ def _content(judged: Judged) -> dict[str, object]:
 
     areas = {name: plain(asdict(area)) for name, area in judged.areas.items()}
     rest = json.loads(judged.curve.to_json())
-    return {"scores": judged.path, "in_sample": judged.in_sample, "areas": areas, **rest}
+    rows = {"resampled": plain([dict(row) for row in judged.resampled])} if judged.resampled else {}
+    return {"scores": judged.path, "in_sample": judged.in_sample, "areas": areas, **rows, **rest}
 
 
 def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
@@ -178,6 +203,8 @@ def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
         print_columns(head, [_row(point, metric_name) for point in one.curve.points])
         for name, area in one.areas.items():
             print(f"{name}: {area.value:.3f} ({area.low:.3f} to {area.high:.3f})")
+        if one.resampled:
+            print_resampled(one.resampled, against=Path(judged[0].path).stem)
         print(f"{title(metric_name)}, mean over {n} prompts.\n")
     said = judged[0].curve.conditions
     print(fill(explain_faithfulness(said.ablation), 88))

@@ -41,3 +41,21 @@ def test_clusters_and_transfer_are_tables(home, tmp_path, capsys):
     assert rows[0]["faithfulness"] == rows[1]["faithfulness"], "the same prompts"
     assert main([*command, str(home / "task.json")]) == 2
     assert "a task is named twice" in capsys.readouterr().err
+
+
+def test_curves_hold_the_search_and_files_are_compared_in_pairs(home, tmp_path, capsys):
+    files = [str(tmp_path / "s.safetensors"), str(tmp_path / "other.safetensors")]
+    for path, steps in zip(files, ("1", "2"), strict=True):
+        assert main(["score", *on(home), "--steps", steps, "--by-prompt", "--out", path]) == 0
+    few = ["--sizes", "20,46", "--random", "0", "--bootstrap", "0", "--resamples", "3"]
+    command = ["curve", *on(home), *files, *few]
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.count("finding and judging") == 2 and "more than s" in said
+    assert main([*command, "--json"]) == 0
+    first, second = (one["resampled"] for one in json.loads(capsys.readouterr().out))
+    assert "more" not in first[0] and abs(second[1]["more"]) < 1e-6 and second[1]["jaccard"] == 1.0
+    assert second[0]["more"] == second[0]["faithfulness"] - first[0]["faithfulness"]
+    assert main([*command, "--granularity", "nodes"]) == 2
+    assert "--resamples finds circuits of edges" in capsys.readouterr().err
