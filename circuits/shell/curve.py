@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
     from circuits.judging.faithfulness import Sweep
     from circuits.judging.points import Curve, Point
+    from circuits.running.trial import Trial
+    from circuits.scores import Scores
     from patching.intervals import Estimate
+    from patching.model import Model
+    from patching.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,6 @@ def curve(args: Namespace) -> None:
 
 def _judge(args: Namespace) -> list[Judged]:
     from circuits.grouping import join_scores
-    from circuits.judging.faithfulness import Sweep
     from circuits.judging.faithfulness import curve as run
     from circuits.running.trial import prepare
 
@@ -114,7 +117,34 @@ def _judge(args: Namespace) -> list[Judged]:
         scores[path] = join_scores(one, model.graph, f"{path} holds scores")
         warn_of_other_weights(path, one.provenance, model)
     task = open_task(args.task, model, args, seed=args.seed)
-    sweep = Sweep(
+    sweep = _sweep(args, model, task)
+    sweeps = [sweep] if args.sizes is not None else [sweep, _other(sweep)]
+    judged, kept = [], open_run(args)
+    for path, one in scores.items():
+        curves = [
+            _noted(run(model, task, one, metric, s, batch_size=args.batch_size, run=kept), args)
+            for s in sweeps
+        ]
+        in_sample = one.provenance.get("tokens") == task.hash
+        judged.append(Judged(path, curves[0], _areas(curves), in_sample))
+    if not args.resamples:
+        return judged
+    trial = prepare(
+        model,
+        task,
+        metric,
+        ablation=sweep.ablation,
+        direction=args.direction,
+        batch_size=args.batch_size,
+        kept_in=kept,
+    )
+    return _with_resamples(args, trial, scores, judged)
+
+
+def _sweep(args: Namespace, model: "Model", task: "Task") -> "Sweep":
+    from circuits.judging.faithfulness import Sweep
+
+    return Sweep(
         ranking=args.ranking,
         sizes=args.sizes,
         n_random=args.random,
@@ -125,28 +155,15 @@ def _judge(args: Namespace) -> list[Judged]:
         ablated=args.ablated,
         direction=args.direction,
     )
-    sweeps = [sweep] if args.sizes is not None else [sweep, _other(sweep)]
-    judged, kept, first = [], open_run(args), None
-    trial = prepare(
-        model,
-        task,
-        metric,
-        ablation=sweep.ablation,
-        direction=args.direction,
-        batch_size=args.batch_size,
-        kept_in=kept,
-    )
-    for path, one in scores.items():
-        curves = [
-            _noted(run(model, task, one, metric, s, batch_size=args.batch_size, run=kept), args)
-            for s in sweeps
-        ]
-        in_sample = one.provenance.get("tokens") == task.hash
-        again = resample(args, trial, one, curves[0]) if args.resamples else []
-        first = again if first is None else first
-        rows = rows_of(again, first, curves[0]) if again else []
-        judged.append(Judged(path, curves[0], _areas(curves), in_sample, rows))
-    return judged
+
+
+def _with_resamples(
+    args: Namespace, trial: "Trial", scores: "Mapping[str, Scores]", judged: Sequence[Judged]
+) -> list[Judged]:
+    """With intervals that contain the search, and differences from the first file's circuits."""
+    found = [resample(args, trial, scores[one.path], one.curve) for one in judged]
+    rows = [rows_of(some, found[0], one.curve) for some, one in zip(found, judged, strict=True)]
+    return [replace(one, resampled=row) for one, row in zip(judged, rows, strict=True)]
 
 
 def _noted(curve: "Curve", args: Namespace) -> "Curve":
