@@ -10,7 +10,7 @@ DEVICE ?= cpu
 CARD ?= h100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-newest fuzz check soak bench truth reference families model notebooks run-notebooks docs clean
+.PHONY: help demo test test-lowest test-newest fuzz check soak bench truth real reference families model notebooks run-notebooks docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,9 @@ bench: $(STAMP)  ## operations, time and memory beside the plain model; DEVICE=c
 
 truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.md (masks alone: 20 minutes)
 	$(BIN)/python -m benchmarks.truth --learned
+
+real: $(STAMP)  ## cheap methods on a real model: docs/real.md; MODEL=FOLDER, resumable (hours)
+	$(BIN)/python -m benchmarks.real $(MODEL)
 
 reference: $(STAMP)  ## exact scores of all edges on every task of the trained models (minutes)
 	$(BIN)/python -m benchmarks.reference
