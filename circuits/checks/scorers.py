@@ -33,7 +33,7 @@ class _Case:
         """Scores of a task on the case's model: all prompts in one batch, and few steps."""
         steps = {"steps": 2} if self.laws.takes_steps else {}
         usual = {"batch_size": len(task), **steps}
-        found = self.scorer(self.on.model, task, logit_diff, **{**usual, **options})
+        found = self.scorer(self.on.model, task, self.on.metric, **{**usual, **options})
         law = "a scorer returns Scores"
         require(isinstance(found, Scores), law, f"a {type(found).__name__} was returned")
         return found
@@ -206,7 +206,7 @@ def _adds_up(case: _Case) -> None:
         require_equal(nodes, expected, law, tolerance)
     rule = _rule_at_clean(found)
     if rule is not None:
-        expected = attribute(case.on.model, case.on.task, logit_diff, rule=rule).writers
+        expected = attribute(case.on.model, case.on.task, case.on.metric, rule=rule).writers
         require_equal(nodes, expected, law, tolerance)
 
 
@@ -278,7 +278,7 @@ def _gap(on: Specimen) -> float:
     """The mean of the metric in the clean run minus that in the corrupt one."""
     (batch,) = on.task.batches(len(on.task), on.model.device)
     clean, corrupt = (
-        float(logit_diff(on.model.answer_logits(prompts, batch), batch).double().mean())
+        float(on.metric(on.model.answer_logits(prompts, batch), batch).double().mean())
         for prompts in (batch.clean, batch.corrupt)
     )
     return clean - corrupt

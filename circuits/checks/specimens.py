@@ -1,10 +1,11 @@
 """Small models to try extensions on: random weights, in three formats, in float64."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import transformers as hf
 
+from patching.metrics import Metric, logit_diff, logprob_diff
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.tasks.random_tokens import random_tokens
@@ -15,11 +16,12 @@ VOCAB = 97
 
 @dataclass(frozen=True)
 class Specimen:
-    """A model with a task of random tokens, and the relative error that its own rounding makes."""
+    """A model, a task of random tokens with its metric, and the relative error of its rounding."""
 
     model: Model
     task: Task
     rounding: float
+    metric: Metric = logit_diff
 
 
 def specimen(model: Model) -> Specimen:
@@ -32,8 +34,23 @@ def specimen(model: Model) -> Specimen:
 
 
 def specimens() -> tuple[Specimen, ...]:
-    """A GPT-2, a Llama with shared keys and values, and a Gemma 2 with post-norms and soft caps."""
-    return tuple(specimen(Model.load(_random(config))) for config in _configs())
+    """A GPT-2, a Llama with shared keys and values, and a Gemma 2 with post-norms and soft caps.
+
+    The Llama's answers have one token or several, of different lengths in a row.
+    """
+    gpt2, llama, gemma = (specimen(Model.load(_random(config))) for config in _configs())
+    return gpt2, _of_two_lengths(llama), gemma
+
+
+def _of_two_lengths(one: Specimen) -> Specimen:
+    """The same with answers of several tokens in every other row."""
+    prompts = list(one.task.prompts)
+    for i, prompt in list(enumerate(prompts))[::2]:
+        (right,), (wrong,) = prompt.answers, prompt.wrong_answers
+        assert isinstance(right, int) and isinstance(wrong, int), "random answers are single"
+        longer = {"answers": ((right, 5, 6),), "wrong_answers": ((wrong, 7),)}
+        prompts[i] = replace(prompt, **longer)
+    return replace(one, task=replace(one.task, prompts=tuple(prompts)), metric=logprob_diff)
 
 
 def _configs() -> tuple[hf.PretrainedConfig, ...]:
