@@ -184,6 +184,17 @@ class Task:
         hint = "; give such answers, or first_token=True where texts are read)"
         refuse_rows(self, lambda p: not p.is_plain, what + hint)
 
+    def require_whole(self, who: str) -> None:
+        """Refuse spans that are kept apart, for `who` cannot.
+
+        Raises:
+            ValueError: saying so.
+        """
+        if self.apart:
+            raise ValueError(
+                f"{who} keeps no spans apart: give the task as it was before by_span()"
+            )
+
     def require_contrast(self) -> None:
         """Refuse pairs whose corrupt prompt is the clean one: nothing could be measured on them.
 
