@@ -39,7 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted(
     path for name in ("circuits", "patching", "benchmarks") for path in (ROOT / name).rglob("*.py")
 )
-RUNS_CODE = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "yaml", "xmlrpc"}
+RUNS_CODE = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "xmlrpc"}
+PLAIN_YAML = {"yaml.safe_load", "yaml.YAMLError"}
 GRAPH = Graph(2, 2, 2)
 NASTY = (
     "</script><img src=x onerror=document.title=1>",
@@ -72,13 +73,24 @@ def keyword(call: ast.Call, name: str) -> object:
     return found[0] if found else None
 
 
-def dangers(source: str) -> list[str]:
-    """What could run code from a file or a text."""
-    tree, found = ast.parse(source), []
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Imports of what runs code in files; of YAML's reader, all but that of plain values."""
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-        found += [f"import {name}" for name in names if name.split(".")[0] in RUNS_CODE]
+        whole = [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for name in (*names, *whole):
+            if name.split(".")[0] in RUNS_CODE or name.startswith("yaml."):
+                yield f"import {name}"
+        if "yaml" in whole:
+            yield "from yaml import: write yaml.safe_load"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "yaml":
+            yield from {ast.unparse(node)} - PLAIN_YAML
+
+
+def dangers(source: str) -> list[str]:
+    """What could run code from a file or a text."""
+    tree = ast.parse(source)
+    found = list(imports(tree))
     for name, call in calls(tree):
         if name == "torch.load" and keyword(call, "weights_only") is not True:
             found.append("torch.load without weights_only=True")
@@ -101,9 +113,14 @@ def test_no_module_runs_what_a_file_says(path):
 @pytest.mark.parametrize(
     "source",
     [
-        *("import pickle", "from dill import load", "import yaml", "eval('1')", "exec(text)"),
+        *("import pickle", "from dill import load", "yaml.load(t)", "eval('1')", "exec(text)"),
         *("torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)", "os.system('ls')"),
         *("np.load(p, allow_pickle=True)", "subprocess.run(c, shell=True)", "pd.read_pickle(p)"),
+        *(
+            "import yaml.constructor as c",
+            "from yaml import load",
+            "yaml.safe_load(t, yaml.Loader)",
+        ),
     ],
 )
 def test_the_search_for_such_code_finds_it(source):
