@@ -41,7 +41,9 @@ Announce = Callable[[Sequence[str]], None]
 
 _FOLDERS = ("discover", "patch", "neurons", "learn")
 _PRINTED = ("curve", "evaluate")
-_SELECTORS = {f.__name__: f for f in (top_n, greedy, threshold, by_lower_bound, by_inclusion)}
+_SELECTORS: dict[str, Callable[..., Circuit]] = {
+    f.__name__: f for f in (top_n, greedy, threshold, by_lower_bound, by_inclusion)
+}
 
 
 def rerun(
@@ -182,9 +184,9 @@ def again(circuit: Circuit) -> Callable[[Scores], Circuit]:
             f"how its edges were chosen from scores (the selection is {found}; known: {known})"
         )
     number, ranking = selection.get("requested"), selection.get("ranking")
-    if type(number) not in (int, float) or ranking not in ("absolute", "signed"):
+    numbers = (int, float) if select is threshold else (int,)
+    if type(number) not in numbers or ranking not in ("absolute", "signed"):
         raise ValueError(f"how its edges were chosen from scores (recorded is {shown(selection)})")
-    assert isinstance(number, int | float), "just seen"
     prune = bool(selection.get("pruned"))
     return lambda scores: select(scores, number, ranking=ranking, prune=prune)
 
