@@ -106,7 +106,7 @@ def blank(
     return figure, axes
 
 
-def log_ticks(axes: Axes, values: Sequence[float]) -> None:
+def log_ticks(axes: Axes, values: Sequence[float | int]) -> None:
     """A logarithmic axis of counts with numbers on it, however short it is, and no other ticks.
 
     >>> _, axes = blank()
