@@ -157,6 +157,7 @@ def ensemble(members: Sequence[Scores]) -> Scores:
     scores are large would otherwise decide alone. Zero stays zero and signs stay. P-Ens of
     Mondorf et al. 2025, arXiv:2510.06811. The result has no unit.
 
+    >>> from patching.graph import Graph
     >>> graph = Graph(n_layers=1, n_heads=1, n_kv_heads=1)
     >>> small, large = (Scores(graph.exists.double() * n, graph, {}) for n in (1, 20))
     >>> ensemble([small, large]).of("m0", "logits")
