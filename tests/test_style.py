@@ -1,6 +1,7 @@
 """What no linter rule says: short functions and files, no circles, nothing done at import."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import networkx as nx
@@ -97,3 +98,9 @@ def test_no_module_is_in_a_circle_of_imports():
 def test_the_first_look_at_circuits_shows_few_rooms():
     shown = [path for path in (ROOT / "circuits").iterdir() if path.name[:2] != "__"]
     assert len(shown) <= 30, sorted(path.name for path in shown)
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Without packages among the tests, a second file of one name is an error of collection."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, times in names.items() if times > 1 and name != "conftest.py"] == []
