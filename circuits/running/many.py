@@ -29,6 +29,7 @@ from patching.tasks.task import Batch
 Found = tuple[list[int], Float[Tensor, "chunk asked vocab"]]
 
 Use = Callable[[list[int], Float[Tensor, "chunk asked vocab"]], None]
+"""What is done with some circuits' logits; one row stands for all where they are the same run."""
 
 
 @torch.no_grad()
@@ -43,7 +44,8 @@ def run_circuits(
     """
     found: list[Found] = []
     _run(model, batch, pair, removed, lambda chunk, logits: found.append((chunk, logits)))
-    yield from found
+    for chunk, logits in found:
+        yield chunk, logits.expand(len(chunk), -1, -1)
 
 
 @without_gradients
@@ -135,14 +137,19 @@ def _run_planned(
     coupled = [block.couples_heads for block in model.blocks]
     removed = removed.to("cpu", pair.replaced.embed.dtype)
     plans = make_plans(removed, model.graph, paired=pair.corrupt is not None, coupled=coupled)
+    clean: list[int] = []
+    corrupt: list[int] = []
     by_layer: dict[int, list[int]] = {}
     for i, plan in enumerate(plans):
         if plan.first_layer is None:
-            use([i], pair.clean.logits[None])
+            clean.append(i)
         elif plan.is_corrupt and pair.corrupt is not None:
-            use([i], pair.corrupt.logits[None])
+            corrupt.append(i)
         else:
             by_layer.setdefault(plan.first_layer, []).append(i)
+    for ends, end in ((clean, pair.clean), (corrupt, pair.corrupt)):
+        if ends and end is not None:
+            use(ends, end.logits[None])
     every = list(by_layer.values())
     if every and takes_many(model.device):
         every = [[i for layer in sorted(by_layer) for i in by_layer[layer]]]
