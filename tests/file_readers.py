@@ -239,7 +239,12 @@ def _tensors(model: Model, home: Path) -> list[Reader]:
             "tuned lens", _by(lens.save, "lens.safetensors"), read_lens, sealed=True, exact=True
         ),
         Reader(
-            "chunk of a run", make_chunk, read_chunk, sealed=True, named="chunk-00000.safetensors"
+            "chunk of a run",
+            make_chunk,
+            read_chunk,
+            sealed=True,
+            exact=True,
+            named="chunk-00000.safetensors",
         ),
         *_trained(model, home),
     ]

@@ -4,7 +4,7 @@ What costs most is done then: resamples of the prompts, their lower bounds and t
 of what is kept.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.scores import Scores
+from circuits.scoring.batches import with_caution
 from patching.graph import Graph
 from patching.tasks.task import Task
 from patching.work import Parts, Run, do
@@ -46,7 +47,8 @@ def by_prompt(task: Task, score: Callable[[Task], Scores], *, run: Run | None = 
         "prompts": "scored one by one",
     }
     matrix = on_graph(rows.mean(dim=0), first.graph)
-    return Scores(matrix, first.graph, provenance, torch.cat(deltas) if deltas else None, rows)
+    whole = torch.cat(deltas) if deltas else None
+    return with_caution(Scores(matrix, first.graph, provenance, whole, rows))
 
 
 def one_by_one(
@@ -59,7 +61,7 @@ def one_by_one(
         "tokens": task.hash,
     }
     work, n = _Work(task, score, first), -(-len(task) // EXAMPLES_A_CHUNK)
-    for done in do(run, work, n, what="examples", settings=settings):
+    for done in do(run, work, n, what="examples", settings=settings, lengths=work.lengths):
         edges = done.parts["edges"]
         deltas = done.parts.get("completeness", [None] * len(edges))
         yield from zip(edges, deltas, strict=True)
@@ -74,12 +76,19 @@ class _Work:
     first: Scores
 
     def __call__(self, number: int) -> Parts:
-        start = number * EXAMPLES_A_CHUNK
-        rows = range(len(self.task))[start : start + EXAMPLES_A_CHUNK]
+        rows = self._rows(number)
         found = [of_one(self.task, self.score, row) if row else self.first for row in rows]
         parts = {"edges": torch.stack([one.matrix[one.graph.exists] for one in found])}
         deltas = [one.completeness for one in found if one.completeness is not None]
         return parts | ({"completeness": torch.stack(deltas)} if deltas else {})
+
+    def lengths(self, number: int, part: str) -> Mapping[int, int]:
+        """Of each part of a chunk, a row for each prompt."""
+        return {0: len(self._rows(number))}
+
+    def _rows(self, number: int) -> range:
+        start = number * EXAMPLES_A_CHUNK
+        return range(len(self.task))[start : start + EXAMPLES_A_CHUNK]
 
 
 def of_one(task: Task, score: Callable[[Task], Scores], row: int) -> Scores:

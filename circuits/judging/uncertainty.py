@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.judging.prompts import of_one, on_graph, one_by_one
 from circuits.scores import Ranking, Scores, ranked_by
+from circuits.scoring.batches import with_caution
 from patching.files.brief import briefly
 from patching.memory import in_tiles
 from patching.tasks.task import Task
@@ -146,7 +147,8 @@ def uncertainty(
         "n_examples": len(task),
         "bootstrap": {"n_resamples": n_resamples, "seed": seed, "weights": "Poisson(1)"},
     }
-    scores = Scores(total / len(task), graph, provenance, torch.cat(deltas) if deltas else None)
+    whole = torch.cat(deltas) if deltas else None
+    scores = with_caution(Scores(total / len(task), graph, provenance, whole))
     return _summarise(scores, sums, size, ranking)
 
 

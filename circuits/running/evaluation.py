@@ -1,7 +1,7 @@
 """Evaluation: what a model still does when everything outside a circuit is corrupted."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 
@@ -136,10 +136,19 @@ def evaluate_all(
     doing = Doing(batch_size, run)
     keeping = Keeping("evaluating", described, (*metrics, prepared), doing, "the metric")
     measures = blocks * task.n_batches(batch_size)
-    batches = in_batches(model, task, measures, keeping, join=_one_after_the_other)
+    axes = partial(_lengths, len(metrics), len(circuits))
+    batches = in_batches(model, task, measures, keeping, join=_one_after_the_other, axes=axes)
     whole = reduce(_one_after_the_other, map(_side_by_side, batches))
     ends = whole["values"], whole["clean"], whole["corrupt"]
     return [Evaluation(*one) for one in zip(*ends, strict=True)]
+
+
+def _lengths(
+    n_metrics: int, n_circuits: int, part: str, block: int, n_examples: int
+) -> Mapping[int, int]:
+    """`[metric, circuit, example]`, and without circuits for the two ends."""
+    of_block = min(n_circuits - block * CIRCUITS_A_CHUNK, CIRCUITS_A_CHUNK)
+    return dict(enumerate((n_metrics, *((of_block,) if part == "values" else ()), n_examples)))
 
 
 def _side_by_side(blocks: Sequence[Done]) -> Parts:

@@ -52,14 +52,20 @@ class TaskScores:
 
 def to_scores(found: TaskScores) -> Scores:
     """With one number an edge; a warning where they add up to something else than they should."""
-    scores = Scores(found.mean, found.graph, found.provenance, found.deltas)
+    return with_caution(Scores(found.mean, found.graph, found.provenance, found.deltas))
+
+
+def with_caution(scores: Scores) -> Scores:
+    """Scores that say how far their sum is off, where that is known; a warning where it is far."""
     if scores.completeness_error is None:
         return scores
     if scores.caution:
         warnings.warn(scores.caution, stacklevel=1)
     error = float(f"{scores.completeness_error:.3g}")
-    said = {"completeness_error": error} if math.isfinite(error) else {}
-    return replace(scores, provenance={**found.provenance, **said})
+    said = {**scores.provenance, "completeness_error": error}
+    if not math.isfinite(error):  # which is no number in JSON
+        said.pop("completeness_error")
+    return replace(scores, provenance=said)
 
 
 @contextmanager
@@ -105,7 +111,9 @@ def score_batches(
     model.check(task)
     graph, n_batches = kept_apart(model.graph, task.apart), task.n_batches(keeping.doing.batch_size)
     measures = [partial(_edges, portion, graph.exists) for portion in portions] * n_batches
-    batches = in_batches(model, task, measures, keeping, join=_joined)
+    counts = [int(graph.exists[:, portion.readers].sum()) for portion in portions]
+    axes = partial(_lengths, counts)
+    batches = in_batches(model, task, measures, keeping, join=_joined, axes=axes)
     add = partial(_with_one, graph.exists, portions)
     return added_up(batches, task, keeping.doing, add, partial(_finish, graph, keeping, finish))
 
@@ -124,6 +132,11 @@ def _joined(first: Parts, second: Parts) -> Parts:
     edges = {"edges": first["edges"] + second["edges"]}
     deltas = [part["completeness"] for part in (first, second) if "completeness" in part]
     return edges | ({"completeness": torch.cat(deltas)} if deltas else {})
+
+
+def _lengths(counts: Sequence[int], part: str, portion: int, n_examples: int) -> Mapping[int, int]:
+    """A sum for each edge into a portion of the readers, a delta for each example."""
+    return {0: counts[portion] if part == "edges" else n_examples}
 
 
 @dataclass(frozen=True)

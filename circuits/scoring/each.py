@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.scores import Scores
+from circuits.scoring.batches import with_caution
 from circuits.scoring.contract import edge_scores
 from circuits.scoring.gather import prepare
 from patching.gathering import Job, Recipe
@@ -94,4 +95,4 @@ def _finish(graph: Graph, keeping: Keeping, found: Found[_Rows]) -> Scores:
     matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
     matrix[graph.exists] = rows.mean(dim=0)
     deltas = torch.cat(found.total.completeness) if found.total.completeness else None
-    return Scores(matrix, graph, found.provenance(keeping.described), deltas, rows)
+    return with_caution(Scores(matrix, graph, found.provenance(keeping.described), deltas, rows))

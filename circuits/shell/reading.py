@@ -1,5 +1,6 @@
 """Files of scores and circuits, ours or other tools', for commands. Heavy imports when needed."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 def read_scores(path: str, graph: "Graph | None" = None) -> "Scores":
     """Scores of all edges, from a file of ours or of EAP-IG's, for a model with this graph.
 
+    A warning says so where their sum is far from what it should be.
+
     Raises:
         ValueError: if the file holds none, or those of another graph.
     """
@@ -22,6 +25,8 @@ def read_scores(path: str, graph: "Graph | None" = None) -> "Scores":
     theirs = read_mib(path, graph) if _may_be_theirs(path) else None
     if theirs is None:
         scores = load_scores(path)
+        if scores.caution is not None:
+            warnings.warn(f"{scores.caution} ({path})", stacklevel=1)
         return scores if graph is None else join_scores(scores, graph)
     if theirs.scores is None:
         raise ValueError(f"{path} holds a circuit without scores")

@@ -28,6 +28,9 @@ Measures = Measure | Sequence[Measure]
 
 Join = Callable[[Parts, Parts], Parts]
 
+Axes = Callable[[str, int, int], Mapping[int, int]]
+"""From a part, the number of its measure and of examples to lengths of axes that are known."""
+
 
 @dataclass(frozen=True)
 class Doing:
@@ -83,10 +86,28 @@ def sums_joined(first: Parts, second: Parts) -> Parts:
     return {name: part + second[name] for name, part in first.items()}
 
 
+def of_rows(part: str, measure: int, n_examples: int) -> Mapping[int, int]:
+    """A row for each example."""
+    return {0: n_examples}
+
+
+def of_sums(part: str, measure: int, n_examples: int) -> Mapping[int, int]:
+    """As long for any number of examples."""
+    return {}
+
+
 def in_batches(
-    model: Model, task: Task, measures: Measures, keeping: Keeping, *, join: Join = rows_joined
+    model: Model,
+    task: Task,
+    measures: Measures,
+    keeping: Keeping,
+    *,
+    join: Join = rows_joined,
+    axes: Axes = of_rows,
 ) -> Iterator[list[Done]]:
     """The chunks of each batch, in order; `join` puts halves of a batch together.
+
+    `axes` says how long parts must be: chunks that a folder holds are checked for it.
 
     Raises:
         KeyboardInterrupt: if somebody interrupts, after the first batches that are there.
@@ -102,7 +123,8 @@ def in_batches(
         settings = run_settings(model, described, task, batch_size=size, functions=functions)
     work = _Work(model, task, each, size, join, keeping.called)
     batch: list[Done] = []
-    for done in do(run, work, len(each), what=keeping.what, settings=settings):
+    lengths = partial(work.lengths, axes)
+    for done in do(run, work, len(each), what=keeping.what, settings=settings, lengths=lengths):
         batch.append(done)
         if len(batch) == work.n_portions:
             yield batch
@@ -171,7 +193,7 @@ def all_sums(
         KeyboardInterrupt: as `added_up`.
         ValueError: as `in_batches`.
     """
-    batches = in_batches(model, task, measure, keeping, join=sums_joined)
+    batches = in_batches(model, task, measure, keeping, join=sums_joined, axes=of_sums)
     return added_up(batches, task, keeping.doing, _one_added, finish)
 
 
@@ -206,6 +228,12 @@ class _Work:
     def n_portions(self) -> int:
         """How many chunks a batch makes."""
         return len(self.measures) // self.task.n_batches(self.batch_size)
+
+    def lengths(self, axes: Axes, number: int, part: str) -> Mapping[int, int]:
+        """Lengths of a part in a chunk, as far as they are known before it is done."""
+        batch, measure = divmod(number, self.n_portions)
+        left = len(self.task) - batch * self.batch_size
+        return axes(part, measure, min(left, self.batch_size))
 
     def __call__(self, number: int) -> Parts:
         batch = self.task.batch(number // self.n_portions, self.batch_size, self.model.device)

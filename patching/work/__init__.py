@@ -7,6 +7,7 @@ from patching.work.chunk import Done, Limited, Parts, Work, carry_out
 from patching.work.doing import do
 from patching.work.engines import Engine, Ranks, in_process, leads, ranks
 from patching.work.interrupted import Interrupted
+from patching.work.kinds import Lengths
 from patching.work.run import Run
 from patching.work.store import run_id
 
@@ -14,6 +15,7 @@ __all__ = [
     "Done",
     "Engine",
     "Interrupted",
+    "Lengths",
     "Limited",
     "Parts",
     "Ranks",

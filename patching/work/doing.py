@@ -7,19 +7,26 @@ from patching.memory import current
 from patching.progress import Progress, track
 from patching.work.chunk import Done, Limited, Work, carry_out
 from patching.work.engines import leads
+from patching.work.kinds import Lengths, all_alike
 from patching.work.run import Run
 from patching.work.store import Store, open_store
 
 
 def do(
-    run: Run | None, work: Work, n: int, *, what: str, settings: Mapping[str, object]
+    run: Run | None,
+    work: Work,
+    n: int,
+    *,
+    what: str,
+    settings: Mapping[str, object],
+    lengths: Lengths = all_alike,
 ) -> Iterator[Done]:
     """The `n` chunks of some work, in the order of their numbers.
 
     Without a run, each is done here when it is asked for, and nothing is written. With one, those
     that the run's folder lacks are done first, by its engine; `what` and `settings` say what they
-    are chunks of. When that is interrupted, the first chunks that are there still come, up to the
-    first that is not, and then the interrupt.
+    are chunks of, `lengths` which axes of their parts each has its own. When that is interrupted,
+    the first chunks that are there still come, up to the first that is not, and then the interrupt.
 
     Raises:
         KeyboardInterrupt: if somebody interrupts.
@@ -30,7 +37,7 @@ def do(
         for number in track(range(n), what.replace("-", " ")):
             yield carry_out(limited, number)
         return
-    store = open_store(run.folder, what, settings, n)
+    store = open_store(run.folder, what, settings, n, lengths)
     doing = _Doing(run, limited, store)
     try:
         doing.finish()

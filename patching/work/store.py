@@ -11,7 +11,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from torch import Tensor
 from patching.files.parsing import number, parse_json, read_json, require_keys, shown
 from patching.files.tensors import read_tensor_file, require_checksum, write_tensor_file
 from patching.files.whole import append_lines, inside, write_text
-from patching.work.chunk import Done, Parts
+from patching.work.chunk import Done
+from patching.work.kinds import Kinds, Lengths, all_alike
 
 VERSION = 2
 """Of what decides a run's identity: chunks of an earlier version told models apart by less."""
@@ -30,9 +31,6 @@ MOST_BYTES = 2**32
 
 ABANDONED = 3600.0
 """Seconds after which a half-written chunk is nobody's: other workers may be writing just now."""
-
-Kind = dict[str, tuple[torch.dtype, tuple[int, ...]]]
-"""Names, types and shapes of a chunk's parts: the same for all but for the length of one axis."""
 
 
 def run_id(settings: Mapping[str, object]) -> str:
@@ -51,7 +49,7 @@ class Store:
     folder: Path
     id: str
     n: int
-    kind: Kind | None = None
+    kinds: Kinds
 
     def missing(self) -> list[int]:
         """Numbers of the chunks that are not there; looks anew every time."""
@@ -72,6 +70,7 @@ class Store:
                 )
         facts = {"worker": done.worker, "seconds": done.seconds, "memory": dict(done.memory)}
         said = {"run": self.id, "chunk": str(number), "facts": json.dumps(facts)}
+        self.kinds.learn(number, done.parts)
         write_tensor_file(self.path(number), done.parts, said)
         self.log({"chunk": number, **facts, "peak_bytes": dict(done.peak_bytes)})
 
@@ -121,20 +120,20 @@ class Store:
         require_checksum(path, parts, said)
         if (said.get("run"), said.get("chunk")) != (self.id, str(number)):
             raise ValueError("it is another chunk, or of another run, whose file was put here")
-        self._check_kind(parts)
+        self.kinds.check(number, parts)
         if not all(_is_finite(part) for part in parts.values()):
             raise ValueError("it holds NaN or infinite numbers")
         worker, seconds, memory = _facts(said.get("facts", ""))
         return Done(parts, worker, seconds, memory=memory)
 
-    def _check_kind(self, parts: Parts) -> None:
-        kind = {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()}
-        self.kind = self.kind or kind
-        if not _is_alike(kind, self.kind):
-            raise ValueError(f"it holds {_in_words(kind)}, and other chunks {_in_words(self.kind)}")
 
-
-def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n: int) -> Store:
+def open_store(
+    folder: Path | str,
+    what: str,
+    settings: Mapping[str, object],
+    n: int,
+    lengths: Lengths = all_alike,
+) -> Store:
     """The folder of one computation inside a run's folder, made if need be.
 
     Its name is `what` and a hash of the settings, the number of chunks among them; the settings
@@ -151,7 +150,7 @@ def open_store(folder: Path | str, what: str, settings: Mapping[str, object], n:
         raise ValueError(f"{place} is a file; a run keeps its chunks in a folder")
     _refuse_older(Path(folder).resolve(), what)
     place.mkdir(parents=True, exist_ok=True)
-    store = Store(place, identity, n)
+    store = Store(place, identity, n, Kinds.of(place, lengths))
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     for_people = place / "settings.json"
     is_there = for_people.is_file() and not for_people.is_symlink()
@@ -217,27 +216,6 @@ def _canonical(settings: Mapping[str, object]) -> str:
         return json.dumps(settings, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the settings of a run do not fit into JSON: {error}") from None
-
-
-def _is_alike(kind: Kind, other: Kind) -> bool:
-    """Whether parts can be of one computation: only the axis of examples differs in length."""
-    if kind.keys() != other.keys():
-        return False
-    for name, (dtype, shape) in kind.items():
-        type_, like = other[name]
-        if dtype != type_ or len(shape) != len(like):
-            return False
-        if sum(a != b for a, b in zip(shape, like, strict=True)) > 1:
-            return False
-    return True
-
-
-def _in_words(kind: Kind) -> str:
-    names: Sequence[str] = [
-        f"{name} ({dtype}, {len(shape)} axes: {list(shape)})"
-        for name, (dtype, shape) in kind.items()
-    ]
-    return ", ".join(names) or "nothing"
 
 
 def _written_at(path: Path) -> float:

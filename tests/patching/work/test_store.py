@@ -10,7 +10,9 @@ import working
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from patching.files.tensors import checksum
 from patching.work import Done, Run, run_id
+from patching.work.kinds import KIND
 from patching.work.store import VERSION, open_store
 
 
@@ -52,6 +54,16 @@ DAMAGE = {
     "with a part too few": lambda path: forged(path, lambda parts, said: parts.pop("seen")),
     "no safetensors": lambda path: path.write_text('{"chunk": 3}'),
     "with a huge header": lambda path: path.write_bytes((2**60).to_bytes(8, "little") + b"{}"),
+}
+
+
+WAYS = {
+    "cut along its examples": lambda parts: {"x": parts["x"][:, :-1].contiguous()},
+    "cut along another axis": lambda parts: {"x": parts["x"][:1]},
+    "of one axis": lambda parts: {"x": parts["x"].flatten()},
+    "of another type": lambda parts: {"x": parts["x"].half()},
+    "with another name": lambda parts: {"y": parts["x"]},
+    "with one part more": lambda parts: {"x": parts["x"], "y": parts["x"].clone()},
 }
 
 
@@ -104,13 +116,48 @@ def test_a_chunk_larger_than_any_is_not_read(done, monkeypatch):
         assert working.add_up(Run(folder)) == total
 
 
-def test_parts_of_another_kind_than_the_first_chunks_are_found(tmp_path):
+def of_rows(number, name):
+    """Chunks of 3, 3 and 1 examples, which their last axis counts."""
+    return {1: (3, 3, 1)[number]}
+
+
+def three_chunks(folder):
+    store = open_store(folder, "adding", {}, 3, of_rows)
+    for number in range(3):
+        store.keep(number, Done({"x": torch.ones(2, of_rows(number, "x")[1])}, "w", 1.0))
+    return store.folder
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("change", WAYS)
+def test_a_whole_chunk_that_holds_something_else_is_done_again(tmp_path, number, change):
+    folder = three_chunks(tmp_path)
+    path = folder / f"chunk-{number:05d}.safetensors"
+    parts, said = contents(path)
+    del said["checksum"]
+    parts = WAYS[change](parts)
+    save_file(parts, path, {**said, "checksum": checksum(parts, said)})
+    store = open_store(tmp_path, "adding", {}, 3, of_rows)
+    with pytest.warns(UserWarning, match=f"chunk-0000{number}.*would be right|other chunks"):
+        found = [store.read(i) for i in range(3)]
+    assert [one is None for one in found] == [i == number for i in range(3)]
+
+
+def test_what_the_folder_says_of_its_chunks_gives_way_to_what_is_done(tmp_path):
+    (three_chunks(tmp_path) / KIND).write_text("{}")
+    store = open_store(tmp_path, "adding", {}, 3, of_rows)
+    with pytest.warns(UserWarning, match="it holds .*and other chunks {}"):
+        assert store.read(0) is None
+    store.keep(0, Done({"x": torch.ones(2, 3)}, "w", 1.0))
+    assert all(open_store(tmp_path, "adding", {}, 3, of_rows).read(i) for i in range(3))
+
+
+def test_chunks_that_come_out_unlike_are_not_kept(tmp_path):
     store = open_store(tmp_path, "adding", {}, 2)
-    store.keep(0, Done({"total": torch.ones(2)}, "w", 1.0))
-    store.keep(1, Done({"total": torch.ones(2, 2)}, "w", 1.0))
-    assert store.read(0) is not None
-    with pytest.warns(UserWarning, match="2 axes.*1 axes"):
-        assert store.read(1) is None
+    store.keep(0, Done({"x": torch.ones(2)}, "w", 1.0))
+    with pytest.raises(ValueError, match=r"chunk 1 came out as .*3.*, and others as .*2.*lengths="):
+        store.keep(1, Done({"x": torch.ones(3)}, "w", 1.0))
+    assert store.missing() == [1]
 
 
 def test_what_a_killed_writer_left_is_taken_away(done):
