@@ -157,22 +157,18 @@ def open_tokenizer(args: Namespace) -> "Tokenizer":
     """
     from typing import cast
 
-    from transformers import AutoTokenizer
-
+    from patching.anatomy.stored import Wishes, tokenizer_of
     from patching.models import embedded
 
     with _quiet_loading(args.model):
         known = embedded(args.model)
     if known is not None:
         return cast("Tokenizer", known[1])
-    try:
-        found = AutoTokenizer.from_pretrained(
-            args.model, revision=args.revision, trust_remote_code=args.trust_remote_code
-        )
-    except OSError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"no tokenizer of {args.model!r} can be loaded: {reason}") from None
-    return cast("Tokenizer", found)
+    wishes = Wishes(None, None, args.revision, args.trust_remote_code)
+    found = tokenizer_of(args.model, wishes)
+    if found is None:
+        raise ValueError(f"{args.model} has no tokenizer: none of its files is there")
+    return found
 
 
 def _make_task(name: str, model: "Model", args: Namespace, seed: int) -> "Task":

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import PreTrainedModel
 
-from patching.anatomy.adapters import base_of, is_adapter
+from patching.anatomy.adapters import is_adapter
 from patching.anatomy.claims import Probe, draw_probe, run_plain
 from patching.anatomy.complete import refuse_empty
 from patching.anatomy.latent import show_latents
@@ -28,7 +28,7 @@ from patching.anatomy.stored import (
     read_adapted,
     read_folder,
     read_hub,
-    tokenizer_in,
+    tokenizer_of,
     tokenizer_on_hub,
 )
 from patching.anatomy.ungrouping import Ungrouped, ungroup
@@ -139,14 +139,9 @@ def _open_named(source: str | Path, tokenizer: Tokenizer | None, wishes: Wishes)
 
 
 def _open_folder(folder: Path, name: str, tokenizer: Tokenizer | None, wishes: Wishes) -> Opened:
-    adapted = is_adapter(folder)
-    module, weights = (read_adapted if adapted else read_folder)(folder, wishes)
+    module, weights = (read_adapted if is_adapter(folder) else read_folder)(folder, wishes)
     if tokenizer is None:
-        tokenizer = tokenizer_in(folder, wishes)
-    if tokenizer is None and adapted:
-        base, where = base_of(folder), replace(wishes, revision=None)
-        here = Path(base).is_dir()
-        tokenizer = tokenizer_in(Path(base), where) if here else tokenizer_on_hub(base, where)
+        tokenizer = tokenizer_of(folder, wishes)
     return replace(_boot(module, name, tokenizer, wishes), weights=weights)
 
 

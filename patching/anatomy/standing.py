@@ -4,8 +4,8 @@ Three looks, from cheap to thorough. Version counters and storages of all tensor
 numbers of each, see what is done to weights and buffers in the open, and whole tensors that were
 written to behind the counters' backs (`.data`). The structure sees attributes, hooks, submodules
 and replaced functions. The answer, a bitwise hash of what the model says to a small fixed probe,
-sees all that reaches its logits, and sums of the embedding's bits its other rows; it takes a run,
-and is asked for where results are to be reused. A device is read once a look.
+sees all that reaches its logits, and sums of the bits of embeddings their other rows; it takes a
+run, and is asked for where results are to be reused. A device is read once a look.
 
 The answer's bits hang on the device, its libraries and the number of threads, so it is compared
 only within one process, with that of the moment of loading, under as many threads.
@@ -274,7 +274,10 @@ def _answer(bridge: TransformerBridge, tokens: Tensor) -> str:
     with turn(bridge), as_typed(), torch.inference_mode(False):
         logits = bridge(tokens.to(home))
     digest = hashlib.sha256(_bytes(logits))
-    digest.update(_bytes(_column_sums(bridge.embed.weight.detach())))
+    for table in ("embed", "pos_embed"):
+        weight = getattr(getattr(bridge, table, None), "weight", None)
+        if isinstance(weight, Tensor):
+            digest.update(_bytes(_column_sums(weight.detach())))
     return digest.hexdigest()[:16]
 
 

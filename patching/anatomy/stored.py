@@ -17,10 +17,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from patching.anatomy.adapters import adapted_hash, adapter_facts, base_of, merged
+from patching.anatomy.adapters import (
+    adapted_hash,
+    adapter_facts,
+    base_of,
+    is_adapter,
+    merged,
+)
 from patching.anatomy.checkpoint import folder_facts, refuse_hostile, refuse_huge, weight_files
 from patching.anatomy.complete import refuse_incomplete
-from patching.anatomy.hub import fetch_any, fetch_model
+from patching.anatomy.hub import fetch_config, fetch_model, fetch_those
 from patching.anatomy.quantised import dequantising
 from patching.anatomy.refusing import first_line
 from patching.anatomy.spread import Spread
@@ -30,6 +36,10 @@ from patching.models import embedded_names
 from patching.tasks.tokens import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_BESIDE_THEM = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("vocab.txt", "sentencepiece.bpe.model", "chat_template.jinja"),
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,25 @@ def _hash_stored(folder: Path, module: PreTrainedModel) -> str:
     return hash_files(weight_files(folder), tied=names.tied, prefix=names.prefix)
 
 
+def tokenizer_of(source: str | Path, wishes: Wishes) -> Tokenizer | None:
+    """The tokenizer of a folder or a name on the hub, without the weights; None where it has none.
+
+    An adapter's is the one beside it, or that of the model that it was trained on.
+
+    Raises:
+        ValueError: as `tokenizer_in`.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return tokenizer_on_hub(str(source), wishes)
+    found = tokenizer_in(folder, wishes)
+    if found is None and is_adapter(folder):
+        base, where = base_of(folder), replace(wishes, revision=None)
+        here = Path(base).is_dir()
+        return tokenizer_in(Path(base), where) if here else tokenizer_on_hub(base, where)
+    return found
+
+
 def tokenizer_in(folder: Path, wishes: Wishes) -> Tokenizer | None:
     """The tokenizer beside a model; None where there is none.
 
@@ -104,16 +133,22 @@ def tokenizer_in(folder: Path, wishes: Wishes) -> Tokenizer | None:
         ValueError: if it cannot be read, or is larger than any.
     """
     has_one = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    refuse_huge(folder, _TOKENIZER_FILES)
+    refuse_huge(folder, (*_TOKENIZER_FILES, *_BESIDE_THEM))
     return _read_tokenizer(str(folder), wishes) if has_one else None
 
 
 def tokenizer_on_hub(name: str, wishes: Wishes) -> Tokenizer | None:
-    """The tokenizer of a model of the hub, fetched before; None where there is none."""
-    folder = fetch_model(name, wishes.revision)
-    if not fetch_any(name, _TOKENIZER_FILES, folder.name):
+    """The tokenizer of a model of the hub, all of one commit; None where there is none.
+
+    Raises:
+        ValueError: as `tokenizer_in`, and if there is no such model.
+    """
+    with _said_in_words(name):
+        folder = fetch_config(name, wishes.revision)
+        found = fetch_those(name, (*_TOKENIZER_FILES, *_BESIDE_THEM), folder.name)
+    if not any(file in _TOKENIZER_FILES for file in found):
         return None
-    refuse_huge(folder, _TOKENIZER_FILES)
+    refuse_huge(folder, found)
     return _read_tokenizer(name, replace(wishes, revision=folder.name))
 
 

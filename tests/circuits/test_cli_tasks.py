@@ -28,10 +28,18 @@ def test_a_models_tokenizer_counts_the_words(capsys):
 
 def test_a_model_without_tokenizer_is_refused(capsys, tmp_path):
     assert main(["tasks", "--model", str(tmp_path / "nothing")]) == 2
-    assert "no tokenizer of" in capsys.readouterr().err
+    assert "no model '" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     assert main(["tasks", "--model", str(tmp_path)]) == 2
-    assert "can be loaded: " in capsys.readouterr().err
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
+def test_a_tokenizer_larger_than_any_is_refused_before_it_is_read(capsys, tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    with (tmp_path / "merges.txt").open("wb") as file:
+        file.truncate(2**28 + 1)  # takes no room
+    assert main(["tasks", "--model", str(tmp_path)]) == 2
+    assert "merges.txt has 268,435,457 bytes, and no tokenizer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

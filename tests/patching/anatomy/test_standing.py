@@ -123,12 +123,13 @@ def test_a_number_that_no_sample_sees_is_seen_where_results_are_reused(llama):
     weight.data[1, 2] -= 1e-3
 
 
-def test_a_row_of_the_embedding_that_the_probe_does_not_read_is_seen(llama):
-    model = Model.load(llama)
-    before = model.confirmed()
+def test_a_row_of_an_embedding_that_the_probe_does_not_read_is_seen():
+    model = Model.load(families.module("gpt2", torch.float32))
     absent = next(i for i in range(4, 90) if i not in model.opened.probe.tokens)
-    model.bridge.embed.weight.data[absent, 3] += 1e-3
-    assert "weights" in model.confirmed().differences(before.facts, COMPUTES)
+    for table, row in ((model.bridge.embed, absent), (model.bridge.pos_embed, 9)):
+        before = model.confirmed()
+        table.weight.data[row, 3] += 1e-3
+        assert "weights" in model.confirmed().differences(before.facts, COMPUTES)
 
 
 def test_what_is_put_back_is_the_same_model_again(llama):
