@@ -1,9 +1,5 @@
-"""A training and a log of a search that go on for ever where they were: to be killed.
+"""A training and a log of a search that go on for ever where they were: to be killed."""
 
-`python kept_going.py FOLDER` says a line when it has begun.
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -41,16 +37,10 @@ def search(path: Path) -> Log:
     return log
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    print("begun", flush=True)  # noqa: T201
+def for_ever(folder: Path) -> None:
     while True:
         search(folder / "runs.jsonl")
         (folder / "runs.jsonl").unlink()
         write_text(folder / "table.csv", "a line\n" * 50_000)
         train(folder / "training")
         (folder / "training" / "state.safetensors").unlink()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,7 @@
 """A scored run for tests that kill it: the embedded model, on a real task, by integrated gradients.
 
-`python tests/scored.py FOLDER` scores it in FOLDER, as the worker that RANK and WORLD_SIZE say, and
-prints a hash of the scores. `python -m torch.distributed.run ... tests/scored.py FOLDER` starts
-several.
+`python -m torch.distributed.run ... tests/scored.py FOLDER` scores it in FOLDER, as the worker that
+RANK and WORLD_SIZE say, and prints a hash of the scores.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from circuits.scoring import eap_ig
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.tasks import ioi
-from patching.work import Run, in_process, ranks
+from patching.work import Ranks, Run, ranks
 
 N = 24
 
@@ -28,6 +27,11 @@ def score(run: Run | None) -> str:
     model = Model.load("toy")
     task = ioi(model.tokenizer, n=N, seed=0)
     return hash_of(eap_ig(model, task, logit_diff, steps=20, batch_size=1, run=run))
+
+
+def as_one_of(folder: Path, rank: int, size: int) -> str:
+    """The same as one of several workers that share a folder."""
+    return score(Run(folder, Ranks(rank, size)))
 
 
 def hash_of(scores: Scores) -> str:
@@ -74,5 +78,4 @@ def finish(run: subprocess.Popen[str]) -> set[str]:
 
 
 if __name__ == "__main__":
-    engine = ranks() if "RANK" in os.environ else in_process
-    sys.stdout.write(score(Run(sys.argv[1], engine)) + "\n")
+    sys.stdout.write(score(Run(sys.argv[1], ranks())) + "\n")

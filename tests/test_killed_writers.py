@@ -1,13 +1,10 @@
 """Trainings, logs and tables whose writer is killed: whole or absent, and gone on with."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import kept_going
 import pytest
 import torch
@@ -22,13 +19,9 @@ def expected() -> torch.Tensor:
 
 def kill(folder: Path, seed: int) -> None:
     """Start a writer and kill it at a random moment of the first half second of its work."""
-    root = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{root.parent}{os.pathsep}{root}"}
-    call = [sys.executable, str(root / "kept_going.py"), str(folder)]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, env=environment) as run:
-        assert run.stdout is not None and run.stdout.readline() == b"begun\n"
-        time.sleep(random.Random(seed).uniform(0, 0.5))
-        run.send_signal(signal.SIGKILL)
+    writer = forked.start(kept_going.for_ever, folder)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    writer.kill()
 
 
 def look(folder: Path, expected: torch.Tensor) -> None:

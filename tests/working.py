@@ -1,20 +1,17 @@
 """Work for the tests of `patching.work`: chunks of random numbers, here or in other processes.
 
-`python tests/working.py FOLDER [SECONDS]` does all of it in FOLDER, each chunk in so many seconds,
-as the worker that RANK and WORLD_SIZE say, and prints a hash of the sum.
+`python tests/working.py FOLDER SECONDS` does all of it in FOLDER, each chunk in so many seconds, as
+the worker that RANK and WORLD_SIZE say, and prints a hash of the sum.
 """
 
 import hashlib
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from patching.work import Run, do, in_process, ranks
-from patching.work.engines import Engine
+from patching.work import Ranks, Run, do, ranks
 
 N = 12
 SETTINGS = {"weights": "abc", "steps": 5}
@@ -47,27 +44,10 @@ def add_up(run: Run | None, work=chunk, **settings: object) -> str:
     return hashlib.sha256(total.numpy().tobytes()).hexdigest()
 
 
-def start(folder: Path, seconds: float, rank: int = 0, size: int = 1) -> subprocess.Popen[str]:
-    """A worker of its own process."""
-    root = Path(__file__).parent.parent
-    here = {"PYTHONPATH": str(root), "RANK": str(rank), "WORLD_SIZE": str(size)}
-    command = [sys.executable, __file__, str(folder), str(seconds)]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **here},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def hash_of(worker: subprocess.Popen[str]) -> str:
-    """What a worker printed; it must have ended well."""
-    out, err = worker.communicate(timeout=300)
-    assert worker.returncode == 0, err
-    return out.strip()
+def as_one_of(folder: Path, seconds: float, rank: int, size: int) -> str:
+    """All of it as one of several workers that share a folder."""
+    return add_up(Run(folder, Ranks(rank, size)), slowly(seconds))
 
 
 if __name__ == "__main__":
-    engine: Engine = ranks() if "RANK" in os.environ else in_process
-    sys.stdout.write(add_up(Run(sys.argv[1], engine), slowly(float(sys.argv[2]))) + "\n")
+    sys.stdout.write(add_up(Run(sys.argv[1], ranks()), slowly(float(sys.argv[2]))) + "\n")

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import scored
@@ -14,6 +15,7 @@ import scored
 from patching.work import Run
 
 KILLS = 20
+KILLS_ON_RAY = 5  # each starts a worker anew
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +82,17 @@ def test_a_scored_run_killed_under_torchrun_ends_in_the_same_bits(expected, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, KILLS + 1))
 def test_a_scored_run_killed_at_any_of_20_moments_ends_in_the_same_bits(expected, tmp_path, seed):
-    killed_under_torchrun(tmp_path, seed)
-    if seed % 5:
-        assert scored.score(Run(tmp_path)) == expected
-    else:  # two workers again, which takes longer to start
-        assert scored.finish(scored.start(tmp_path, 2)) == {expected}
+    rng = random.Random(seed)
+    one, other = (forked.start(scored.as_one_of, tmp_path, rank, 2) for rank in range(2))
+    wait_for(rng.randint(1, scored.N - 4), tmp_path)
+    time.sleep(rng.uniform(0, 0.1))
+    one.kill()
+    if seed % 2:  # the other one does the rest
+        assert other.result() == expected
+        return
+    other.kill()
+    assert 0 < chunks(tmp_path) < scored.N
+    assert scored.score(Run(tmp_path)) == expected
 
 
 @pytest.mark.slow
@@ -96,4 +104,4 @@ def test_any_number_of_workers_scores_the_same_bits(expected, tmp_path, n_worker
 @pytest.mark.slow
 def test_scored_runs_survive_a_killed_worker_on_ray(expected, tmp_path):
     pytest.importorskip("ray")
-    assert scored.on_ray(tmp_path, KILLS) == [expected] * KILLS
+    assert scored.on_ray(tmp_path, KILLS_ON_RAY) == [expected] * KILLS_ON_RAY

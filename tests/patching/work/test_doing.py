@@ -1,11 +1,11 @@
 """Doing work: the same sum whoever does it, however often it is stopped."""
 
 import random
-import signal
 import subprocess
 import sys
 import time
 
+import forked
 import pytest
 import working
 
@@ -35,8 +35,8 @@ def test_a_finished_run_is_read_back_without_any_work(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_any_number_of_workers_makes_the_same_sum(tmp_path, size):
-    workers = [working.start(tmp_path, 0.05, rank, size) for rank in range(size)]
-    assert {working.hash_of(worker) for worker in workers} == {EXPECTED}
+    workers = [forked.start(working.as_one_of, tmp_path, 0.05, i, size) for i in range(size)]
+    assert {worker.result() for worker in workers} == {EXPECTED}
 
 
 def test_a_worker_alone_of_several_does_everything(tmp_path):
@@ -59,20 +59,19 @@ def test_torchrun_starts_workers(tmp_path):
     assert done.stdout.split() == [EXPECTED, EXPECTED]
 
 
-def _killed_and_resumed(folder, seed: int) -> str:
+def _killed_and_resumed(folder, seed: int) -> object:
     """Two workers, killed at random moments, then two that go on."""
     rng = random.Random(seed)
-    workers = [working.start(folder, 0.3, rank, 2) for rank in range(2)]
+    workers = [forked.start(working.as_one_of, folder, 0.3, i, 2) for i in range(2)]
     deadline = time.monotonic() + 120
     while not list(folder.glob("*/chunk-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)  # importing takes a while; what matters comes after
+        time.sleep(0.005)
     for worker in workers:
         time.sleep(rng.uniform(0, 0.8))
-        worker.send_signal(signal.SIGKILL)
-        worker.communicate()
+        worker.kill()
     kept = len(list(folder.glob("*/chunk-*")))
-    resumed = [working.start(folder, 0.0, rank, 2) for rank in range(2)]
-    found = {working.hash_of(worker) for worker in resumed}
+    resumed = [forked.start(working.as_one_of, folder, 0.0, i, 2) for i in range(2)]
+    found = {worker.result() for worker in resumed}
     assert 0 < kept < working.N
     assert len(found) == 1
     return found.pop()
