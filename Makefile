@@ -26,10 +26,10 @@ demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, 
 test: $(STAMP)  ## tests and doctests, a process for each core
 	$(BIN)/pytest -q -n auto --dist loadfile
 
-test-lowest:  ## the same with the oldest versions that pyproject.toml allows, in .venv-lowest
+test-lowest:  ## some fast tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	@PYTHON=$(PYTHON) .ci/versions lowest
 
-test-newest:  ## the same with the newest of everything, in .venv-newest
+test-newest:  ## some fast tests with the newest of everything, in .venv-newest
 	@PYTHON=$(PYTHON) .ci/versions newest
 
 fuzz: $(STAMP)  ## 10,000 damaged files: each refused in words, or read and sound
