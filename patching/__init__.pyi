@@ -12,6 +12,9 @@ from .attention import qk_circuit as qk_circuit
 from .attention import repeated_tokens as repeated_tokens
 from .attribution import atp_star as atp_star
 from .attribution import attribution_patching as attribution_patching
+from .attribution.features import along_places as along_places
+from .attribution.features import exact_feature_effects as exact_feature_effects
+from .attribution.features import feature_effects as feature_effects
 from .comparing import agreement_table as agreement_table
 from .comparing import compare as compare
 from .comparing import which_to_trust as which_to_trust

@@ -10,7 +10,7 @@ from functools import partial
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.ablations import resample
+from patching.ablations import Ablation, resample
 from patching.anatomy.blocks import EMBEDDING, widen
 from patching.anatomy.devices import rows_at
 from patching.anatomy.places import Place
@@ -29,7 +29,8 @@ from patching.tasks.task import Batch, Task
 class Job:
     """What is the same for all batches: which places, and which gradient of what.
 
-    `beside` are places whose values are wanted, and no gradients.
+    `beside` are places whose values are wanted, and no gradients; `ablation` says what activations
+    are replaced by.
     """
 
     model: Model
@@ -38,6 +39,7 @@ class Job:
     path: Path
     places: Mapping[str, tuple[Place, ...]]
     beside: tuple[Place, ...] = ()
+    ablation: Ablation = resample
 
     @property
     def axes(self) -> dict[str, int]:
@@ -48,7 +50,7 @@ class Job:
 
     def gathering(self, **facts: str) -> Gathering[Mapping[str, Tensor]]:
         """The runs of each batch, and sums of gradients at the places."""
-        recipe, prepared, axes = Recipe(self.path, self.rule), resample(self.model), self.axes
+        recipe, prepared, axes = Recipe(self.path, self.rule), self.ablation(self.model), self.axes
         sloped = {p.hook: axes[p.hook] for kind in self.places.values() for p in kind}
         sums = partial(PlaceSum, self.model, self.rule, sloped)
         return Gathering(self.model, self.metric, recipe, prepared, sums, axes, facts)
