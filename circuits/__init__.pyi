@@ -22,8 +22,12 @@ from .explorer import look_inside as look_inside
 from .export import load as load
 from .export import save as save
 from .export.networks import from_networkx as from_networkx
+from .features import FeatureCircuit as FeatureCircuit
 from .features import FeatureGraph as FeatureGraph
+from .features import feature_circuit as feature_circuit
+from .features import load_feature_circuit as load_feature_circuit
 from .features import load_graph as load_graph
+from .features import save_feature_circuit as save_feature_circuit
 from .features import save_graph as save_graph
 from .features import trace as trace
 from .judging.clusters import clusters as clusters
@@ -33,6 +37,8 @@ from .judging.completeness import completeness as completeness
 from .judging.curves import plot_curves as plot_curves
 from .judging.faithfulness import Sweep as Sweep
 from .judging.faithfulness import curve as curve
+from .judging.features import feature_curve as feature_curve
+from .judging.features import judge_features as judge_features
 from .judging.minimality import minimality as minimality
 from .judging.prompts import by_prompt as by_prompt
 from .judging.recovery import recovery as recovery

@@ -1,26 +1,24 @@
 """The command `features`: graphs of a prompt over features, and dictionaries. Lazy imports."""
 
+import argparse
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell import features_check, features_train
+from circuits.shell import features_check, features_task, features_train
+from circuits.shell.features_read import NEURONS, read_dictionaries
 from circuits.shell.inputs import open_model
-from circuits.shell.options import Parser, add_out
+from circuits.shell.options import Parser, add_out, task_options
 from circuits.shell.printing import print_columns
 from circuits.shell.values import numbers, positive
 
 if TYPE_CHECKING:
     from circuits.features import FeatureGraph
-    from patching.dictionaries import Dictionaries
-
-NEURONS = "neurons"
 
 
 def add_actions(parser: Parser, model: Parser) -> None:
-    """`trace`, `show`, `check`, `train`, with their options; `model`: which one, how loaded."""
+    """`trace`, `effects`, `circuit`, `show`, `check`, `train`; `model`: which one, how loaded."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     text = "find the attribution graph of one prompt"
     tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
@@ -40,6 +38,24 @@ def add_actions(parser: Parser, model: Parser) -> None:
     training = actions.add_parser("train", help=text, description=f"T{text[1:]}.", parents=(model,))
     features_train.add_options(training)
     training.set_defaults(act=features_train.train)
+    _add_of_tasks(actions, model)
+
+
+def _add_of_tasks(actions: "argparse._SubParsersAction[Parser]", model: Parser) -> None:
+    """`effects` and `circuit`."""
+    task = task_options()
+    text = "estimate what features and errors are worth on a task"
+    known = actions.add_parser(
+        "effects", help=text, description=f"E{text[1:]}.", parents=(model, task)
+    )
+    features_task.add_effects_options(known)
+    known.set_defaults(act=features_task.effects)
+    text = "find and judge a circuit of features of a task"
+    found = actions.add_parser(
+        "circuit", help=text, description=f"F{text[1:]}.", parents=(model, task)
+    )
+    features_task.add_circuit_options(found)
+    found.set_defaults(act=features_task.circuit)
 
 
 def _add_tracing(parser: Parser) -> None:
@@ -94,7 +110,7 @@ def trace(args: Namespace) -> None:
 
     chosen = CONVENTIONS[args.convention]
     chosen = chosen if args.most is None else replace(chosen, most=args.most)
-    dictionaries = NEURONS if args.dictionaries == NEURONS else _read(args.dictionaries)
+    dictionaries = read_dictionaries(args.dictionaries)
     model = open_model(args)
     prompt = list(args.tokens) if args.prompt is None else args.prompt
     with budget(args.memory):
@@ -122,19 +138,6 @@ def show(args: Namespace) -> None:
     from circuits.features import load_graph
 
     _say(load_graph(args.file), args)
-
-
-def _read(folder: str) -> "Dictionaries":
-    """Dictionaries from a folder or the hub.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    if not Path(folder).exists() and folder.count("/") != 1:
-        raise ValueError(f"there is no folder {folder}; name one of transcoders, or {NEURONS}")
-    from patching.dictionaries import load_dictionaries
-
-    return load_dictionaries(folder)
 
 
 def _aim(tokens: Sequence[str] | None) -> list[int | str] | None:

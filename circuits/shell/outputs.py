@@ -25,6 +25,11 @@ _FILES: dict[str, tuple[str, ...]] = {
     "search.log": (),
     "view.out": (".html",),
     "features.out": (".safetensors", ".json", ".graphml", ".csv"),
+    "effects_out": (".safetensors", ".csv"),
+    "circuit_out": (
+        *(".safetensors", ".json", ".graphml", ".gexf", ".gml", ".csv", ".dot"),
+        *FIGURES,
+    ),
     "constants": (".safetensors",),
 }
 """Options whose value is a file to write, by command where others mean something else by it, and
@@ -43,6 +48,12 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "kept_in": (),
 }
 """Options whose value is a folder to write to, and how the names of files there begin."""
+
+_SPELLED = {
+    "kept_in": "--run",
+    **dict.fromkeys(("trained", "effects_out", "circuit_out"), "--out"),
+}
+"""Options that are spelled otherwise than they are named here."""
 
 _READ = (
     *("file", "files", "run_dir", "model", "task", "eval_task", "ablation_task", "device_map"),
@@ -204,7 +215,7 @@ def _same(a: Path, b: Path) -> bool:
 
 def _option(output: Output) -> str:
     name = output.option.rpartition(".")[2]
-    return "--run" if name == "kept_in" else f"--{name}"
+    return _SPELLED.get(name, f"--{name}")
 
 
 def _named(output: Output) -> str:

@@ -99,3 +99,23 @@ def _at_least(least: int, text: str) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"a whole number from {least} is needed, got {text!r}")
     return value
+
+
+def amount(text: str) -> int | float:
+    """So many things, or, with a point, all of at least that size.
+
+    >>> amount("100"), amount("0.1")
+    (100, 0.1)
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    try:
+        value = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"a number of things or, with a point, a least size is needed, got {text!r}"
+        )
+    return value

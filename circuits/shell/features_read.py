@@ -1,0 +1,24 @@
+"""Dictionaries that a command of `features` is given. Heavy imports when needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from patching.dictionaries import Dictionaries
+
+NEURONS = "neurons"
+
+
+def read_dictionaries(given: str) -> "Dictionaries | str":
+    """Dictionaries from a folder or the hub, or the word for neurons.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if given == NEURONS:
+        return given
+    if not Path(given).exists() and given.count("/") != 1:
+        raise ValueError(f"there is no folder {given}; name one of dictionaries, or {NEURONS}")
+    from patching.dictionaries import load_dictionaries
+
+    return load_dictionaries(given)
