@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_model
@@ -11,9 +12,7 @@ from circuits.shell.printing import print_columns
 from circuits.shell.values import positive
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from patching.dictionaries import Attached, Fit
+    from patching.dictionaries import Attached, Fit, Recovery
     from patching.lens.prompts import Prompts
     from patching.model import Model
 
@@ -35,6 +34,9 @@ def add_options(parser: Parser) -> None:
     text.add_argument("--length", type=positive, default=64, help="tokens of a row (64)")
     text.add_argument("--seed", type=int, default=0, help="of what the model says (0)")
     text.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows a run (8)")
+    parser.add_argument(
+        "--loss", action="store_true", help="run the model on what is rebuilt: the loss recovered"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = f"exit code: 0 all fit, {UNFIT} one is no better than the mean, 2 an error"
 
@@ -53,7 +55,7 @@ def check(args: Namespace) -> int:
     Raises:
         ValueError: if dictionaries, model or text cannot be read, or do not fit each other.
     """
-    from patching.dictionaries import attach, load_dictionaries
+    from patching.dictionaries import attach, load_dictionaries, quality
 
     several = load_dictionaries(
         args.dictionaries,
@@ -63,7 +65,8 @@ def check(args: Namespace) -> int:
     )
     model = open_model(args)
     text = _text(args, model)
-    found = attach(model, several, text, worst=float("inf"), batch_size=args.batch_size)
+    measure = quality if args.loss else partial(attach, worst=float("inf"))
+    found = measure(model, several, text, batch_size=args.batch_size)
     unfit = [fit.writes for fit in found.fits if not fit.fvu <= 1]
     if args.json:
         print(json.dumps(_facts(found, model), indent=1))
@@ -96,34 +99,67 @@ def _facts(found: "Attached", model: "Model") -> dict[str, object]:
         "text": found.prompts.name,
         "tokens": found.prompts.hash,
         "fits": rows,
+        **loss_facts(found),
+    }
+
+
+def loss_facts(found: "Attached") -> dict[str, object]:
+    """What is recovered of the loss, in plain values, where it was asked for."""
+    if not found.alone:
+        return {}
+    rows = {"alone": found.alone, "together": found.together}
+    return {
+        "loss": {
+            name: [{**asdict(one), "recovered": one.recovered} for one in some]
+            for name, some in rows.items()
+        }
     }
 
 
 def _print(found: "Attached", model: "Model") -> None:
     kind = found.dictionaries.members[0].facts.get("format", "dictionaries")
     print(f"{found.dictionaries.name} ({kind}) on {model.name}, {found.prompts.name}:\n")
-    print_fits(found.fits)
+    print_fits(found)
     for fit in found.fits:
         if fit.doubt:
             print(f"doubtful, {fit.writes}: {fit.doubt}")
 
 
-def print_fits(fits: "Sequence[Fit]") -> None:
-    """A line for each dictionary, and what the columns mean."""
-    rows = [
-        (
-            fit.writes,
-            "" if fit.reads == fit.writes else fit.reads,
-            f"{fit.n_features:,}",
-            f"{fit.fvu:.3f}",
-            f"{fit.l0:.1f}",
-            "" if fit.published_l0 is None else f"{fit.published_l0:g}",
-            f"{fit.silent:,}",
-        )
-        for fit in fits
-    ]
-    print_columns(("rebuilds", "from", "features", "FVU", "L0", "published", "silent"), rows)
+def print_fits(found: "Attached") -> None:
+    """A line for each dictionary, one for each kind of them at once, and what the columns mean."""
+    columns = ("rebuilds", "from", "features", "FVU", "L0", "published", "silent")
+    rows = [_row(fit) for fit in found.fits]
+    if found.alone:
+        columns = (*columns, "loss recovered")
+        rows = [(*row, _share(one)) for row, one in zip(rows, found.alone, strict=True)]
+    print_columns(columns, rows)
     print(
         "\nFVU: share of the variance that is not rebuilt. L0: features active on a token. Silent: "
         "never active on\nthis text. The first position of each row is left out."
     )
+    if found.alone:
+        print(
+            "Loss recovered: of what zeros lose, where the model goes on from what is rebuilt; its "
+            f"own is {found.alone[0].clean:.3f} nats."
+        )
+    for one in found.together:
+        print(
+            f"{one.places[0]} to {one.places[-1]} at once: {_share(one)}, loss {one.rebuilt:.3f} "
+            f"({one.removed:.3f} with zeros)"
+        )
+
+
+def _row(fit: "Fit") -> tuple[str, ...]:
+    return (
+        fit.writes,
+        "" if fit.reads == fit.writes else fit.reads,
+        f"{fit.n_features:,}",
+        f"{fit.fvu:.3f}",
+        f"{fit.l0:.1f}",
+        "" if fit.published_l0 is None else f"{fit.published_l0:g}",
+        f"{fit.silent:,}",
+    )
+
+
+def _share(one: "Recovery") -> str:
+    return "" if one.recovered is None else f"{one.recovered:.3f}"

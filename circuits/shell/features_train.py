@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.features_check import print_fits
+from circuits.shell.features_check import loss_facts, print_fits
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser
 from circuits.shell.values import positive
@@ -31,7 +31,7 @@ def add_options(parser: Parser) -> None:
     )
     text = parser.add_argument_group("text")
     text.add_argument("--text", metavar="FILE", help="a text file (what the model itself says)")
-    text.add_argument("--n", type=positive, default=2048, help="rows of text (2048)")
+    text.add_argument("--n", type=positive, default=1024, help="rows of text (1024)")
     text.add_argument("--length", type=positive, default=128, help="tokens of a row (128)")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--kind", choices=("topk", "batchtopk"), default="topk", help="(topk)")
@@ -53,7 +53,7 @@ def train(args: Namespace) -> None:
     Raises:
         ValueError: if a number is out of range, or model or text cannot be read.
     """
-    from patching.dictionaries import Recipe, attach, save_dictionaries, train_dictionaries
+    from patching.dictionaries import Recipe, quality, save_dictionaries, train_dictionaries
 
     recipe = Recipe(
         kind=args.kind,
@@ -67,15 +67,16 @@ def train(args: Namespace) -> None:
     model = open_model(args)
     seen, held_out = _texts(args, model)
     made = train_dictionaries(model, seen, args.sites.split(","), recipe, folder=args.kept_in)
-    save_dictionaries(made, args.trained)
-    found = attach(model, made, held_out, worst=float("inf"))
+    found = quality(model, made, held_out)
+    save_dictionaries(found.dictionaries, args.trained)
     if args.json:
         rows = [asdict(fit) for fit in found.fits]
         said = {"model": model.name, "out": str(Path(args.trained)), "recipe": asdict(recipe)}
-        print(json.dumps({**said, "text": seen.name, "fits": rows}, indent=1))
+        said |= {"text": seen.name, "fits": rows, **loss_facts(found)}
+        print(json.dumps(said, indent=1))
         return
     print(f"{made.name}, {recipe.steps} steps on {seen.name}; judged on {len(held_out)} others:\n")
-    print_fits(found.fits)
+    print_fits(found)
     print(f"written to {args.trained}")
 
 

@@ -7,12 +7,11 @@ without any error. What it rebuilds is then worse than the mean, which is what i
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from patching.dictionaries.dictionary import Dictionary
-from patching.dictionaries.fitting import fitted, flat
+from patching.dictionaries.fitting import after_first, fitted, flat
 from patching.dictionaries.several import Dictionaries
 from patching.files.brief import briefly
 from patching.lens.prompts import Prompts, Source, read_prompts
@@ -50,18 +49,40 @@ class Fit:
         return ""
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """The mean loss of a next token, in nats, where `places` are rebuilt together.
+
+    `clean` is the model's own loss, `removed` that with zeros in the places.
+    """
+
+    places: tuple[str, ...]
+    clean: float
+    rebuilt: float
+    removed: float
+
+    @property
+    def recovered(self) -> float | None:
+        """The share of what zeros lose that is not lost; None where they lose nothing."""
+        lost = self.removed - self.clean
+        return (self.removed - self.rebuilt) / lost if lost > 0 else None
+
+
 @briefly
 @dataclass(frozen=True, eq=False)
 class Attached:
     """Dictionaries at a model's own places, and how well each does on the text they were tried on.
 
     `first` is left out: the first position has a stream of its own, on which hardly any dictionary
-    is trained.
+    is trained. With `quality`, `alone` says for each what is recovered of the loss, and `together`
+    for each kind of place that several are of.
     """
 
     dictionaries: Dictionaries
     fits: tuple[Fit, ...]
     prompts: Prompts
+    alone: tuple[Recovery, ...] = ()
+    together: tuple[Recovery, ...] = ()
 
 
 def attach(
@@ -116,9 +137,7 @@ def measure(
         raise ValueError("the first position of a prompt is left out: give prompts of 2 and more")
     for i, tokens in enumerate(prompts.batches(batch_size, model.device)):
         seen = model.run(tokens, cache=places)
-        chosen = torch.zeros(tokens.shape, dtype=torch.bool, device=model.device)
-        for row, length in enumerate(lengths[i * batch_size : (i + 1) * batch_size]):
-            chosen[row, 1:length] = True
+        chosen = after_first(tokens, lengths[i * batch_size :])
         values = {name: flat(seen[name])[chosen] for name in places}
         features = [one.encode(values[one.reads]) for one in several]
         rebuilt = several.decode(features, [values[one.reads] for one in several])

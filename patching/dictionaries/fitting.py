@@ -4,10 +4,11 @@ Nothing is run here. What is read before a norm's gamma and beta (`m3.x_hat`) is
 (`m3.in`) by an encoder that takes them out again, which is exact: `x_hat = (x - beta) / gamma`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import Block, widen
@@ -32,6 +33,16 @@ def fitted(model: Model, several: Dictionaries) -> Dictionaries:
 def flat(values: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos width"]:
     """A place's values as dictionaries take them: all heads of a token in one row."""
     return values.flatten(2)
+
+
+def after_first(
+    tokens: Int[Tensor, "batch pos"], lengths: Sequence[int]
+) -> Bool[Tensor, "batch pos"]:
+    """Which tokens dictionaries are trained and measured on: all but a row's first, no padding."""
+    chosen = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
+    for row, length in zip(chosen, lengths, strict=False):
+        row[1:length] = True
+    return chosen
 
 
 def _fitted(model: Model, one: Dictionary) -> Dictionary:

@@ -69,9 +69,9 @@ class Dictionaries:
 
     def decode(
         self,
-        features: Sequence[Float[Tensor, "*rows feature"]],
-        inputs: Sequence[Float[Tensor, "*rows d_in"]],
-    ) -> dict[str, Float[Tensor, "*rows d_out"]]:
+        features: Sequence[Float[Tensor, "*rows _feature"]],
+        inputs: Sequence[Float[Tensor, "*rows _d_in"]],
+    ) -> dict[str, Float[Tensor, "*rows _d_out"]]:
         """What is rebuilt at every place, from values of the features and inputs of all members."""
         rebuilt = {
             member.writes: member.decode(f, x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from patching.anatomy.places import find
-from patching.dictionaries.fitting import flat
+from patching.dictionaries.fitting import after_first, flat
 from patching.dictionaries.several import Dictionaries
 from patching.dictionaries.training import Recipe, train_dictionary
 from patching.lens.prompts import Prompts, Source, read_prompts
@@ -35,7 +35,7 @@ def train_dictionaries(
 
     Args:
         model: is not changed.
-        prompts: such as `own_text(model, n=2048, length=128)`.
+        prompts: such as `own_text(model, n=1024, length=128)`.
         sites: `mlp` (transcoders), `resid` and `attn` (autoencoders), of every layer, or places of
             single layers: m3, r3.post, a3.
         recipe: the kind and its numbers.
@@ -48,9 +48,9 @@ def train_dictionaries(
     recipe = Recipe() if recipe is None else recipe
     read = read_prompts(model, prompts)
     pairs = find_sites(model, sites)
-    facts = {"model": model.name, "text": read.hash, **model.identity.facts}
+    facts = {"model": model.name, "text": f"{read.name}, {read.hash}", **model.identity.facts}
     made = []
-    for group in _groups(model, read, pairs):
+    for group in _groups(read, pairs, model.blocks[0].w_o.shape[2]):
         places = sorted({place for pair in group for place in pair})
         seen = gather(model, read, places, batch_size=batch_size)
         for reads, writes in group:
@@ -99,26 +99,32 @@ def gather(
     model: Model, prompts: Prompts, places: Sequence[str], *, batch_size: int = 16
 ) -> dict[str, Tensor]:
     """Activations at all positions but each prompt's first, `[token width]`, on the CPU."""
-    found: dict[str, list[Tensor]] = {place: [] for place in places}
-    rows = iter(prompts.rows)
+    lengths, found, filled = [len(row) for row in prompts.rows], {}, 0
     n_batches = -(-len(prompts) // batch_size)
     batches = prompts.batches(batch_size, model.device)
-    for tokens in track(batches, "activations", n_batches):
+    for i, tokens in enumerate(track(batches, "activations", n_batches)):
         seen = model.run(tokens, cache=places)
-        lengths = [len(next(rows)) for _ in tokens]
+        chosen = after_first(tokens, lengths[i * batch_size :])
+        until = filled + int(chosen.sum())
         for place in places:
-            values = flat(seen[place])
-            kept = [row[1:n] for row, n in zip(values, lengths, strict=True)]
-            found[place].append(torch.cat(kept).float().cpu())
-    return {place: torch.cat(parts) for place, parts in found.items()}
+            values = flat(seen[place])[chosen]
+            if place not in found:  # filled as it comes: what is gathered is there only once
+                found[place] = torch.empty(sum(lengths) - len(lengths), values.shape[1])
+            found[place][filled:until] = values
+        filled = until
+    return found
 
 
 def _groups(
-    model: Model, prompts: Prompts, pairs: Sequence[tuple[str, str]]
+    prompts: Prompts, pairs: Sequence[tuple[str, str]], width: int
 ) -> Iterator[list[tuple[str, str]]]:
-    """Sites whose activations fit into memory together."""
-    d_model = model.blocks[0].w_o.shape[2]
-    size = 4 * d_model * sum(len(row) - 1 for row in prompts.rows)
-    most = max(1, _AT_ONCE // max(1, 2 * size))
-    for start in range(0, len(pairs), most):
-        yield list(pairs[start : start + most])
+    """Sites whose activations fit into memory together, so that prompts are run for all at once."""
+    size = 4 * width * sum(len(row) - 1 for row in prompts.rows)
+    group: list[tuple[str, str]] = []
+    for pair in pairs:
+        places = {place for one in (*group, pair) for place in one}
+        if group and len(places) * size > _AT_ONCE:
+            yield group
+            group = []
+        group.append(pair)
+    yield group

@@ -7,6 +7,7 @@ is read here. It has no cross-layer transcoders at all.
 import json
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from patching.dictionaries.dictionary import Dictionary
@@ -17,10 +18,19 @@ from patching.files.tensors import write_tensor_file
 from patching.files.whole import inside, write_text
 
 _VERSION = "6.0.0"  # the first whose settings look like this
+_TOLD = ("model_name", "prepend_bos", "l0", "weights", "text", "recipe", "quality")
 
 
-def save_dictionaries(several: Dictionaries, folder: str | Path) -> tuple[Path, ...]:
+def save_dictionaries(
+    several: Dictionaries, folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[Path, ...]:
     """Write `cfg.json` and `sae_weights.safetensors` of each, in a folder named after its place.
+
+    Args:
+        several: what to write.
+        folder: where to.
+        dtype: what tensors are stored in; float16 halves the files, and features that are almost
+            equally large may change places.
 
     Returns:
         The folders, in the dictionaries' order.
@@ -34,21 +44,21 @@ def save_dictionaries(several: Dictionaries, folder: str | Path) -> tuple[Path, 
                 f"{one.name!r} writes at {len(one.decoders)} places, and SAELens has nothing to "
                 "hold a cross-layer transcoder"
             )
-    settings = [_settings(one, several) for one in several]
+    settings = [_settings(one, several, dtype) for one in several]
     folders = tuple(inside(folder, one.writes) for one in several)
     for one, said, to in zip(several, settings, folders, strict=True):
-        write_tensor_file(to / FILES[1], _tensors(one), {})
+        write_tensor_file(to / FILES[1], _tensors(one, dtype), {})
         write_text(to / FILES[0], json.dumps(said, indent=2, sort_keys=True) + "\n")
     return folders
 
 
-def _tensors(one: Dictionary) -> dict[str, Tensor]:
+def _tensors(one: Dictionary, dtype: torch.dtype) -> dict[str, Tensor]:
     found = {"W_enc": one.w_enc, "b_enc": one.b_enc, "W_dec": one.w_dec, "b_dec": one.b_dec}
     if "jumprelu" in _kind(one):
         found["threshold"] = one.threshold.clamp(min=0)
     if one.skip is not None:
         found["W_skip"] = one.skip.T
-    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in found.items()}
+    return {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in found.items()}
 
 
 def _kind(one: Dictionary) -> str:
@@ -61,7 +71,7 @@ def _kind(one: Dictionary) -> str:
     return f"{'jumprelu_' if jumps else ''}{skips}transcoder"
 
 
-def _settings(one: Dictionary, several: Dictionaries) -> dict[str, object]:
+def _settings(one: Dictionary, several: Dictionaries, dtype: torch.dtype) -> dict[str, object]:
     """What stands in `cfg.json`.
 
     Raises:
@@ -73,12 +83,12 @@ def _settings(one: Dictionary, several: Dictionaries) -> dict[str, object]:
         )
     kind, known = _kind(one), {**several.facts, **one.facts}
     about = {"hook_name": hook_of(one.reads), "sae_lens_version": _VERSION}
-    about |= {name: known[name] for name in ("model_name", "prepend_bos", "l0") if name in known}
+    about |= {name: known[name] for name in _TOLD if name in known}
     said: dict[str, object] = {
         "architecture": kind,
         "d_in": one.w_enc.shape[0],
         "d_sae": one.n_features,
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",

@@ -7,7 +7,12 @@ import shells
 import torch
 
 from circuits.cli import main
-from patching.dictionaries import Dictionaries, Dictionary, save_dictionaries
+from patching.dictionaries import (
+    Dictionaries,
+    Dictionary,
+    load_dictionaries,
+    save_dictionaries,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +69,14 @@ def test_dictionaries_are_trained_written_and_fit_what_they_were_trained_on(caps
     said = json.loads(capsys.readouterr().out)
     assert [fit["writes"] for fit in said["fits"]] == ["m1", "r0.post"]
     assert all(fit["fvu"] < 1 and fit["l0"] <= 3 for fit in said["fits"])
+    assert [one["places"] for one in said["loss"]["alone"]] == [["m1"], ["r0.post"]]
+    assert all(0 < one["rebuilt"] < 9 for one in said["loss"]["alone"])
     assert main(given) == 0  # done already: states are taken up, and the same comes out
     assert json.loads(capsys.readouterr().out) == said
-    code, out, _ = run(capsys, home, tmp_path / "made")
-    assert code == 0 and "m1.in" in out
+    code, out, _ = run(capsys, home, tmp_path / "made", "--loss")
+    assert code == 0 and "m1.in" in out and "loss recovered" in out
+    stored = load_dictionaries(tmp_path / "made")["m1"].facts["quality"]
+    assert stored["fvu"] == said["fits"][0]["fvu"] and stored["loss"] > 0
 
 
 @pytest.mark.parametrize(

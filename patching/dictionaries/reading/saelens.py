@@ -23,7 +23,10 @@ KINDS = (
     *("standard", "gated", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"),
     *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
 )
-_FACTS = ("model_name", "prepend_bos", "context_size", "model_from_pretrained_kwargs", "l0")
+_FACTS = (
+    *("model_name", "prepend_bos", "context_size", "model_from_pretrained_kwargs", "l0"),
+    *("weights", "text", "recipe", "quality"),  # of those that were trained here
+)
 _PER_TOKEN = ("layer_norm", "constant_norm_rescale")
 
 

@@ -119,7 +119,7 @@ STORIES = Path(__file__).parents[4] / "shared/models/stories260K"
 def test_stories_are_rebuilt_as_well_as_in_the_specification():
     """FVU at most .20 at every MLP and .12 at every stream, L0 12, 5 % silent."""
     model = Model.load(str(STORIES))
-    made = train_dictionaries(model, own_text(model, n=2048, length=128), ["mlp", "resid"])
+    made = train_dictionaries(model, own_text(model, n=1024, length=128), ["mlp", "resid"])
     for fit in attach(model, made, own_text(model, n=64, length=128, seed=1)).fits:
         assert fit.fvu <= (0.2 if fit.writes.startswith("m") else 0.12), fit
         assert fit.silent <= 0.05 * fit.n_features
