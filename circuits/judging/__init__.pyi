@@ -5,6 +5,7 @@ from .areas import logarithmic as logarithmic
 from .compare import CircuitComparison as CircuitComparison
 from .compare import ScoreComparison as ScoreComparison
 from .compare import compare_circuits as compare_circuits
+from .compare import compare_resampled as compare_resampled
 from .compare import compare_scores as compare_scores
 from .completeness import Completeness as Completeness
 from .completeness import Greedy as Greedy

@@ -18,8 +18,10 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.judging.resampling import resamples
 from circuits.judging.stability import agreement
 from circuits.scores import Ranking, Scores, rank, ranked_by
+from circuits.select import top_n
 from patching.files.brief import as_table, briefly
 from patching.graph import Graph
 
@@ -205,6 +207,71 @@ def compare_scores(
         top = tuple(_top_overlap(members[i], members[j], k, ranking) for k in ks)
         pairs.append(Agreement(names[i], names[j], *correlations, top))
     return ScoreComparison(names, ranking, tuple(pairs), ks, matrix)
+
+
+@briefly
+@dataclass(frozen=True, eq=False)
+class ResampledComparison:
+    """Circuits of k edges by several scores, each found on resamples of the prompts.
+
+    `matrix` is the Jaccard index of circuits found on two different draws, a mean over pairs of
+    draws, for two scores or, on the diagonal, for one and itself. Two methods that share no less
+    with each other than each with itself do not differ beyond what the prompts decide.
+    """
+
+    names: tuple[str, ...]
+    k: int
+    matrix: Float[Tensor, "item item"]
+    measure: str = "shared edges / edges of either (Jaccard), of two draws of the prompts"
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per pair: what they share, and what each shares with itself."""
+        import pandas  # slow to import, and seldom needed
+
+        rows = [
+            {
+                "a": self.names[i],
+                "b": self.names[j],
+                "edges": self.k,
+                "jaccard": float(self.matrix[i, j]),
+                "a with itself": float(self.matrix[i, i]),
+                "b with itself": float(self.matrix[j, j]),
+            }
+            for i, j in combinations(range(len(self.names)), 2)
+        ]
+        return pandas.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return as_table(f"{self.measure}:", self.to_dataframe())
+
+
+def compare_resampled(
+    scores: Mapping[str, Scores], k: int, *, ranking: Ranking, n: int = 100, seed: int = 0
+) -> ResampledComparison:
+    """How far scores choose the same k edges on other prompts, beside how far each does itself.
+
+    Needs scores that were kept by prompt, by `by_prompt` or `circuits score --by-prompt`.
+
+    Raises:
+        ValueError: if there are fewer than two scores or resamples, they are of different graphs or
+            were not kept by prompt, or the graph does not have k edges.
+    """
+    _check({name: one.graph for name, one in scores.items()})
+    if n < 2:
+        raise ValueError(f"circuits of two draws are compared: give 2 resamples or more, got {n}")
+    held = torch.stack([_on_resamples(one, k, ranking, n, seed) for one in scores.values()])
+    shared = torch.einsum("aie,bje->abij", held, held)
+    apart = ~torch.eye(n, dtype=torch.bool)
+    jaccard = (shared / (2 * k - shared)).double()[:, :, apart].mean(dim=2)
+    return ResampledComparison(tuple(scores), k, jaccard)
+
+
+def _on_resamples(
+    scores: Scores, k: int, ranking: Ranking, n: int, seed: int
+) -> Float[Tensor, "draw edge"]:
+    """1 for the edges of each draw's circuit."""
+    exists, drawn = scores.graph.exists, resamples(scores, n, seed)
+    return torch.stack([top_n(one, k, ranking=ranking).mask[exists] for one in drawn]).float()
 
 
 def _check(graphs: Mapping[str, Graph]) -> None:

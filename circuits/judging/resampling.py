@@ -9,8 +9,9 @@ planted effects such intervals hold the truth in 94 to 97 % of searches, those o
 prompts alone in 52 to 89 %.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from circuits.circuit import Circuit
 from circuits.judging.stability import Stability, agreement
 from circuits.running.trial import Trial, require_gap, run
 from circuits.scores import Scores
-from circuits.select import require_rows
+from circuits.select import by_inclusion, by_lower_bound, greedy, require_rows, top_n
 from patching.files.brief import briefly
 from patching.intervals import LEVEL, Estimate, counts, interval, ratio_of_means
 
@@ -153,6 +154,36 @@ def resampled(
     found = run(trial, [circuit, *again])
     require_gap(found, trial.metric, wrong_sign=wrong_sign)
     return Resampled(circuit, agreement(again), found.values, found.clean, found.corrupt, seed)
+
+
+def chooser(circuit: Circuit, scores: Scores) -> Callable[[Scores], Circuit]:
+    """What makes a circuit of its scores, by what its provenance says of how it was chosen.
+
+    Raises:
+        ValueError: if it says nothing, or of a choice that is not of scores alone, or these scores
+            give another circuit.
+    """
+    said = circuit.provenance.get("selection")
+    said = said if isinstance(said, Mapping) else {}
+    select, n, ranking = (said.get(key) for key in ("selector", "requested", "ranking"))
+    if select not in _SELECTORS or not isinstance(n, int) or ranking not in ("absolute", "signed"):
+        raise ValueError(
+            "only a circuit that was selected from scores, by size or by a goal, is found again on "
+            f"resamples; this one was made by {select or 'something that it does not name'}"
+        )
+    prune = bool(said.get("pruned"))
+    choose = partial(_SELECTORS[str(select)], n=n, ranking=ranking, prune=prune)
+    if not torch.equal(choose(scores).mask, circuit.mask):
+        raise ValueError(
+            f"these scores give another circuit of {n:,} edges than the one to judge: give the "
+            "scores that it was selected from"
+        )
+    return choose
+
+
+_SELECTORS: Mapping[str, Callable[..., Circuit]] = {
+    select.__name__: select for select in (top_n, greedy, by_lower_bound, by_inclusion)
+}
 
 
 def resamples(scores: Scores, n: int, seed: int) -> Iterator[Scores]:

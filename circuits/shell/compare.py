@@ -8,11 +8,13 @@ from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_result
 from circuits.shell.results import refuse_twice, write_csv, write_figure
+from circuits.shell.values import natural, positive
 
 if TYPE_CHECKING:
     import pandas
 
-    from circuits.judging.compare import CircuitComparison, ScoreComparison
+    from circuits.judging.compare import CircuitComparison, ResampledComparison, ScoreComparison
+    from circuits.scores import Scores
 
 
 def add_options(parser: Parser) -> None:
@@ -21,6 +23,18 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--difference", metavar="FILE", help="write the first circuit without the second's edges"
     )
+    parser.add_argument(
+        "--resamples",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="choose circuits on N resamples of the search's prompts, for scores kept by prompt: "
+        "what methods share with each other beside what each shares with itself (0)",
+    )
+    parser.add_argument(
+        "--size", type=positive, default=100, metavar="N", help="edges of those circuits (100)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of the resamples (0)")
 
 
 def compare(args: Namespace) -> None:
@@ -45,8 +59,10 @@ def compare(args: Namespace) -> None:
         write_figure(plot_comparison(comparison), args.plot)
 
 
-def _compare_files(args: Namespace) -> "CircuitComparison | ScoreComparison":
-    from circuits.judging.compare import compare_circuits, compare_scores
+def _compare_files(
+    args: Namespace,
+) -> "CircuitComparison | ScoreComparison | ResampledComparison":
+    from circuits.judging.compare import compare_circuits
     from circuits.scores import Scores
 
     results = {path: read_result(path) for path in args.files}
@@ -55,13 +71,27 @@ def _compare_files(args: Namespace) -> "CircuitComparison | ScoreComparison":
     if scores and circuits:
         raise ValueError("circuits and scores cannot be compared; give files of one kind")
     if circuits:
+        if args.resamples:
+            raise ValueError("--resamples chooses circuits from scores, and these are circuits")
         found = compare_circuits(circuits)
         if args.difference is not None:
             found.difference(*found.names[:2]).save(args.difference)
         return found
     if args.difference is not None:
         raise ValueError("--difference writes a circuit, and these are files of scores")
-    return compare_scores(scores, ranking=args.ranking)
+    return _compare_scores(args, scores)
+
+
+def _compare_scores(
+    args: Namespace, scores: "dict[str, Scores]"
+) -> "ScoreComparison | ResampledComparison":
+    from circuits.judging.compare import compare_resampled, compare_scores
+
+    if not args.resamples:
+        return compare_scores(scores, ranking=args.ranking)
+    return compare_resampled(
+        scores, args.size, ranking=args.ranking, n=args.resamples, seed=args.seed
+    )
 
 
 def _records(table: "pandas.DataFrame") -> list[object]:

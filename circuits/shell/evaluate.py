@@ -18,7 +18,9 @@ from circuits.shell.options import Parser
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
+from circuits.shell.resampling import check_scores, print_resampled, resample_circuits
 from circuits.shell.run_options import leads_here, open_run
+from circuits.shell.values import natural
 
 if TYPE_CHECKING:
     from circuits.reporting.report import Measured
@@ -33,6 +35,21 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--csv", metavar="FILE", help="write one row per circuit and prompt")
+    parser.add_argument(
+        "--resamples",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="find the circuits on N resamples of the search's prompts too: intervals that contain "
+        "the search, paired differences from the first circuit (0)",
+    )
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        default=(),
+        metavar="SCORES",
+        help="for --resamples: the scores, kept by prompt, of all circuits or of each in turn",
+    )
 
 
 def evaluate(args: Namespace) -> None:
@@ -45,6 +62,7 @@ def evaluate(args: Namespace) -> None:
     from circuits.grouping import join_circuit
     from circuits.running.evaluation import evaluate as run
 
+    check_scores(args)
     metric, kept = open_metric(args), open_run(args)
     circuits = [read_circuit(path) for path in args.files]
     model = open_model(args)
@@ -69,6 +87,7 @@ def evaluate(args: Namespace) -> None:
         path: circuit.provenance.get("tokens") == task.hash
         for path, circuit in zip(args.files, circuits, strict=True)
     }
+    again = resample_circuits(args, model, task, circuits, kept) if args.resamples else []
     if args.csv is not None:
         _write_values(args, evaluation)
     if args.json:
@@ -77,9 +96,13 @@ def evaluate(args: Namespace) -> None:
         rows = [
             {**row, "in_sample": in_sample[str(row["circuit"])], "provenance": said} for row in rows
         ]
+        for row, found in zip(rows, again, strict=False):
+            row["resampled"] = dict(found)
         print(json.dumps(rows, indent=2))
     else:
         _print_evaluation(args, evaluation, measured, in_sample)
+        if again:
+            print_resampled(again, against=args.files[0])
 
 
 def _write_values(args: Namespace, evaluation: "Evaluation") -> None:

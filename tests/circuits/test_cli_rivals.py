@@ -59,3 +59,28 @@ def test_curves_hold_the_search_and_files_are_compared_in_pairs(home, tmp_path, 
     assert second[0]["more"] == second[0]["faithfulness"] - first[0]["faithfulness"]
     assert main([*command, "--granularity", "nodes"]) == 2
     assert "--resamples finds circuits of edges" in capsys.readouterr().err
+
+
+def test_circuits_and_methods_are_judged_on_resamples_of_the_prompts_they_were_found_on(
+    home, tmp_path, capsys
+):
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    circuits = [str(tmp_path / f"{name}.json") for name in ("one", "two")]
+    for path, circuit, steps in zip(files, circuits, ("1", "2"), strict=True):
+        assert main(["score", *on(home), "--steps", steps, "--by-prompt", "--out", path]) == 0
+        assert main(["select", path, "--size", "20", "--prune", "--out", circuit]) == 0
+    command = ["evaluate", *on(home), *circuits, "--resamples", "3", "--scores"]
+    capsys.readouterr()
+    assert main([*command, *files, "--json"]) == 0
+    first, second = (row["resampled"] for row in json.loads(capsys.readouterr().out))
+    assert first["low"] <= first["faithfulness"] <= first["high"]
+    assert second["more"] == second["faithfulness"] - first["faithfulness"]
+    assert main([*command, files[0]]) == 2
+    assert "these scores give another circuit" in capsys.readouterr().err
+    assert main([*command[:-1]]) == 2
+    assert "--resamples N and --scores SCORES go together" in capsys.readouterr().err
+    assert main(["compare", *files, "--resamples", "4", "--size", "20", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert 0 < row["jaccard"] <= 1 and 0 < row["a with itself"] <= 1 and row["edges"] == 20
+    assert main(["compare", *circuits, "--resamples", "4"]) == 2
+    assert "--resamples chooses circuits from scores" in capsys.readouterr().err

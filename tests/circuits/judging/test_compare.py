@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.judging.compare import compare_circuits, compare_scores
+from circuits.judging.compare import compare_circuits, compare_resampled, compare_scores
 from circuits.scores import Scores
 from patching.graph import Graph
 
@@ -85,3 +86,22 @@ def test_what_cannot_be_compared_is_refused():
         compare_circuits({"a": A, "other": other})
     with pytest.raises(ValueError, match=r"the k best edges are 1 or more, got \[0\]"):
         compare_scores({"a": ramp(*UP), "b": ramp(*UP)}, ranking="signed", ks=(0,))
+
+
+def by_prompt(rows: torch.Tensor) -> Scores:
+    return replace(ramp(*rows.mean(dim=0).tolist()), by_prompt=rows)
+
+
+def test_methods_share_on_resamples_what_prompts_leave_to_them():
+    """Two edges that every prompt ranks first are in all draws; beside noise, in some."""
+    sure, noise = torch.zeros(6, N), torch.randn(6, N, generator=torch.Generator().manual_seed(0))
+    sure[:, [0, 3]] = 5.0
+    scores = {"sure": by_prompt(sure.double()), "noise": by_prompt(noise.double())}
+    found = compare_resampled(scores, 2, ranking="absolute", n=8)
+    assert found.matrix[0, 0] == 1
+    assert found.matrix[0, 1] == found.matrix[1, 0] < found.matrix[1, 1] < 1
+    assert found.to_dataframe()["a with itself"].tolist() == [1.0]
+    with pytest.raises(ValueError, match="give 2 resamples or more, got 1"):
+        compare_resampled(scores, 2, ranking="absolute", n=1)
+    with pytest.raises(ValueError, match="do not say what each prompt alone scores"):
+        compare_resampled({"a": ramp(*UP), "b": ramp(*UP)}, 2, ranking="absolute")
