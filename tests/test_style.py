@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import networkx as nx
@@ -10,6 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path for name in ("circuits", "patching") for path in (ROOT / name).rglob("*.py"))
 PRINTING = ("circuits/cli.py", "circuits/shell/")
+
+
+@cache
+def parsed(module: Path) -> ast.Module:
+    return ast.parse(module.read_text())
 
 
 def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -32,7 +38,7 @@ def module(request: pytest.FixtureRequest) -> Path:
 
 
 def test_no_function_has_more_than_40_code_lines(module: Path):
-    nodes = ast.walk(ast.parse(module.read_text()))
+    nodes = ast.walk(parsed(module))
     functions = [f for f in nodes if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert {f.name: _code_lines(f) for f in functions if _code_lines(f) > 40} == {}
 
@@ -43,13 +49,13 @@ def test_no_file_has_more_than_300_lines(module: Path):
 
 def test_importing_a_module_does_nothing_but_define(module: Path):
     if module.name != "__main__.py":
-        assert _calls_at_import(ast.parse(module.read_text())) == []
+        assert _calls_at_import(parsed(module)) == []
 
 
 def test_only_the_shell_prints(module: Path):
     name = module.relative_to(ROOT).as_posix()
     if not name.startswith(PRINTING) and module.name != "__main__.py":
-        tree = ast.parse(module.read_text())
+        tree = parsed(module)
         calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
         assert not [f for f in calls if isinstance(f, ast.Name) and f.id == "print"]
 

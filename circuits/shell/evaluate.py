@@ -23,6 +23,7 @@ from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import natural
 
 if TYPE_CHECKING:
+    from circuits.circuit import Circuit
     from circuits.reporting.report import Measured
     from circuits.running.evaluation import Evaluation
     from patching.metrics import Metric
@@ -59,16 +60,11 @@ def evaluate(args: Namespace) -> None:
         ValueError: if a file is no circuit, or of another graph than the model's.
     """
     from circuits.discover import measure
-    from circuits.grouping import join_circuit
     from circuits.running.evaluation import evaluate as run
 
     check_scores(args)
     metric, kept = open_metric(args), open_run(args)
-    circuits = [read_circuit(path) for path in args.files]
-    model = open_model(args)
-    for i, (path, circuit) in enumerate(zip(args.files, circuits, strict=True)):
-        circuits[i] = join_circuit(circuit, model.graph, f"{path} is a circuit")
-        warn_of_other_weights(path, circuit.provenance, model)
+    model, circuits = _open_circuits(args)
     task = open_task(args.task, model, args, seed=args.seed)
     evaluation = run(
         model,
@@ -93,16 +89,35 @@ def evaluate(args: Namespace) -> None:
     if args.json:
         said = _provenance(args, model, task, metric)
         rows = _rows(args, evaluation, measured)
-        rows = [
-            {**row, "in_sample": in_sample[str(row["circuit"])], "provenance": said} for row in rows
-        ]
-        for row, found in zip(rows, again, strict=False):
-            row["resampled"] = dict(found)
-        print(json.dumps(rows, indent=2))
-    else:
-        _print_evaluation(args, evaluation, measured, in_sample)
-        if again:
-            print_resampled(again, against=args.files[0])
+        print(json.dumps(_beside(rows, in_sample, said, again), indent=2))
+        return
+    _print_evaluation(args, evaluation, measured, in_sample)
+    if again:
+        print_resampled(again, against=args.files[0])
+
+
+def _open_circuits(args: Namespace) -> "tuple[Model, list[Circuit]]":
+    """The model, and the circuits of the files in its graph; files are read first."""
+    from circuits.grouping import join_circuit
+
+    circuits = [read_circuit(path) for path in args.files]
+    model = open_model(args)
+    for i, (path, circuit) in enumerate(zip(args.files, circuits, strict=True)):
+        circuits[i] = join_circuit(circuit, model.graph, f"{path} is a circuit")
+        warn_of_other_weights(path, circuit.provenance, model)
+    return model, circuits
+
+
+def _beside(
+    rows: Sequence[Mapping[str, object]],
+    in_sample: Mapping[str, bool],
+    said: Mapping[str, object],
+    again: Sequence[Mapping[str, object]],
+) -> list[dict[str, object]]:
+    """What is said of each circuit, with where it was found and what resamples say of it."""
+    seen = [{**row, "in_sample": in_sample[str(row["circuit"])]} for row in rows]
+    found = [{"resampled": dict(one)} for one in again] or [{} for _ in rows]
+    return [{**row, **one, "provenance": dict(said)} for row, one in zip(seen, found, strict=True)]
 
 
 def _write_values(args: Namespace, evaluation: "Evaluation") -> None:
