@@ -150,8 +150,9 @@ def _add_circuit_commands(add: Callable[..., options.Parser]) -> None:
     runs = (model, task, apart, ablation, options.intervention_options(), run)
     own = options.task_options()  # theirs alone: parsers share options, and here the metric is kl
     descent = "learn a circuit by gradient descent"
-    learn.add_options(add(learn.learn, descent, model, own, ablation))
-    search.add_options(add(search.search, "search for a circuit", model, own, ablation))
+    learn.add_options(add(learn.learn, descent, model, own, apart, ablation))
+    tried = (model, own, apart, ablation)
+    search.add_options(add(search.search, "search for a circuit", *tried))
     evaluate.add_options(add(evaluate.evaluate, "run circuits on a task", *runs))
     curve.add_options(add(curve.curve, "judge scores at all sizes", *runs, ranking, result))
     sharing = "say what circuits or scores share"

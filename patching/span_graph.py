@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from patching.graph import Graph, Node
@@ -154,6 +154,12 @@ def require_whole(graph: Graph, who: str) -> None:
 def kept_apart(graph: Graph, spans: Sequence[str]) -> Graph:
     """The graph with these spans, or without any as it is."""
     return SpanGraph.of(graph, spans) if spans else graph
+
+
+def spans_last(matrix: Shaped[Tensor, "..."], graph: Graph) -> Shaped[Tensor, "..."]:
+    """Values of edges, readers last, with an axis of their own for spans; as they are without."""
+    spans = spans_of(graph)
+    return matrix.unflatten(-1, (-1, len(spans))) if spans else matrix
 
 
 @lru_cache(maxsize=16)

@@ -14,6 +14,7 @@ from patching.descent import Parameter, Schedule, Step, descend
 from patching.metrics import Metric, kl
 from patching.model import Model
 from patching.optimal import SCHEDULE, open_space
+from patching.span_graph import plain_of, spans_of
 from patching.tasks.task import Task
 
 
@@ -27,19 +28,21 @@ def optimal_outside(
 ) -> Optimal:
     """The constants under which a circuit comes nearest to the full model, one for each writer.
 
-    All edges outside carry their writer's constant at once; a writer has one for all its edges.
-    Learned from the means on, which stay if nothing better is found on all examples. Li and Janson
-    2024, arXiv:2409.09951. Costs what edge pruning costs.
+    All edges outside carry their writer's constant at once; a writer has one for all its edges, and
+    for all spans. Learned from the means on, which stay if nothing better is found on all examples.
+    Li and Janson 2024, arXiv:2409.09951. Costs what edge pruning costs.
 
     Raises:
         ValueError: if the circuit is of another graph, the metric has no gradient, the model cannot
             read the task, or the folder holds another training.
     """
-    model.graph.require_same(circuit.graph, "the circuit is")
+    model.graph.require_same(plain_of(circuit.graph), "the circuit is")
+    task = task.with_spans_of(spans_of(circuit.graph))
     space = open_space(model, task)
     name = f"optimal constants outside {circuit.size} edges over {task.name} ({task.hash})"
     setting = prepare(model, task, metric, lambda _: Constants(name, space.means))
-    removed = (model.graph.exists & ~circuit.mask).double().to(model.device)
+    setting.graph.require_same(circuit.graph, "the circuit is")
+    removed = setting.outside(circuit.mask)
 
     def objective(
         values: Mapping[str, Tensor], step: Step

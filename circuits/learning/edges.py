@@ -14,6 +14,7 @@ from patching.ablations import Ablation, resample
 from patching.descent import Parameter, Schedule, Step, descend
 from patching.metrics import Metric, kl
 from patching.model import Model
+from patching.span_graph import kept_apart
 from patching.tasks.task import Task
 
 PRUNING = Schedule(steps=400, rate=0.2)
@@ -42,8 +43,9 @@ def edge_pruning(
     step: by one number added to all log-odds, which is the multiplier of the constraint, solved for
     rather than raised by and by (`within_budget`). In the end the edges most likely to be kept are
     taken, exactly `size` of them where paths allow (`connected`). Bhaskar et al. 2024,
-    arXiv:2406.16778, who shrink linearly, learn two multipliers and mask writers too. Costs two
-    forwards, one masked forward and its backward a step.
+    arXiv:2406.16778, who shrink linearly, learn two multipliers and mask writers too. Where the
+    task keeps spans apart, each edge has a mask at each of them. Costs two forwards, one masked
+    forward and its backward a step.
 
     Args:
         model: what is pruned.
@@ -58,9 +60,10 @@ def edge_pruning(
         ValueError: if the graph is smaller than `size` or another than that of `start`, the metric
             has no gradient, task and model do not fit, or the folder holds another training.
     """
-    require_size(model.graph.n_edges, size, "edges")
+    graph = kept_apart(model.graph, task.apart)
+    require_size(graph.n_edges, size, "edges")
     setting = prepare(model, task, metric, ablation)
-    log_odds = logits_of(model.graph, start, centre=_CENTRE, spread=_SPREAD)
+    log_odds = logits_of(graph, start, centre=_CENTRE, spread=_SPREAD)
     parameters = {"log odds": Parameter(log_odds.to(model.device), schedule.rate)}
     objective = _Objective(setting, size, max(1, int(_SHRINKING * schedule.steps)))
     facts = setting.facts("edge-pruning", {**schedule.options, "size": size}, start)
@@ -86,7 +89,7 @@ class _Objective:
     def __call__(
         self, values: Mapping[str, Tensor], step: Step
     ) -> tuple[Float[Tensor, ""], Mapping[str, float]]:
-        n_edges = self._setting.model.graph.n_edges
+        n_edges = self._setting.graph.n_edges
         share = min(1.0, (step.number + 1) / self.n_shrinking)
         budget = n_edges * (self._size / n_edges) ** share
         log_odds = within_budget(values["log odds"], budget)

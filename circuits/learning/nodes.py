@@ -43,12 +43,14 @@ def subnetwork_probing(
 
     Raises:
         ValueError: if the graph has fewer than `size` heads and MLPs, the metric has no gradient,
-            task and model do not fit, or the folder holds another training.
+            task and model do not fit, the task keeps spans apart, or the folder holds another
+            training.
     """
     graph = model.graph
     n_nodes = len(graph.sources) - 1
     require_size(n_nodes, size, "heads and MLPs")
     require_penalty(penalty)
+    task.require_whole("subnetwork probing")
     setting = prepare(model, task, metric, ablation)
     writers = graph.exists.nonzero()[:, 0].to(model.device)  # of each edge
 

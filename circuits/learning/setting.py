@@ -11,11 +11,13 @@ from circuits.provenance import describe
 from circuits.running.masked import run_ends, run_masked
 from circuits.scores import Scores
 from patching.ablations import Ablation, Prepared
+from patching.graph import Graph
 from patching.history import History
 from patching.metrics import Metric, measure, measure_sloped, require_slope
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.provenance import confirmed
+from patching.span_graph import kept_apart, spans_last
 from patching.tasks.task import Batch, Task
 
 
@@ -29,10 +31,15 @@ class Setting:
     ablation: Prepared
     prompts: Batch
 
+    @property
+    def graph(self) -> Graph:
+        """What masks are of: spans are kept apart where the task does."""
+        return kept_apart(self.model.graph, self.task.apart)
+
     def distance(
-        self, rows: Int[Tensor, " batch"], removed: Float[Tensor, "*batch source dest"]
+        self, rows: Int[Tensor, " batch"], removed: Float[Tensor, "..."]
     ) -> Float[Tensor, ""]:
-        """How far the metric is from the clean run's with edges removed in part.
+        """How far the metric is from the clean run's with edges removed in part, see `run_masked`.
 
         The mean over examples of |metric of the clean run - metric of this run|: for `kl` that is
         the divergence itself, and no other metric gains by overshooting what the model does.
@@ -45,22 +52,24 @@ class Setting:
         return (clean - found).abs().mean()
 
     @without_gradients
-    def mean_distance(self, removed: Float[Tensor, "source dest"], batch_size: int) -> float:
+    def mean_distance(self, removed: Float[Tensor, "..."], batch_size: int) -> float:
         """The distance over all examples."""
         n = len(self.task)
         parts = torch.arange(n).split(batch_size)
         return sum(len(rows) * float(self.distance(rows, removed)) for rows in parts) / n
 
-    def outside(self, mask: Bool[Tensor, "source dest"]) -> Float[Tensor, "source dest"]:
-        """The matrix that removes all edges but those of a circuit."""
-        return (self.model.graph.exists & ~mask).to(self.model.device, torch.float64)
+    def outside(self, mask: Bool[Tensor, "source dest"]) -> Float[Tensor, "..."]:
+        """What removes all edges but those of a circuit, for `distance`."""
+        removed = (self.graph.exists & ~mask).to(self.model.device, torch.float64)
+        return spans_last(removed, self.graph)
 
-    def remove(self, kept: Float[Tensor, "*batch edge"]) -> Float[Tensor, "*batch source dest"]:
-        """Shares kept of the graph's edges, in row-major order, as the matrix to remove."""
-        exists = self.model.graph.exists
+    def remove(self, kept: Float[Tensor, "*batch edge"]) -> Float[Tensor, "..."]:
+        """Shares kept of the graph's edges, in row-major order, as what `distance` removes."""
+        exists = self.graph.exists
         edges = exists.flatten().nonzero().squeeze(1).to(kept.device)
         empty = kept.new_zeros(*kept.shape[:-1], exists.numel())
-        return empty.index_copy(-1, edges, 1 - kept).unflatten(-1, exists.shape)
+        removed = empty.index_copy(-1, edges, 1 - kept).unflatten(-1, exists.shape)
+        return spans_last(removed, self.graph)
 
     @property
     def functions(self) -> tuple[object, ...]:
@@ -80,7 +89,7 @@ class Setting:
         self, kept: Float[Tensor, " edge"], facts: Mapping[str, object], history: History
     ) -> Scores:
         """What was learned of each edge as scores, which say how the training ended."""
-        graph = self.model.graph
+        graph = self.graph
         matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
         matrix[graph.exists] = kept.detach().double().cpu()
         meaning = "the probability that an edge is kept: without sign"
@@ -92,11 +101,10 @@ def prepare(model: Model, task: Task, metric: Metric, ablation: Ablation) -> Set
     """Check that everything fits together, before any expensive work.
 
     Raises:
-        ValueError: if the metric has no gradient, the model cannot read the task or it keeps spans
-            apart, or pairs that should differ do not.
+        ValueError: if the metric has no gradient, the model cannot read the task, or pairs that
+            should differ do not.
     """
     require_slope(metric, "to learn by", at_clean=False)
-    task.require_whole("learning masks")
     model.check(task, metric)
     prepared = ablation(model)
     if prepared.paired:

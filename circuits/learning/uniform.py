@@ -13,6 +13,7 @@ from patching.ablations import resample
 from patching.descent import Parameter, Schedule, Step, descend
 from patching.metrics import Metric, kl
 from patching.model import Model
+from patching.span_graph import kept_apart
 from patching.tasks.task import Task
 
 SAMPLING = Schedule(steps=400, rate=0.1)
@@ -39,16 +40,18 @@ def uniform_sampling(
     that the distance's slope counts theta (1 - theta) times, and the penalty's whole. Removed edges
     carry what they carry in the corrupt run, so that edges that lead nowhere get no gradient by
     themselves. The penalty is in units of the metric for an edge: the smaller, the more edges stay.
-    Li and Janson 2024, arXiv:2409.09951. Costs what edge pruning costs.
+    Li and Janson 2024, arXiv:2409.09951. Masks are by span where the task keeps some apart. Costs
+    what edge pruning costs.
 
     Raises:
         ValueError: if the graph is smaller than `size` or another than that of `start`, the metric
             has no gradient, task and model do not fit, or the folder holds another training.
     """
-    require_size(model.graph.n_edges, size, "edges")
+    graph = kept_apart(model.graph, task.apart)
+    require_size(graph.n_edges, size, "edges")
     require_penalty(penalty)
     setting = prepare(model, task, metric, resample)
-    log_odds = logits_of(model.graph, start, centre=_CENTRE, spread=_SPREAD)
+    log_odds = logits_of(graph, start, centre=_CENTRE, spread=_SPREAD)
 
     def objective(
         values: Mapping[str, Tensor], step: Step

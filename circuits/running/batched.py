@@ -4,7 +4,9 @@ Rows of the batch are circuits x examples. The pass starts at that layer from th
 stream. Per circuit it keeps how far each used writer is from its replacement; every touched
 reader's input is one matrix product over those. Replaced inputs pass the model's own norm, so that
 a row's numbers do not depend on which readers are replaced. MLPs run on the circuits and tokens
-that need them alone. Only the answer positions of the final stream are ever read.
+that need them alone. Where spans are kept apart, a circuit has a part for the tokens of each, which
+is made like a circuit of its own: what one span does not need is skipped there. Only the answer
+positions of the final stream are ever read.
 """
 
 from collections.abc import Sequence
@@ -16,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.running.pair import Pair
+from circuits.running.parts import Part, make_parts, room_for
 from circuits.running.plan import STARTS, Plan
-from circuits.running.sums import LIVE, REPLACED, Sums
+from circuits.running.sums import LIVE, REPLACED
 from patching.anatomy.blocks import FINAL_STREAM, Block, widen
 from patching.anatomy.stack import skipping
 from patching.capture import Writes
@@ -46,24 +49,20 @@ class _Pass:
         self, model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan], layer: int
     ) -> None:
         self._model, self._graph, self._pair, self._first = model, model.graph, pair, layer
-        self._n, self._tokens = len(plans), pair.places
-        self._answers = batch.is_asked[pair.places].nonzero().squeeze(1)
-        missing, span = pair.replaced - pair.clean.writes, pair.span
-        if layer == self._graph.n_layers:  # nothing but the answer positions is ever read
-            missing, span = missing[self._answers], None if span is None else span[self._answers]
-        self._circuits = [Sums(plan, missing.embed, span) for plan in plans]
+        self._n, self._only_asked = len(plans), layer == model.graph.n_layers
+        chosen = slice(None)
+        self._nothing_kept = pair.nothing_kept
+        if self._only_asked:  # nothing but the answer positions is ever read
+            chosen = batch.is_asked[pair.places].nonzero().squeeze(1)
+            self._nothing_kept = {FINAL_STREAM: pair.nothing_kept[FINAL_STREAM][chosen]}
+        missing = (pair.replaced - pair.clean.writes)[chosen]
+        self._parts = make_parts(plans, pair, batch.is_asked, missing.embed, chosen)
         self._fill_writers_before(missing)
         self._streams: dict[str, Tensor] = {}
-        self._made: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
+        self._made: dict[str, list[tuple[Part, Tensor, Tensor]]] = {}
         self._z: dict[int, Tensor] = {}
-        self._room = self._make_room()
-
-    def _make_room(self) -> Float[Tensor, "reader _"]:
-        """Memory for the inputs of one layer's readers in one circuit: fresh pages cost time."""
-        spans = [self._graph.attention_readers(i) for i in range(self._graph.n_layers)]
-        most = max(len(sums.computed(span)) for sums in self._circuits for span in spans)
-        missing = self._circuits[0].missing
-        return missing.new_empty(most, missing[0].numel())
+        readers = map(self._graph.attention_readers, range(self._graph.n_layers))
+        self._room = room_for(self._parts, [*readers])
 
     def hooks(self) -> list[tuple[str, Hook]]:
         """All hooks, to be in place during the pass."""
@@ -71,7 +70,7 @@ class _Pass:
         for block in self._model.blocks[self._first :]:
             hooks += self._attention_hooks(block) + self._mlp_hooks(block)
             hooks += self._head_hooks(block)
-        if any(bool(sums.plan.computed[-1]) for sums in self._circuits):
+        if any(bool((part.plan.computed | part.plan.replaced)[-1]) for part in self._parts):
             hooks.append((FINAL_STREAM, self._on_final))
         return hooks
 
@@ -80,26 +79,27 @@ class _Pass:
     def _fill_writers_before(self, missing: Writes) -> None:
         """Replacement minus clean write of used writers that write before the pass begins."""
         graph = self._graph
-        last = self._first == graph.n_layers
-        n_before = len(graph.sources) if last else graph.sources_before_attention(self._first)
-        used = [sums.plan.used[: sums.plan.n_used(n_before)] for sums in self._circuits]
+        n_before = len(graph.sources)
+        if not self._only_asked:
+            n_before = graph.sources_before_attention(self._first)
+        used = [part.plan.used[: part.plan.n_used(n_before)] for part in self._parts]
         union = torch.cat(used).unique()
         out = missing.embed.new_empty(len(union), *missing.embed.shape)
         out[union == 0] = missing.embed
         for block in self._model.blocks[: self._first]:
-            span = graph.head_sources(block.index)
-            rows = (union >= span.start) & (union < span.stop)
+            heads_of = graph.head_sources(block.index)
+            rows = (union >= heads_of.start) & (union < heads_of.stop)
             if rows.any():
-                heads = union[rows] - span.start
+                heads = union[rows] - heads_of.start
                 out[rows] = block.head_writes(missing.heads[block.index][:, heads], heads=heads)
-            out[union == span.stop] = missing.mlps[block.index]
-        for sums, mine in zip(self._circuits, used, strict=True):
+            out[union == heads_of.stop] = missing.mlps[block.index]
+        for part, mine in zip(self._parts, used, strict=True):
             end = STARTS + len(mine)
-            sums.missing[STARTS:end] = out[torch.searchsorted(union, mine)]
+            part.sums.missing[STARTS:end] = out[:, part.span][torch.searchsorted(union, mine)]
 
     def _head_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        span = self._graph.head_sources(block.index)
-        if not self._is_used(span):
+        heads = self._graph.head_sources(block.index)
+        if not any(len(part.plan.used_in(heads)[1]) for part in self._parts):
             return []
         if block.post_attention_norm is None:
             return [(block.z, lambda z: self._on_heads(block, z, None))]
@@ -117,23 +117,23 @@ class _Pass:
         z: Float[Tensor, "row pos head d_head"],
         total: Float[Tensor, "row pos d_model"] | None,
     ) -> None:
-        for i, sums in enumerate(self._circuits):
-            rows, heads = sums.rows(self._graph.head_sources(block.index))
+        for part in self._parts:
+            rows, heads = part.sums.rows(self._graph.head_sources(block.index))
             if not len(heads):
                 continue
             live = block.head_input(
-                self._chosen(z, i), None if total is None else self._chosen(total, i)
+                self._chosen(z, part), None if total is None else self._chosen(total, part)
             )
-            missing = (self._pair.replaced.heads[block.index] - live)[:, heads]
+            missing = (self._pair.replaced.heads[block.index][part.span] - live)[:, heads]
             every = len(heads) == self._graph.n_heads
             block.head_writes(missing, heads=None if every else heads, out=rows)
 
-    def _is_used(self, sources: slice) -> bool:
-        return any(len(sums.plan.used_in(sources)[1]) for sums in self._circuits)
+    def _chosen(self, x: Float[Tensor, "row pos ..."], part: Part) -> Float[Tensor, "token ..."]:
+        """What a circuit's rows hold at the tokens of a part."""
+        return self._by_circuit(x)[part.circuit][part.places]
 
-    def _chosen(self, x: Float[Tensor, "row pos ..."], i: int) -> Float[Tensor, "token ..."]:
-        """What a circuit's rows hold at the tokens where anything can differ."""
-        return x.unflatten(0, (self._n, -1))[i][self._tokens]
+    def _by_circuit(self, x: Float[Tensor, "row pos ..."]) -> Float[Tensor, "circuit n pos ..."]:
+        return x.unflatten(0, (self._n, -1))
 
     # Readers: their inputs, put together.
 
@@ -141,58 +141,60 @@ class _Pass:
         hooks: list[tuple[str, Hook]] = []
         if self._is_computed(self._graph.attention_readers(block.index)):
             hooks.append((block.stream_in, lambda live: self._project(block, live)))
-        for name, span in zip(block.qkv, self._spans(block), strict=True):
-            if self._is_computed(span) or self._is_replaced(span):
-                hooks.append((name, partial(self._replace_projection, name, span)))
+        for name, readers in zip(block.qkv, self._readers(block), strict=True):
+            if self._is_computed(readers) or self._is_replaced(readers):
+                hooks.append((name, partial(self._replace_projection, name, readers)))
         return hooks
 
-    def _spans(self, block: Block) -> tuple[slice, slice, slice]:
+    def _readers(self, block: Block) -> tuple[slice, slice, slice]:
         """The queries, keys and values of a layer on the destination axis."""
         graph, i = self._graph, block.index
         return graph.q_readers(i), graph.k_readers(i), graph.v_readers(i)
 
     def _is_computed(self, readers: slice) -> bool:
-        return any(bool(sums.plan.computed[readers].any()) for sums in self._circuits)
+        return any(bool(part.plan.computed[readers].any()) for part in self._parts)
 
     def _is_replaced(self, readers: slice) -> bool:
-        return any(bool(sums.plan.replaced[readers].any()) for sums in self._circuits)
+        return any(bool(part.plan.replaced[readers].any()) for part in self._parts)
 
     def _project(self, block: Block, live: Float[Tensor, "row pos d_model"]) -> None:
-        """Queries, keys and values of all readers that are put together, one circuit at a time."""
-        span = self._graph.attention_readers(block.index)
+        """Queries, keys and values of all readers that are put together, one part at a time."""
+        every = self._graph.attention_readers(block.index)
         n_sources = self._graph.sources_before_attention(block.index)
-        for i, sums in enumerate(self._circuits):
-            readers = span.start + sums.computed(span)
+        for part in self._parts:
+            readers = every.start + part.sums.computed(every)
             if not len(readers):
                 continue
-            self._set_starts(i, block.stream_in, self._chosen(live, i))
-            x = sums.inputs(readers, n_sources, out=self._room).to(live.dtype)
+            self._set_starts(part, block.stream_in, self._chosen(live, part))
+            x = part.sums.inputs(readers, n_sources, room=self._room).to(live.dtype)
             x = x if block.attention_norm is None else block.attention_norm(x)
-            for part, readers in enumerate(self._spans(block)):
-                which = sums.computed(readers)
+            for number, readers in enumerate(self._readers(block)):
+                which = part.sums.computed(readers)
                 if not len(which):
                     continue
                 mine, x = x[: len(which)], x[len(which) :]
-                made = block.projected(part, mine, which)
-                self._made.setdefault(block.qkv[part], []).append((i, which, made))
+                made = block.projected(number, mine, which)
+                self._made.setdefault(block.qkv[number], []).append((part, which, made))
 
     def _replace_projection(
-        self, name: str, span: slice, live: Float[Tensor, "row pos head d_head"]
+        self, name: str, readers: slice, live: Float[Tensor, "row pos head d_head"]
     ) -> Tensor:
-        out = live.unflatten(0, (self._n, -1)).clone()
-        rows, places = (part[:, None] for part in self._tokens)
-        for i, sums in enumerate(self._circuits):
-            which = sums.plan.replaced[span].nonzero().squeeze(1)
+        out = self._by_circuit(live).clone()
+        for part in self._parts:
+            which = part.plan.replaced[readers].nonzero().squeeze(1)
             if len(which):
-                out[i, rows, places, which] = self._pair.nothing_kept[name][:, which]
-        for i, which, made in self._made.pop(name, []):
-            out[i, rows, places, which] = made.transpose(0, 1)
+                rows, places = (some[:, None] for some in part.places)
+                nothing = self._nothing_kept[name][part.span]
+                out[part.circuit, rows, places, which] = nothing[:, which]
+        for part, which, made in self._made.pop(name, []):
+            rows, places = (some[:, None] for some in part.places)
+            out[part.circuit, rows, places, which] = made.transpose(0, 1)
         return out.flatten(0, 1)
 
     def _mlp_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        """The MLP runs on the circuits in which it is active, at tokens where anything differs."""
+        """The MLP runs on the parts in which it is active, at tokens where anything differs."""
         mlp, reader = self._graph.mlp_source(block.index), self._graph.mlp_reader(block.index)
-        ran = [i for i, sums in enumerate(self._circuits) if sums.plan.active[mlp]]
+        ran = [part for part in self._parts if part.plan.active[mlp]]
         hooks: list[tuple[str, Hook]] = []
         if self._is_computed(slice(reader, reader + 1)):
             hooks.append((block.mlp_stream, self._keep_stream(block.mlp_stream)))
@@ -204,57 +206,57 @@ class _Pass:
         return lambda stream: self._streams.update({name: stream})
 
     def _mlp_input(
-        self, block: Block, live: Float[Tensor, "row pos d_model"], ran: list[int]
+        self, block: Block, live: Float[Tensor, "row pos d_model"], ran: list[Part]
     ) -> Float[Tensor, "one token d_model"]:
         reader = self._graph.mlp_reader(block.index)
         n_sources = self._graph.sources_before_mlp(block.index)
-        stream, parts = self._streams.pop(block.mlp_stream, None), []
-        for i in ran:
-            sums, x = self._circuits[i], self._chosen(live, i)
-            if sums.plan.computed[reader]:
+        stream, made = self._streams.pop(block.mlp_stream, None), []
+        for part in ran:
+            x = self._chosen(live, part)
+            if part.plan.computed[reader]:
                 assert stream is not None, "the stream is kept for every reader put together"
-                self._set_starts(i, block.mlp_stream, self._chosen(stream, i))
-                x = sums.inputs(torch.tensor([reader]), n_sources)[0].to(live.dtype)
+                self._set_starts(part, block.mlp_stream, self._chosen(stream, part))
+                x = part.sums.inputs(torch.tensor([reader]), n_sources)[0].to(live.dtype)
                 x = x if block.mlp_norm is None else block.mlp_norm(x)
-            parts.append(x)
-        x = torch.cat(parts)[None] if parts else live[:1, :1]
+            made.append(x)
+        x = torch.cat(made)[None] if made else live[:1, :1]
         return _filled_up(x, live) if block.mlp_keeps_shape else x
 
     def _on_mlp_out(
-        self, block: Block, out: Float[Tensor, "one token d_model"], ran: list[int]
+        self, block: Block, out: Float[Tensor, "one token d_model"], ran: list[Part]
     ) -> Float[Tensor, "row pos d_model"]:
         """Where it did not run, the MLP writes what it wrote in the clean run."""
         mlp = self._graph.mlp_source(block.index)
         clean = self._pair.mlp_outs[block.mlp_out]
         whole = clean.repeat(self._n, *[1] * clean.ndim).view(self._n, *clean.shape)
-        tokens = out.flatten(0, 1)
-        for i, part in zip(ran, tokens.split(len(self._tokens[0])), strict=False):
-            whole[i][self._tokens] = part
-        for i, sums in enumerate(self._circuits):
-            rows, which = sums.rows(slice(mlp, mlp + 1))
+        sizes = [len(part.places[0]) for part in ran]
+        tokens = out.flatten(0, 1)[: sum(sizes)].split(sizes) if ran else []
+        for part, made in zip(ran, tokens, strict=True):
+            whole[part.circuit][part.places] = made
+        for part in self._parts:
+            rows, which = part.sums.rows(slice(mlp, mlp + 1))
             if len(which):
-                live = widen(whole[i][self._tokens])
-                rows[0] = self._pair.replaced.mlps[block.index] - live
+                live = widen(whole[part.circuit][part.places])
+                rows[0] = self._pair.replaced.mlps[block.index][part.span] - live
         return whole.flatten(0, 1)
 
-    def _set_starts(self, i: int, name: str, live: Float[Tensor, "token d_model"]) -> None:
-        missing = self._circuits[i].missing
-        missing[LIVE], missing[REPLACED] = live, self._pair.nothing_kept[name]
+    def _set_starts(self, part: Part, name: str, live: Float[Tensor, "token d_model"]) -> None:
+        missing = part.sums.missing
+        missing[LIVE], missing[REPLACED] = live, self._nothing_kept[name][part.span]
 
     def _on_final(self, live: Float[Tensor, "row pos d_model"]) -> Tensor:
         """Only the answer positions of the final stream are ever read."""
-        out, start = live.unflatten(0, (self._n, -1)).clone(), self._pair.nothing_kept[FINAL_STREAM]
-        reader = torch.tensor([len(self._graph.destinations) - 1])
-        rows, places = (part[self._answers] for part in self._tokens)
-        only_answers = self._first == self._graph.n_layers
-        at = torch.arange(len(self._answers)) if only_answers else self._answers
-        for i, sums in enumerate(self._circuits):
-            if not sums.plan.computed[-1]:
-                continue
-            sums.missing[LIVE, at] = widen(out[i, rows, places])
-            sums.missing[REPLACED, at] = widen(start[self._answers])
-            x = sums.inputs(reader, len(self._graph.sources), None if only_answers else at)
-            out[i, rows, places] = x[0].to(out.dtype)
+        out, start = self._by_circuit(live).clone(), self._nothing_kept[FINAL_STREAM]
+        reader, n_sources = torch.tensor([-1]), len(self._graph.sources)
+        for part in self._parts:
+            at, missing = part.asked, part.sums.missing
+            where, nothing = (part.circuit, *part.asked_places), widen(start[part.span][at])
+            if part.plan.replaced[-1]:
+                out[where] = nothing.to(out.dtype)
+            elif part.plan.computed[-1] and len(at):
+                missing[LIVE, at], missing[REPLACED, at] = widen(out[where]), nothing
+                x = part.sums.inputs(reader, n_sources, None if self._only_asked else at)
+                out[where] = x[0].to(out.dtype)
         return out.flatten(0, 1)
 
 

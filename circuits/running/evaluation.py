@@ -21,7 +21,7 @@ from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Direction
 from patching.runs.batches import Doing, Keeping, in_batches
-from patching.span_graph import plain_of, spans_of
+from patching.span_graph import plain_of, spans_last, spans_of
 from patching.tasks.task import Batch, Task
 from patching.work import Done, Parts, Run
 
@@ -228,9 +228,7 @@ def _measure(
         inside = torch.stack([circuit.mask for circuit in circuits[start : start + AT_ONCE]])
         exists = circuits[0].graph.exists
         replaced = inside if runs.direction == "denoising" else exists & ~inside
-        removed = replaced.to(runs.corrupt.dtype)
-        if spans := spans_of(circuits[0].graph):
-            removed = removed.unflatten(2, (-1, len(spans)))
+        removed = spans_last(replaced.to(runs.corrupt.dtype), circuits[0].graph)
         found = measure_circuits(model, runs.live, runs.pair, removed, metrics, seen=batch)
         values[:, start : start + AT_ONCE] = found
     ends = {"clean": clean, "corrupt": runs.corrupt}

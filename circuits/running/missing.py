@@ -4,10 +4,11 @@ A reader's input is a weighed sum of all rows so far. Rows are kept in one block
 each sum is one matrix product, forwards and backwards, however many writers there are.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -32,17 +33,19 @@ class Missing:
             self._parts.append(((first, self._n), part))
 
     def weighed(
-        self, weights: Float[Tensor, "*group row reader"]
+        self, weights: Float[Tensor, "... row reader"], sizes: Sequence[int] = ()
     ) -> Float[Tensor, "reader token d_model"]:
         """Sums of as many first rows as there are weights.
 
         Weights are the same for all tokens, or for each of several groups of tokens of equal size.
+        With `sizes`, they are so in each of as many parts of the tokens, which come first.
         """
         assert self._rows is not None, "sums are of something"
         n = weights.shape[-2]
         live = [(span, part) for span, part in self._parts if span[1] <= n]
         spans = torch.tensor([span for span, _ in live])
-        made = _Weighed.apply(weights, self._rows.data[:n], spans, *(part for _, part in live))
+        rows, parts = self._rows.data[:n], (part for _, part in live)
+        made = _Weighed.apply(weights, rows, spans, torch.tensor(sizes, dtype=torch.long), *parts)
         assert isinstance(made, Tensor)
         return made
 
@@ -63,16 +66,17 @@ class _Weighed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: _Context,
-        weights: Float[Tensor, "*group row reader"],
+        weights: Float[Tensor, "... row reader"],
         rows: Float[Tensor, "row token d_model"],
         spans: Shaped[Tensor, "..."],
+        sizes: Int[Tensor, " part"],
         *parts: Float[Tensor, "_ token d_model"],
     ) -> Float[Tensor, "reader token d_model"]:
-        ctx.save_for_backward(weights, rows, spans)
-        if weights.ndim == 2:
-            return (weights.T @ rows.flatten(1)).unflatten(1, rows.shape[1:])
-        made = torch.bmm(weights.transpose(1, 2), _grouped(rows, len(weights)))
-        return made.transpose(0, 1).reshape(-1, *rows.shape[1:])
+        ctx.save_for_backward(weights, rows, spans, sizes)
+        if not len(sizes):
+            return _sum(weights, rows)
+        pairs = zip(weights, _apart(rows, sizes), strict=True)
+        return torch.cat([_sum(mine, some) for mine, some in pairs], dim=1)
 
     @staticmethod
     def backward(
@@ -83,21 +87,50 @@ class _Weighed(torch.autograd.Function):
                 "runs with masks, or inside a circuit, can be differentiated once, not twice; "
                 "curvature has second derivatives by edges"
             )
-        (weights, rows, spans), (slope,) = ctx.saved_tensors, slopes
+        (weights, rows, spans, sizes), (slope,) = ctx.saved_tensors, slopes
         by_weights, by_parts = None, [None] * len(spans)
-        back = slope.flatten(1) if weights.ndim == 2 else _grouped(slope, len(weights))
+        apart = bool(len(sizes))
+        mine = weights if apart else weights[None]
+        backs = [_grouped(part, one) for one, part in zip(mine, _apart(slope, sizes), strict=True)]
         if ctx.needs_input_grad[0]:
-            seen = rows.flatten(1) if weights.ndim == 2 else _grouped(rows, len(weights))
-            by_weights = seen @ back.mT
-        if any(ctx.needs_input_grad[3:]):
-            by_rows = weights @ back
-            by_rows = by_rows if weights.ndim == 2 else by_rows.transpose(0, 1)
-            by_rows = by_rows.reshape(rows.shape)
+            seen = zip(mine, _apart(rows, sizes), backs, strict=True)
+            found = [_grouped(part, one) @ back.mT for one, part, back in seen]
+            by_weights = torch.stack(found) if apart else found[0]
+        if any(ctx.needs_input_grad[4:]):
+            found = [_ungrouped(one @ back, rows) for one, back in zip(mine, backs, strict=True)]
+            by_rows = torch.cat(found, dim=1) if apart else found[0]
             by_parts = [by_rows[first:last] for first, last in spans.tolist()]
-        return (by_weights, None, None, *by_parts)
+        return (by_weights, None, None, None, *by_parts)
+
+
+def _sum(
+    weights: Float[Tensor, "*group row reader"], rows: Float[Tensor, "row token d_model"]
+) -> Float[Tensor, "reader token d_model"]:
+    if weights.ndim == 2:
+        return (weights.T @ rows.flatten(1)).unflatten(1, rows.shape[1:])
+    made = torch.bmm(weights.transpose(1, 2), _grouped(rows, weights))
+    return _ungrouped(made, rows)
+
+
+def _apart(
+    rows: Float[Tensor, "row token d_model"], sizes: Int[Tensor, " part"]
+) -> Sequence[Float[Tensor, "row some d_model"]]:
+    """The tokens of each part; all of them, where there are no parts."""
+    return rows.split(sizes.tolist(), dim=1) if len(sizes) else [rows]
 
 
 def _grouped(
-    rows: Float[Tensor, "row token d_model"], n_groups: int
-) -> Float[Tensor, "group row _"]:
-    return rows.unflatten(1, (n_groups, -1)).flatten(2).transpose(0, 1)
+    rows: Float[Tensor, "row token d_model"], weights: Float[Tensor, "*group _ reader"]
+) -> Float[Tensor, "*group row _"]:
+    """Rows as the weights are multiplied with them: by group, where there are groups."""
+    if weights.ndim == 2:
+        return rows.flatten(1)
+    return rows.unflatten(1, (len(weights), -1)).flatten(2).transpose(0, 1)
+
+
+def _ungrouped(
+    made: Float[Tensor, "*group some _"], rows: Float[Tensor, "row token d_model"]
+) -> Float[Tensor, "some n d_model"]:
+    """The reverse."""
+    made = made if made.ndim == 2 else made.transpose(0, 1)
+    return made.reshape(len(made), -1, rows.shape[2])

@@ -41,7 +41,7 @@ class Plan:
     what it makes of the replaced stream is known, `computed` where its input is put together; all
     others are left alone. Writers that are not `active` may write anything: it cancels. Where
     circuits keep spans apart, terms are those of a token's span, and a reader is put together if it
-    is at any.
+    is at any; `at` says which are, of `replaced`, `computed` and `active`, at each.
     """
 
     graph: Graph
@@ -50,6 +50,16 @@ class Plan:
     replaced: Bool[Tensor, " dest"]
     computed: Bool[Tensor, " dest"]
     active: Bool[Tensor, " source"]
+    at: tuple[Bool[Tensor, "_ _"], ...] = ()
+
+    @cached_property
+    def parts(self) -> list["Plan"]:
+        """What it is at each span, as the plan of a circuit without any; or itself alone."""
+        if not self.at:
+            return [self]
+        numbers = self.coefficient.unbind(-1), self.from_replaced.unbind(-1)
+        columns = zip(*numbers, *(part.unbind(-1) for part in self.at), strict=True)
+        return [Plan(self.graph, *some) for some in columns]
 
     @cached_property
     def used(self) -> Int[Tensor, " used"]:
@@ -107,7 +117,7 @@ def make_plans(
         kept = kept * active[:, :, None].view(*kept.shape[:2], 1, *kept.shape[3:])
     return [
         _make_plan(*rows, graph=graph, paired=paired)
-        for rows in zip(kept, needed, active.any(dim=2), strict=True)
+        for rows in zip(kept, needed, active, strict=True)
     ]
 
 
@@ -131,7 +141,7 @@ def plan_everywhere(removed: Float[Tensor, "source dest"], graph: Graph) -> Plan
 def _make_plan(
     kept: Float[Tensor, "source dest *span"],
     needed: Bool[Tensor, "dest one_or_spans"],
-    active: Bool[Tensor, " source"],
+    active: Bool[Tensor, "source one_or_spans"],
     *,
     graph: Graph,
     paired: bool,
@@ -139,17 +149,19 @@ def _make_plan(
     removed = graph.exists.to(kept).view(*graph.exists.shape, *[1] * (kept.ndim - 2)) - kept
     n_kept, n_removed = (kept != 0).sum(dim=0), (removed != 0).sum(dim=0)
     from_replaced = n_kept < (n_removed if paired else FEW * n_removed)
-    touched = (needed & (n_removed.view(len(needed), -1) > 0)).any(dim=1)
-    replaced = touched & (n_kept.view(len(needed), -1) == 0).all(dim=1)
+    touched = needed & (n_removed.view(len(needed), -1) > 0)
+    nothing = n_kept.view(len(needed), -1) == 0
     if not paired:  # heads make the same of it in all circuits; MLPs and logits are run
-        replaced &= _of_attention(graph)
+        nothing &= _of_attention(graph)[:, None]
+    replaced = touched.any(dim=1) & nothing.all(dim=1)
     return Plan(
         graph=graph,
         coefficient=torch.where(from_replaced, -kept, removed),
         from_replaced=from_replaced,
         replaced=replaced,
-        computed=touched & ~replaced,
-        active=active,
+        computed=touched.any(dim=1) & ~replaced,
+        active=active.any(dim=1),
+        at=(touched & nothing, touched & ~nothing, active) if kept.ndim > 2 else (),
     )
 
 

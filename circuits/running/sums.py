@@ -16,27 +16,20 @@ class Sums:
     """What one circuit's sums are made of, at the tokens where anything can differ.
 
     `missing` holds, after two rows to start from, replacement minus live write of each used writer.
-    Where spans are kept apart, `span` is the number of each token's, ascending.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        like: Float[Tensor, "token d_model"],
-        span: Int[Tensor, " token"] | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, like: Float[Tensor, "token d_model"]) -> None:
         self.plan = plan
         self.missing = like.new_empty(STARTS + len(plan.used), *like.shape)
         self._terms = plan.terms.contiguous().to(like.device)
-        self._span = span
 
     def rows(self, sources: slice) -> tuple[Float[Tensor, "some token d_model"], Tensor]:
-        """Where the used writers of a span are kept, and which of the span they are."""
+        """Where the used writers of a layer are kept, and which of the layer they are."""
         rows, which = self.plan.used_in(sources)
         return self.missing[STARTS + rows.start : STARTS + rows.stop], which
 
     def computed(self, readers: slice) -> Int[Tensor, " some"]:
-        """Which readers of a span are put together."""
+        """Which of some readers are put together."""
         return self.plan.computed[readers].nonzero().squeeze(1)
 
     def inputs(
@@ -44,33 +37,16 @@ class Sums:
         readers: Int[Tensor, " reader"],
         n_sources: int,
         tokens: Int[Tensor, " token"] | None = None,
-        out: Float[Tensor, "room _"] | None = None,
+        room: Float[Tensor, " room"] | None = None,
     ) -> Float[Tensor, "reader some d_model"]:
         """What some readers see, at all or only some of the tokens; starts must be set."""
         n = STARTS + self.plan.n_used(n_sources)
         missing = self.missing[:n] if tokens is None else self.missing[:n, tokens]
-        out = None if out is None else out[: len(readers)]
-        if self._span is not None:
-            span = self._span if tokens is None else self._span[tokens]
-            return self._by_span(readers, missing, span, out)
-        x = torch.mm(self._terms[readers, :n], missing.flatten(1), out=out)
+        seen = missing.flatten(1)
+        shape = len(readers), seen.shape[1]
+        out = None if room is None else room[: shape[0] * shape[1]].view(shape)
+        x = torch.mm(self._terms[readers, :n], seen, out=out)
         return x.view(len(readers), *missing.shape[1:])
-
-    def _by_span(
-        self,
-        readers: Int[Tensor, " reader"],
-        missing: Float[Tensor, "row token d_model"],
-        span: Int[Tensor, " token"],
-        out: Float[Tensor, "reader _"] | None,
-    ) -> Float[Tensor, "reader token d_model"]:
-        """The same, each span's tokens by its own terms."""
-        shape = len(readers), *missing.shape[1:]
-        x = missing.new_empty(shape) if out is None else out.view(shape)
-        for terms, part in zip(self._terms, cuts(span, len(self._terms)), strict=True):
-            if part.start < part.stop:
-                made = torch.mm(terms[readers, : len(missing)], missing[:, part].flatten(1))
-                x[:, part] = made.view(len(readers), -1, missing.shape[2])
-        return x
 
 
 def cuts(span: Int[Tensor, " token"], n: int) -> list[slice]:

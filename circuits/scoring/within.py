@@ -18,6 +18,7 @@ from circuits.scores import Scores
 from patching.ablations import Ablation, Prepared, resample
 from patching.metrics import Metric, measure_sloped, require_slope
 from patching.model import Model
+from patching.span_graph import kept_apart, plain_of, spans_last, spans_of
 from patching.tasks.task import Batch, Task
 
 
@@ -45,7 +46,9 @@ def scores_within(
     """
     if steps < 1:
         raise ValueError(f"an integral needs at least 1 step, got {steps}")
-    model.graph.require_same(circuit.graph, "the circuit is")
+    model.graph.require_same(plain_of(circuit.graph), "the circuit is")
+    task = task.with_spans_of(spans_of(circuit.graph))
+    kept_apart(model.graph, task.apart).require_same(circuit.graph, "the circuit is")
     require_slope(metric, "to score edges by", at_clean=False)
     model.check(task)
     prepared = ablation(model)
@@ -57,7 +60,7 @@ def scores_within(
     options = {"steps": steps, "quadrature": "midpoint", "within": circuit.size}
     said = describe(model, task, metric, "within a circuit", options, ablation=prepared.name)
     matrix = (total / len(task)).where(circuit.mask, 0.0)
-    return Scores(matrix, model.graph, said)
+    return Scores(matrix, circuit.graph, said)
 
 
 def _of_batch(
@@ -67,12 +70,12 @@ def _of_batch(
     ends = run_ends(model, batch, ablation)
     batch = replace(batch, clean_logits=ends.clean.logits)
     inside = circuit.mask.to(model.device, torch.float64)
-    outside = (model.graph.exists & ~circuit.mask).to(inside)
+    outside = (circuit.graph.exists & ~circuit.mask).to(inside)
     total = torch.zeros(circuit.mask.shape, dtype=torch.float64)
     for k in range(steps):
         removed = (outside + (k + 0.5) / steps * inside).requires_grad_()
         with torch.enable_grad():
-            logits = run_masked(model, batch, ends, removed)
+            logits = run_masked(model, batch, ends, spans_last(removed, circuit.graph))
             value = measure_sloped(metric, logits, batch).sum()
         (slope,) = torch.autograd.grad(value, removed)
         total -= slope.cpu() / steps

@@ -32,6 +32,7 @@ from patching.metrics import Metric, kl
 from patching.model import Model
 from patching.progress import track
 from patching.provenance import confirmed
+from patching.span_graph import kept_apart
 from patching.tasks.task import Task
 
 
@@ -110,14 +111,16 @@ def acdc_sweep(
 ) -> AcdcSweep:
     """`acdc` at several thresholds, smallest first; what two of them would both run is run once.
 
-    Each threshold's circuit is the guess for the next one.
+    Each threshold's circuit is the guess for the next one. Where the task keeps spans apart
+    (`by_span`), an edge is tried at each of them.
 
     Raises:
         ValueError: if there is no threshold, one is not above 0, the rule of change is unknown, the
             guess is of another graph, the log is of another search, the model cannot read the task,
             pairs do not differ, or the metric comes out as NaN.
     """
-    thresholds = _check(thresholds, walk, model.graph)
+    graph = kept_apart(model.graph, task.apart)
+    thresholds = _check(thresholds, walk, graph)
     prepared = ablation(model)
     facts = _facts(model, task, metric, prepared, walk)
     log = Log.open(walk.log, facts, (metric, prepared))
@@ -125,8 +128,8 @@ def acdc_sweep(
     circuits, guess = [], walk.guess
     for threshold in thresholds:
         before = judge.cost
-        lost = _Search(judge, model.graph, threshold, walk, guess).run()
-        guess = _to_circuit(model.graph, threshold, walk, lost, judge.cost - before, facts)
+        lost = _Search(judge, graph, threshold, walk, guess).run()
+        guess = _to_circuit(graph, threshold, walk, lost, judge.cost - before, facts)
         circuits.append(guess)
     return _to_sweep(thresholds, circuits, facts, judge.cost)
 

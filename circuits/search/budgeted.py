@@ -29,6 +29,7 @@ from patching.intervals import of_mean
 from patching.metrics import Metric
 from patching.model import Model
 from patching.provenance import confirmed
+from patching.span_graph import kept_apart, plain_of, spans_of
 from patching.tasks.task import Task
 
 SLACK = 2
@@ -89,7 +90,7 @@ def budgeted_search(
     Distance is the mean over examples of |metric of the model - metric of the circuit|, in shares
     of the clean-corrupt gap, so that no example makes up for another and overshooting gains
     nothing. `starts` are scores by one or more cheap methods; the circuit keeps the first of them.
-    Deterministic. `provenance["steps"]` tells the way.
+    Scores by span give a circuit by span. Deterministic. `provenance["steps"]` tells the way.
 
     >>> from circuits.scoring import eap_ig
     >>> from patching.metrics import logit_diff
@@ -105,14 +106,14 @@ def budgeted_search(
             edges, the budget is too small to compare the starts, the model cannot read the task,
             pairs do not differ, there is no clean-corrupt gap, or the log is of another search.
     """
-    _check(model.graph, starts, size, budget.circuits)
+    task, graph = _check(model.graph, task, starts, size, budget.circuits)
     prepared = ablation(model)
     options = {"size": size, "budget": budget.circuits, "starts": [s.provenance for s in starts]}
     facts = describe(model, task, metric, "budgeted", options, ablation=prepared.name)
     facts = confirmed(model, facts)
     known = Log.open(budget.log, facts, (metric, prepared))
     judge = Judge(model, task, metric, prepared, batch_size=batch_size, log=known)
-    search = _Search(judge, model.graph, size, budget.circuits, paired=prepared.paired)
+    search = _Search(judge, graph, size, budget.circuits, paired=prepared.paired)
     mask = search.run(starts)
     selection = {"selector": "budgeted", "requested": size, "size": int(mask.sum())}
     provenance = {
@@ -121,7 +122,7 @@ def budgeted_search(
         "runs": asdict(judge.cost),
         "steps": [asdict(step) for step in search.steps],
     }
-    return Circuit(mask, model.graph, starts[0].matrix, provenance)
+    return Circuit(mask, graph, starts[0].matrix, provenance)
 
 
 @dataclass
@@ -273,9 +274,19 @@ def _rounds(n: int, size: int) -> int:
     return math.ceil(math.log(n / size) / -math.log(1 - SHARE)) if n > size else 0
 
 
-def _check(graph: Graph, starts: Sequence[Scores], size: int, budget: int) -> None:
+def _check(
+    graph: Graph, task: Task, starts: Sequence[Scores], size: int, budget: int
+) -> tuple[Task, Graph]:
+    """The task, with the spans of the scores apart, and the graph of what is searched.
+
+    Raises:
+        ValueError: as `budgeted_search`, of what was given.
+    """
     if not starts:
         raise ValueError("no scores to start from; give those of one cheap method or more")
+    graph.require_same(plain_of(starts[0].graph), "start 0 is")
+    task = task.with_spans_of(spans_of(starts[0].graph))
+    graph = kept_apart(graph, task.apart)
     for i, scores in enumerate(starts):
         graph.require_same(scores.graph, f"start {i} is")
     if not 1 <= size <= graph.n_edges:
@@ -288,3 +299,4 @@ def _check(graph: Graph, starts: Sequence[Scores], size: int, budget: int) -> No
             f"a budget of {budget} runs is too small to compare {len(starts)} starts; "
             f"{least} is the least"
         )
+    return task, graph

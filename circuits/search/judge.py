@@ -16,6 +16,7 @@ from patching.ablations import Prepared
 from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import without_gradients
+from patching.span_graph import kept_apart, spans_last
 from patching.tasks.task import Task
 
 AT_ONCE = 64
@@ -57,7 +58,8 @@ class Judge:
     run, so that a search that went on cost what it would have at one go. Two circuits are one
     computation if they differ only where it cannot matter: in edges into nodes from which no kept
     edge leads to the logits, say. Both runs of the pairs are made once and kept, which takes the
-    residual streams of all prompts in memory.
+    residual streams of all prompts in memory. `graph` is what circuits are of: it keeps spans apart
+    where the task does.
 
     Raises:
         ValueError: if the model cannot read the task, or pairs do not differ where they should.
@@ -77,6 +79,7 @@ class Judge:
         if ablation.paired:
             task.require_contrast()
         self.cost = Cost()
+        self.graph = kept_apart(model.graph, task.apart)
         self._model, self._metric, self._n_examples = model, metric, len(task)
         self._coupled = [block.couples_heads for block in model.blocks]
         self._paired = ablation.paired
@@ -113,9 +116,9 @@ class Judge:
     def _values(
         self, masks: Bool[Tensor, "circuit source dest"]
     ) -> Float[Tensor, "circuit example"]:
-        graph = self._model.graph
-        removed = (graph.exists & ~masks).to(self._runs[0][1].replaced.embed.dtype)
-        plans = make_plans(removed, graph, paired=self._paired, coupled=self._coupled)
+        dtype = self._runs[0][1].replaced.embed.dtype
+        removed = spans_last((self.graph.exists & ~masks).to(dtype), self.graph)
+        plans = make_plans(removed, self._model.graph, paired=self._paired, coupled=self._coupled)
         keys = [_computation(plan) for plan in plans]
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         missing = [i for key, i in first.items() if key not in self._log]
@@ -127,7 +130,9 @@ class Judge:
         self.cost += Cost(len(new), forwards, len(masks) - len(new))
         return torch.stack([self._log[key] for key in keys])
 
-    def _run(self, removed: Float[Tensor, "circuit source dest"]) -> Float[Tensor, "circuit _"]:
+    def _run(
+        self, removed: Float[Tensor, "circuit source dest *span"]
+    ) -> Float[Tensor, "circuit _"]:
         found = torch.empty(len(removed), self._n_examples, dtype=torch.float64)
         start = 0
         for batch, pair in self._runs:
@@ -153,7 +158,7 @@ def _computation(plan: Plan) -> str:
     """Equal for plans that lead to one and the same computation."""
     digest = hashlib.sha256()
     terms = plan.coefficient[:, plan.computed].contiguous()
-    starts = plan.from_replaced & plan.computed
+    starts = plan.from_replaced & plan.computed.view(-1, *[1] * (plan.from_replaced.ndim - 1))
     for part in (terms, starts, plan.replaced, plan.computed, plan.active):
         digest.update(part.numpy().tobytes())
     return digest.hexdigest()

@@ -20,8 +20,9 @@ from patching.files.parsing import parse_json
 from patching.files.whole import append_lines, begin_lines, whole_lines
 from patching.work.fingerprint import told_apart
 
-_IDENTITY = ("config", "weights", "dtype", "inside", "tokens", "metric", "ablation")
-"""What a log's searches share; `inside` is said of models made or changed in memory."""
+_IDENTITY = ("config", "weights", "dtype", "inside", "tokens", "spans", "metric", "ablation")
+"""What a log's searches share; `inside` is said of models made or changed in memory, `spans` where
+they are kept apart."""
 
 _NO_LOG = "is no log of a search; name another file"
 

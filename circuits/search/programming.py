@@ -2,9 +2,10 @@
 
 One variable an edge, 1 if it is chosen. The total score is maximised under linear constraints: how
 many edges; that each edge leaves a node that something comes into and enters a reader whose output
-is used, so that every edge lies on a path from `embed` to `logits`; and, if asked, what share of
-the edges has a positive score. Nikankin et al. 2025, arXiv:2510.25786. Solved by HiGHS, which comes
-with scipy; it proves how far from the best its answer can be at most. Knows no model.
+is used, so that every edge lies on a path from `embed` to `logits` (where spans are kept apart, a
+path through spans, which keys and values may change); and, if asked, what share of the edges has a
+positive score. Nikankin et al. 2025, arXiv:2510.25786. Solved by HiGHS, which comes with scipy; it
+proves how far from the best its answer can be at most. Knows no model.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from circuits.circuit import Circuit
 from circuits.judging.uncertainty import Uncertain
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
-from patching.span_graph import require_whole
+from patching.span_graph import plain_of, reads_elsewhere, spans_of
 
 MOST_EDGES = 15_000
 """Candidates beyond which no program is tried: more were not solved in a minute when measured."""
@@ -66,9 +67,9 @@ def program(
 
     Raises:
         ValueError: if there are more than `MOST_EDGES` edges to choose among, the graph has not n
-            edges or keeps spans apart, no connected circuit fulfils what is asked, the share or the
-            time is no such number, `among` is of another graph, or nothing within `MOST_GAP` of the
-            best was found in time.
+            edges, no connected circuit fulfils what is asked, the share or the time is no such
+            number, `among` is of another graph, or nothing within `MOST_GAP` of the best was found
+            in time.
     """
     candidates = _candidates(scores, n, positive, among)
     if seconds <= 0:
@@ -118,7 +119,6 @@ def _candidates(
     scores: Scores, n: int, positive: float | int, among: Circuit | None
 ) -> Bool[Tensor, "source dest"]:
     graph = scores.graph
-    require_whole(graph, "the integer program")
     if among is not None:
         graph.require_same(among.graph, "the edges to choose among are")
     candidates = graph.exists if among is None else among.mask
@@ -156,21 +156,22 @@ class _Constraints:
 
     @staticmethod
     def of(graph: Graph, candidates: Bool[Tensor, "source dest"]) -> "_Constraints":
-        """Every edge on a path from `embed` to `logits`."""
+        """Every edge on a path from `embed` to `logits`; with spans apart, nodes are at each."""
         source, dest = (part.numpy() for part in candidates.nonzero(as_tuple=True))
-        n, n_sources, n_dests = len(source), *candidates.shape
-        made = _Constraints(n, n + n_sources + n_dests, [], [], [], [], [])
-        writer, reader = n + np.arange(n_sources), n + n_sources + np.arange(n_dests)
-        edges = np.arange(n)
-        feeds = graph.feeds.numpy()
-        inner = source != graph.source_index("embed")
-        made.at_most(edges[inner], writer[source[inner]])
-        inner = dest != graph.dest_index("logits")
+        plain, n_spans = plain_of(graph), max(len(spans_of(graph)), 1)
+        at = source * n_spans + dest % n_spans  # the writer, where the reader is
+        n, n_writers, n_dests = len(source), len(graph.sources) * n_spans, len(graph.destinations)
+        made = _Constraints(n, n + n_writers + n_dests, [], [], [], [], [])
+        writer, reader = n + np.arange(n_writers), n + n_writers + np.arange(n_dests)
+        edges, feeds = np.arange(n), _feeds(plain, n_spans)
+        inner = source != plain.source_index("embed")
+        made.at_most(edges[inner], writer[at[inner]])
+        for w in np.unique(at[inner]):
+            made.at_most_sum(int(writer[w]), edges[feeds[dest, w]])
+        inner = dest // n_spans != plain.dest_index("logits")
         made.at_most(edges[inner], reader[dest[inner]])
-        for s in np.unique(source[source != graph.source_index("embed")]):
-            made.at_most_sum(int(writer[s]), edges[feeds[dest, s]])
-        for d in np.unique(dest[dest != graph.dest_index("logits")]):
-            made.at_most_sum(int(reader[d]), edges[feeds[d, source]])
+        for d in np.unique(dest[inner]):
+            made.at_most_sum(int(reader[d]), edges[feeds[d, at]])
         return made
 
     def at_most(self, smaller: NDArray, larger: NDArray) -> None:
@@ -223,6 +224,17 @@ class _Constraints:
         ends = np.concatenate(self.lowest), np.concatenate(self.highest)
         # scipy annotates its ends as single numbers, and documents them as arrays
         return LinearConstraint(matrix, *ends)  # pyright: ignore[reportArgumentType]
+
+
+def _feeds(graph: Graph, n_spans: int) -> NDArray:
+    """Which writer, at each span, each reader at each is an input of: at its own, or (k, v) at any.
+
+    Spans are on the inside of both axes.
+    """
+    anywhere = reads_elsewhere(graph).numpy()[:, None, None]
+    joined = np.eye(n_spans, dtype=bool) | anywhere  # reader, its span, the writer's
+    found = graph.feeds.numpy()[:, None, :, None] & joined[:, :, None, :]
+    return found.reshape(len(graph.destinations) * n_spans, len(graph.sources) * n_spans)
 
 
 def _solve(merit: NDArray, constraints: _Constraints, seconds: float) -> OptimizeResult:

@@ -129,7 +129,7 @@ def _acdc(model: "Model", task: "Task", metric: "Metric", args: Namespace) -> No
         for threshold, circuit in zip(found.thresholds, found.circuits, strict=True)
     ]
     print_columns(("threshold", "edges"), rows)
-    n_edges = model.graph.n_edges * len(found.thresholds)
+    n_edges = first.graph.n_edges * len(found.thresholds)
     print(
         f"\n{found.cost.circuits:,} circuits run on {len(task)} prompts, as much as "
         f"{found.cost.forwards:,.1f} whole forwards; one edge at a time: {n_edges:,} circuits"

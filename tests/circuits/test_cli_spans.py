@@ -60,7 +60,7 @@ def test_discover_searches_and_judges_by_span(folder, capsys):
 @pytest.mark.parametrize(
     ("spans", "message"),
     [
-        ("all", "no prompt of task 'repeated-letter' has a span"),
+        ("XX", "task 'repeated-letter' has no span 'XX', but rest, previous, next, end"),
         ("end:x", "--spans end:N takes a number of tokens, got 'end:x'"),
         ("end:99", "row 0 of task 'repeated-letter' has"),
     ],
@@ -69,6 +69,30 @@ def test_spans_that_are_not_there_are_said(folder, capsys, spans, message):
     out = str(folder / "none.safetensors")
     assert main(["score", *IOI, "--method", "eap", "--spans", spans, "--out", out]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--threshold", "1", "--metric", "logit-diff"),
+        ("learn", "--size", "9", "--steps", "2"),
+    ],
+)
+def test_searches_and_masks_are_by_span(folder, command):
+    name, *options = command
+    out = folder / name
+    file = out / "circuit.json" if name == "learn" else folder / "searched.json"
+    given = ("--n", "2", "--spans", "end", "--out", str(out if name == "learn" else file))
+    assert main([name, *IOI[:4], *options, *given]) == 0
+    assert load_circuit(file).graph.spans == ("rest", "end")
+
+
+def test_a_map_over_spans_has_their_names(folder):
+    out = folder / "map"
+    given = ("--over", "layer,span", "--what", "attn_out", "--out", str(out))
+    assert main(["patch", *IOI, *given]) == 0
+    axes = json.loads((out / "attn_out-exact.json").read_text())["axes"]
+    assert axes["span"] == ["rest", "previous", "next", "end"]
 
 
 def test_scores_by_span_made_in_python_can_be_made_again(folder):

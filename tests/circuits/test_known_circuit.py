@@ -61,6 +61,16 @@ def test_exact_patching_tells_the_active_edges_from_all_others(judged):
     assert recovery(judged.scores, active, ranking="absolute").auroc == 1
 
 
+def test_exact_patching_by_span_tells_where_edges_are_active():
+    truth = known("truth/composition", n=3, by_span=True)
+    model = Model.load("truth/composition", dtype=torch.float64)
+    scores = exact(model, truth.task, logit_diff)
+    edges = [edge.split("->") for edge in sorted(truth.active)]
+    active = Circuit.from_edges(scores.graph, [(source, dest) for source, dest in edges])
+    found = recovery(scores, active, ranking="absolute")
+    assert (found.auroc, found.n_known) == (1, len(truth.active))
+
+
 def test_the_active_edges_keep_everything_and_the_others_nothing(judged):
     active = judged.circuit(judged.truth.active)
     found = evaluate(judged.model, judged.truth.task, [active, ~active], logit_diff)

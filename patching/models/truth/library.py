@@ -28,6 +28,7 @@ from patching.models.truth import tasks
 from patching.models.truth.compiled import Compiled, compile_gpt2, compile_llama
 from patching.models.truth.meaning import active_edges
 from patching.models.truth.program import Head, Lookup, Program, marked, previous, same
+from patching.span_graph import AT
 from patching.tasks.generators import Generator
 from patching.tasks.task import Task
 from patching.tasks.tokens import Tokenizer
@@ -60,8 +61,11 @@ class Example:
     noise: float = 0.0
 
 
-def known(name: str, *, n: int = 96, seed: int = 0) -> Known:
+def known(name: str, *, n: int = 96, seed: int = 0, by_span: bool = False) -> Known:
     """The circuit of an embedded model, with a task of `n` pairs drawn by `seed`.
+
+    With `by_span` the task keeps its spans apart, and edges say theirs, `a0.h1->a1.h3.k@next`: read
+    at all spans, active at few.
 
     >>> truth = known("truth/copy")
     >>> sorted(truth.active)[0], len(truth.structural)
@@ -75,7 +79,11 @@ def known(name: str, *, n: int = 96, seed: int = 0) -> Known:
         raise ValueError(f"no known circuit {name!r}; there are {', '.join(names())}")
     tokenizer = cast(Tokenizer, compiled(name).tokenizer)
     task = example.generate(tokenizer, n, seed)
-    return Known(task, example.program.structural, active_edges(example.program, task))
+    task = task.by_span() if by_span else task
+    structural = example.program.structural
+    if task.apart:
+        structural = frozenset(f"{edge}{AT}{span}" for edge in structural for span in task.apart)
+    return Known(task, structural, active_edges(example.program, task))
 
 
 def compiled(name: str, *, dtype: torch.dtype = torch.float32) -> Compiled:

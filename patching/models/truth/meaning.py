@@ -10,6 +10,9 @@ from functools import partial
 
 from patching.models.truth.program import LOGITS, TOKEN, Head, Match, Previous, Program
 from patching.models.word_level import BOS
+from patching.span_graph import AT
+from patching.tasks.prompt import Prompt
+from patching.tasks.spans import labels
 from patching.tasks.task import Task
 
 Words = Sequence[str]
@@ -29,10 +32,14 @@ class State:
 
 @dataclass(frozen=True)
 class Swap:
-    """An edge, `writer->reader`, that carries what its writer wrote in another run."""
+    """An edge, `writer->reader`, that carries what its writer wrote in another run.
+
+    At all positions, or at some.
+    """
 
     edge: str
     other: State
+    at: frozenset[int] | None = None
 
 
 def run(program: Program, prompt: Words, swap: Swap | None = None) -> State:
@@ -63,7 +70,8 @@ def active_edges(program: Program, task: Task) -> frozenset[str]:
     """The structural edges that change the answer of some pair if they carry the corrupt value.
 
     Only these can have an effect under this task; all others carry the same in both prompts, or
-    what they carry is not what decides. By the program's meaning, not by any model's weights.
+    what they carry is not what decides. By the program's meaning, not by any model's weights. Where
+    the task keeps spans apart, edges at which of them: `writer->reader@span`.
     """
     found: set[str] = set()
     for prompt in task.prompts:
@@ -71,17 +79,35 @@ def active_edges(program: Program, task: Task) -> frozenset[str]:
             [program.vocabulary[i] for i in ids] for ids in (prompt.clean, prompt.corrupt)
         )
         right, other = run(program, clean).answer(program), run(program, corrupt)
-        for edge in program.structural - found:
-            if run(program, clean, Swap(edge, other)).answer(program) != right:
-                found.add(edge)
+        for edge in program.structural:
+            for at, span in _parts(prompt, task.apart):
+                name = edge + span
+                swap = Swap(edge, other, at)
+                if name not in found and run(program, clean, swap).answer(program) != right:
+                    found.add(name)
     return frozenset(found)
+
+
+def _parts(prompt: Prompt, apart: Sequence[str]) -> list[tuple[frozenset[int] | None, str]]:
+    """Positions of each span that is kept apart, and what an edge there is called after it."""
+    if not apart:
+        return [(None, "")]
+    numbers = labels(prompt.spans, apart, len(prompt.clean))
+    return [
+        (frozenset(p for p, n in enumerate(numbers) if n == i), f"{AT}{span}")
+        for i, span in enumerate(apart)
+    ]
 
 
 def _read(
     program: Program, swap: Swap | None, slots: Mapping[str, Words], reader: str, slot: str
 ) -> tuple[str, ...]:
-    swapped = swap is not None and swap.edge == f"{program.writers[slot]}->{reader}"
-    return tuple((swap.other.slots if swap is not None and swapped else slots)[slot])
+    if swap is None or swap.edge != f"{program.writers[slot]}->{reader}":
+        return tuple(slots[slot])
+    other = swap.other.slots[slot]
+    if swap.at is None:
+        return other
+    return tuple(other[i] if i in swap.at else own for i, own in enumerate(slots[slot]))
 
 
 def _attended(step: Head, read: Read, length: int) -> list[list[int]]:

@@ -6,11 +6,12 @@ They work with any tokenizer that has their letters, digits and words as single 
 import itertools
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from patching.models.word_level import BOS
 from patching.tasks import words
 from patching.tasks.generators import Generator, draw
+from patching.tasks.spans import mark
 from patching.tasks.task import Task
 from patching.tasks.tokens import TextPrompt, Tokenizer, to_prompt
 
@@ -25,7 +26,8 @@ def repeated_letter(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
     """A list of nine letters, then one of them again; which letter followed it?
 
     Corrupt prompts replace in turn the letter's first mention (nothing matches: wrong is `<bos>`),
-    the letter after it, and the repeated letter; together they make every active edge matter.
+    the letter after it, and the repeated letter; together they make every active edge matter. Spans
+    are `previous`, `next` and `end`, in that order.
 
     Raises:
         ValueError: if fewer than ten letters are single tokens, or `n` is less than 1.
@@ -42,7 +44,8 @@ def repeated_letter(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
 def marked_letter(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
     """Seven letters and a mark among them (`b d : a c e`); which letter follows the mark?
 
-    Corrupt prompts have in turn the mark elsewhere, and another letter after it.
+    Corrupt prompts have in turn the mark elsewhere, and another letter after it. Spans are `mark`
+    and `next`; `next` is `end` where it is the last.
 
     Raises:
         ValueError: if fewer than eight letters or not the mark are single tokens, or `n` is less
@@ -63,6 +66,7 @@ def digit_comparison(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
 
     Corrupt prompts replace in turn the first and the second digit by one with another answer. As
     the greater-than task of Hanna et al. 2023, arXiv:2305.00586, with both numbers in the prompt.
+    Spans are `first` and `end`.
 
     Raises:
         ValueError: if digits and answers are not all single tokens, or `n` is less than 1.
@@ -82,7 +86,7 @@ def digit_composition(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
 
     `4 7 1 9 0 3 6` -> `0`: the successor of 6 is 7, before it stands 4, and 4 + 6 ends in 0.
     Corrupt prompts replace in turn the question, the successor (nothing is found: wrong is `?`) and
-    the digit before it.
+    the digit before it. Spans are `before`, `successor` and `end`.
 
     Raises:
         ValueError: if digits and the question mark are not all single tokens, or `n` is less
@@ -125,7 +129,8 @@ def _repeated_letter(rng: random.Random, letters: Sequence[str], corruption: int
         (asked + 1, new, new),
         (REPEATED_LENGTH, listed[other], listed[other + 1]),
     )[corruption]
-    return _pair(clean, _with(clean, place, letter), listed[asked + 1], wrong)
+    marks = {"previous": asked, "next": asked + 1}
+    return _pair(clean, _with(clean, place, letter), listed[asked + 1], wrong, marks)
 
 
 def _marked_letter(rng: random.Random, letters: Sequence[str], corruption: int) -> TextPrompt:
@@ -136,7 +141,7 @@ def _marked_letter(rng: random.Random, letters: Sequence[str], corruption: int) 
         (moved, listed[elsewhere]),
         (_with(clean, here + 1, new), new),
     )[corruption]
-    return _pair(clean, corrupt, listed[here], wrong)
+    return _pair(clean, corrupt, listed[here], wrong, {"mark": here, "next": here + 1})
 
 
 def _digit_comparison(rng: random.Random, corruption: int) -> TextPrompt:
@@ -144,7 +149,7 @@ def _digit_comparison(rng: random.Random, corruption: int) -> TextPrompt:
     right = relation(*clean)
     others = [_with(clean, corruption, digit) for digit in DIGITS]
     corrupt = rng.choice([pair for pair in others if relation(*pair) != right])
-    return _pair(clean, corrupt, right, relation(*corrupt))
+    return _pair(clean, corrupt, right, relation(*corrupt), {"first": 0})
 
 
 def _digit_composition(rng: random.Random, corruption: int) -> TextPrompt:
@@ -163,15 +168,22 @@ def _digit_composition(rng: random.Random, corruption: int) -> TextPrompt:
         (place - 1, new, add(new, asked)),
     )[corruption]
     clean = [*listed, asked]
-    return _pair(clean, _with(clean, where, digit), right, wrong)
+    marks = {"before": place - 1, "successor": place}
+    return _pair(clean, _with(clean, where, digit), right, wrong, marks)
 
 
 def _with(listed: Sequence[str], place: int, word: str) -> list[str]:
     return [*listed[:place], word, *listed[place + 1 :]]
 
 
-def _pair(clean: Sequence[str], corrupt: Sequence[str], right: str, wrong: str) -> TextPrompt:
-    return TextPrompt(" ".join(clean), " ".join(corrupt), (f" {right}",), (f" {wrong}",))
+def _pair(
+    clean: Sequence[str], corrupt: Sequence[str], right: str, wrong: str, marks: Mapping[str, int]
+) -> TextPrompt:
+    """A pair whose clean words have names at some places."""
+    shown = list(clean)
+    for name, place in marks.items():
+        shown[place] = mark(name, shown[place])
+    return TextPrompt.marked(" ".join(shown), " ".join(corrupt), (f" {right}",), (f" {wrong}",))
 
 
 def _single(

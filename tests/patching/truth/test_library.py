@@ -115,6 +115,26 @@ def test_composition_is_known_by_edges_that_skip_steps():
     assert len(truth.structural) == 11
 
 
+def test_an_active_edge_of_induction_is_so_at_one_span():
+    truth = known("truth/induction", n=6, by_span=True)
+    assert truth.task.apart == ("rest", "previous", "next", "end")
+    assert truth.active == {
+        "embed->a0.h1.v@previous",
+        "a0.h1->a1.h3.k@next",
+        "embed->a1.h3.q@end",
+        "embed->a1.h3.v@next",
+        "a1.h3->logits@end",
+    }
+    assert truth.active < truth.structural and len(truth.structural) == 8 * 4
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_edges_are_active_at_spans_where_they_are_active_at_all(name):
+    apart = known(name, n=6, by_span=True)
+    assert apart.task.hash == known(name, n=6).task.hash
+    assert {edge.partition("@")[0] for edge in apart.active} == known(name, n=6).active
+
+
 def test_the_three_corruptions_replace_the_mention_the_answer_and_the_question():
     wired = induction(n=30)
     for i, prompt in enumerate(wired.task.prompts):
