@@ -25,7 +25,8 @@ from patching.provenance import describe
 from patching.runs.batches import Doing, Found, Keeping, all_rows
 from patching.runs.pairs import run_both
 from patching.runs.patches import DIRECTIONS, Patching
-from patching.runs.spots import Reach, Spots, Where, by_position, by_span, everywhere
+from patching.runs.spots import Reach, Spots, Where, by_own_spans, by_position, by_span, everywhere
+from patching.runs.ticks import position_ticks
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -95,7 +96,7 @@ def span_patching(
     model: Model,
     task: Task,
     metric: Metric,
-    spans: Mapping[str, range],
+    spans: Mapping[str, range] | None = None,
     what: str = "resid_pre",
     *,
     direction: str = "denoising",
@@ -104,15 +105,19 @@ def span_patching(
 ) -> Grid:
     """As `activation_patching` over `layer, span`: all positions of a named span at once.
 
-    `{"subject": range(1, 4), ...}`: positions count from the first real token of each prompt, for
-    prompts of one template.
+    Those of each prompt's own spans, wherever they are. Or for prompts of one template, of
+    `{"subject": range(1, 4), ...}`: positions count from the first real token.
 
     Raises:
         Interrupted: as `activation_patching`.
-        ValueError: if there are no spans, or one is empty or beyond the prompts; and as
+        ValueError: if prompts have no spans, or one given is empty or beyond them; and as
             `activation_patching`.
     """
-    where = by_span(spans, task.max_length)
+    if spans is None:
+        task = task if task.apart else task.by_span()
+        where = by_own_spans(task.apart)
+    else:
+        where = by_span(spans, task.max_length)
     layers = tuple(range(len(model.blocks)))
     sweep = _Sweep(model, metric, what, layers, where, False, direction)
     axes = {"layer": tuple(map(str, layers)), "span": where.labels}
@@ -225,7 +230,8 @@ class _Sweep:
         def finish(rows: Found[Parts]) -> Grid:
             values, axes = arrange(rows.total["effects"])
             ends = rows.total["clean"], rows.total["corrupt"]
-            return Grid("effect", values, axes, *ends, rows.provenance(described))
+            shown = position_ticks(self.model, task)
+            return Grid("effect", values, axes, *ends, rows.provenance(described), shown)
 
         return all_rows(self.model, task, self, keeping, finish)
 

@@ -1,7 +1,7 @@
 """Grid: numbers over named axes, one for every example. What sweeps, lenses and neurons return."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ class Grid:
     """Values `[example, *axes]` with the name and the labels of every axis.
 
     `quantity` says what the numbers are, with unit and sign: positive helps the metric in the
-    clean run. `clean` and `corrupt` are the metric of those runs, where there are some.
+    clean run. `clean` and `corrupt` are the metric of those runs, where there are some. `shown` is
+    what figures write instead of an axis' labels.
 
     >>> values = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 6.0]]])
     >>> grid = Grid("effect", values, {"layer": ("0", "1"), "head": ("0", "1")})
@@ -37,9 +38,12 @@ class Grid:
     clean: Float[Tensor, " example"] | None = None
     corrupt: Float[Tensor, " example"] | None = None
     provenance: Mapping[str, object] = field(default_factory=dict)
+    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = tuple(len(labels) for labels in self.axes.values())
+        for name in self.axes:
+            assert len(self.shown.get(name, self.axes[name])) == len(self.axes[name]), name
         if self.values.shape[1:] != shape:
             raise ValueError(
                 f"axes {dict(zip(self.axes, shape, strict=True))} need values of shape "
@@ -97,7 +101,7 @@ class Grid:
                 f"a heat map shows two axes, and this grid has {list(self.axes)}; "
                 "take some of it with `select`"
             )
-        named = list(self.axes.items())
+        named = [(name, self.shown.get(name, labels)) for name, labels in self.axes.items()]
         named = [("", ("",)), *named] if len(named) == 1 else named
         values = self.mean.double().cpu().numpy().reshape([len(labels) for _, labels in named])
         return heat_map(values, (named[0], named[1]), title=title, colour=self.quantity)
@@ -112,7 +116,7 @@ class Grid:
         for name, label in labels.items():
             values = values.select(1 + list(axes).index(self._axis(name)), self._at(name, label))
             del axes[name]
-        return Grid(self.quantity, values, axes, self.clean, self.corrupt, self.provenance)
+        return replace(self, values=values, axes=axes)
 
     def _place(self, labels: Mapping[str, str]) -> tuple[int, ...]:
         for name in (*labels, *self.axes):

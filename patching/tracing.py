@@ -32,6 +32,7 @@ from patching.runs.pairs import BothRuns, at_hook, measured
 from patching.runs.patches import Patching
 from patching.runs.recorded import record
 from patching.runs.spots import Reach, by_position
+from patching.runs.ticks import position_ticks
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -114,7 +115,8 @@ def causal_tracing(
         layers, positions = (tuple(map(str, range(n))) for n in values.shape[1:])
         axes = {"layer": layers, "pos": positions}
         ends = rows.total["clean"], rows.total["noised"]
-        return Grid("indirect effect", values, axes, *ends, rows.provenance(described))
+        shown = position_ticks(model, task)
+        return Grid("indirect effect", values, axes, *ends, rows.provenance(described), shown)
 
     keeping = Keeping("tracing", described, (metric, spans), Doing(1, run))
     measures = [partial(tracer.trace, span=span) for span in spans]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from patching.tasks import Task
     from patching.work import Interrupted, Run
 
-HEAD = "head"
+HEAD, SPAN = "head", "span"
 _OF_HEADS = ("z", "q", "k", "v", "pattern")
 
 
@@ -55,7 +55,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "neurons (resid_pre)",
     )
     group.add_argument(
-        "--over", metavar="AXES", help="layer,pos or layer,head or head,pos or layer (by kind)"
+        "--over",
+        metavar="AXES",
+        help="layer,pos or layer,head or head,pos or layer,span or layer (by kind)",
     )
     group.add_argument(
         "--method",
@@ -150,8 +152,8 @@ def _check_axes(kind: str, over: tuple[str, ...], method: str) -> None:
         axes = [("layer", "head"), ("head", "pos"), *axes]
     if method == "atp-star" and kind in _OF_HEADS:
         axes = axes[:2]  # sizes without a sign do not add up over heads
-    elif method == "exact" and kind == "neurons":
-        axes.append(("layer", "pos"))
+    elif method == "exact":
+        axes += [("layer", "pos"), ("layer", SPAN)] if kind == "neurons" else [("layer", SPAN)]
     if over not in axes:
         known = "; ".join(",".join(one) for one in axes)
         raise ValueError(
@@ -179,11 +181,13 @@ def _run(model: "Model", task: "Task", metric: "Metric", wish: Wish, args: Names
 
 
 def _exact(model: "Model", task: "Task", metric: "Metric", wish: Wish) -> "Grid":
-    from patching.activation import activation_patching, neuron_patching
+    from patching.activation import activation_patching, neuron_patching, span_patching
 
     options = {"direction": wish.direction, "batch_size": wish.batch_size, "run": wish.run}
     if wish.over == ("layer", "neuron") and wish.what == "neurons":
         return neuron_patching(model, task, metric, range(len(model.blocks)), **options)
+    if SPAN in wish.over:
+        return span_patching(model, task, metric, None, wish.what, **options)
     return activation_patching(model, task, metric, wish.what, wish.over, **options)
 
 

@@ -36,6 +36,7 @@ from patching.model import Hook, Model
 from patching.paths import Path
 from patching.rules import Rule, plain
 from patching.runs.batches import Doing, Found, Keeping, all_rows, all_sums
+from patching.runs.ticks import position_ticks
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -83,7 +84,9 @@ def qk_fix(
 
     deciding = (metric, rule, tuple(kinds))
     keeping = Keeping("attributing", described, deciding, Doing(batch_size, run))
-    return all_rows(model, task, measure, keeping, partial(to_attributions, job, described, kinds))
+    shown = position_ticks(model, task)
+    finish = partial(to_attributions, job, described, kinds, shown=shown)
+    return all_rows(model, task, measure, keeping, finish)
 
 
 def grad_drop(
@@ -212,7 +215,8 @@ class _Dropping:
         }
         ends = {end: totals[end][None] / n for end in ("clean", "corrupt")}
         rows = replace(found, total={**parts, **ends})
-        return to_attributions(self.job, described, self.kinds, rows, signed=False)
+        shown = position_ticks(self.job.model, self.task)
+        return to_attributions(self.job, described, self.kinds, rows, signed=False, shown=shown)
 
     def __call__(self, batch: Batch) -> Parts:
         """A batch's scores summed over examples, `[layer left out, ...]`, by kind."""

@@ -23,6 +23,7 @@ from patching.modes import without_gradients
 from patching.paths import Path, at_clean, at_corrupt
 from patching.rules import Rule, plain
 from patching.runs.batches import Doing, Found, Keeping, all_rows
+from patching.runs.ticks import position_ticks
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -152,9 +153,10 @@ def attribution_patching(
 
     deciding = (metric, rule, path, tuple(places))
     keeping = Keeping("attributing", described, deciding, Doing(batch_size, run))
-    return all_rows(
-        model, task, measure, keeping, partial(to_attributions, job, described, tuple(places))
+    finish = partial(
+        to_attributions, job, described, tuple(places), shown=position_ticks(model, task)
     )
+    return all_rows(model, task, measure, keeping, finish)
 
 
 def _named(direction: str | Path) -> str:
@@ -239,15 +241,16 @@ def to_attributions(
     rows: Found[Parts],
     *,
     signed: bool = True,
+    shown: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Attributions:
-    """Scores of all examples by kind, with names of the axes."""
+    """Scores of all examples by kind, with names of the axes, and what figures write at them."""
     clean, corrupt = (rows.total[end] for end in _ENDS)
     provenance, grids = rows.provenance(described), {}
     for kind in kinds:
         values = rows.total[kind]
         axes = axes_of(job.model, kind, values.shape[1:])
         facts = {**provenance, "what": kind}
-        grids[kind] = Grid("estimated effect", values, axes, clean, corrupt, facts)
+        grids[kind] = Grid("estimated effect", values, axes, clean, corrupt, facts, shown or {})
     return Attributions(grids, signed)
 
 

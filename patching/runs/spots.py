@@ -3,7 +3,7 @@
 All of it is worked out on the host, from what was read of a batch once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,8 @@ class Spots:
 class Reach:
     """What patches of a batch can reach, on the host.
 
-    `places` is each token's number in its row, `differs` says where the two runs can differ and
+    `places` is each token's number in its row, `span` that of its span where the task keeps some
+    apart, `differs` says where the two runs can differ and
     reach the answer, `is_answer` where that is predicted: in one of an example's rows, if it has
     several, which begin at one column. `n_rows` are the rows of each example. `two_way` models see
     what follows.
@@ -47,6 +48,7 @@ class Reach:
     is_answer: Bool[Tensor, "example pos"]
     n_rows: Int[Tensor, " example"]
     two_way: bool
+    span: Int[Tensor, "example pos"] | None = None
 
     @staticmethod
     def of(batch: Batch, differs: Bool[Tensor, "row pos"]) -> "Reach":
@@ -58,7 +60,9 @@ class Reach:
             places, n_rows = columns.expand(len(batch), -1), batch.several.rows
         somewhere = [batch.by_example(x.long()).clamp(max=1) for x in (differs, batch.is_asked)]
         told = torch.stack([places, *somewhere, n_rows[:, None].expand_as(places)]).cpu()
-        return Reach(told[0], told[1].bool(), told[2].bool(), told[3, :, 0], batch.two_way)
+        differs, answers, n_rows = told[1].bool(), told[2].bool(), told[3, :, 0]
+        span = None if batch.span is None else batch.span.cpu()[n_rows.cumsum(0) - n_rows]
+        return Reach(told[0], differs, answers, n_rows, batch.two_way, span)
 
     def by_row(self, spots: Spots) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
         """The rows in which patches are made: which of the spots each is for, and its number."""
@@ -117,6 +121,19 @@ def by_span(spans: Mapping[str, range], n: int) -> Where:
         return Spots(example, where, cells[example, where])
 
     return Where(tuple(spans), spots)
+
+
+def by_own_spans(names: Sequence[str]) -> Where:
+    """All positions of a span at once, of the spans that a task keeps apart."""
+
+    def spots(reach: Reach) -> Spots:
+        assert reach.span is not None, "the task keeps spans apart"
+        inside = reach.span[:, None] == torch.arange(len(names))[:, None]
+        cells = inside & reach.differs[:, None]
+        example, where = cells.any(dim=2).nonzero(as_tuple=True)
+        return Spots(example, where, cells[example, where])
+
+    return Where(tuple(names), spots)
 
 
 def require_spans(spans: Mapping[str, range], n: int) -> None:
