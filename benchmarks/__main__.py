@@ -92,6 +92,7 @@ def _print_speed(args: argparse.Namespace) -> None:
     subject = make(GPT2_SMALL, device)
     _print_times(GPT2_SMALL.name, subject, SPEED_JOBS | EVALUATION_JOBS | EXACT_JOBS, rounds)
     _print_answers(subject, rounds)
+    _print_spans(subject, rounds)
     two = dict(list(SPEED_JOBS.items())[:2])
     _print_times(SMALL.name, make(SMALL, device), two | EVALUATION_JOBS, rounds)
     if args.model is not None:
@@ -106,6 +107,15 @@ def _print_answers(subject: "Subject", rounds: int) -> None:
     for name, (one, three) in jobs(subject).items():
         times = time_jobs({"one": one, "three": three}, rounds, str(subject.model.device))
         row(f"  answers of 3 tokens, {name}", f"{ratio(times['three'], times['one']):.2f} x one")
+
+
+def _print_spans(subject: "Subject", rounds: int) -> None:
+    """Edges at spans of their own against edges at all of them."""
+    from benchmarks.spans import jobs
+
+    for name, (whole, apart) in jobs(subject).items():
+        times = time_jobs({"whole": whole, "apart": apart}, rounds, str(subject.model.device))
+        row(f"  by span, {name}", f"{ratio(times['apart'], times['whole']):.2f} x without")
 
 
 def _print_times(title: str, subject: "Subject", jobs: "dict[str, Job]", rounds: int) -> None:

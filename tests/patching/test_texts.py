@@ -6,14 +6,17 @@ import families
 import pytest
 import torch
 
+from circuits import Circuit, eap, evaluate, top_n
 from circuits.cli import main
 from circuits.discover import check_task
 from circuits.doctor import examine, read_rows
 from circuits.doctor.behaviour import Behaviour, usable_rows
 from circuits.scores import load_scores
-from patching.ablations import zero
+from patching.ablations import mean, zero
+from patching.descent import Schedule
 from patching.metrics import logprob_per_token
 from patching.model import Model
+from patching.optimal import optimal
 from patching.suited import above_chance
 from patching.tasks import Prompt, Task, from_file, from_text, to_json
 
@@ -89,6 +92,33 @@ def test_a_model_that_does_better_than_chance_can_do_a_text():
     torch.testing.assert_close(above_chance(logits, batch), expected, rtol=0, atol=1e-6)
     verdict = check_task(model, [task], logprob_per_token, 4, ablation=zero)
     assert verdict.share_right == 1.0
+
+
+@pytest.mark.parametrize("ablate", ["mean", "optimal"])
+def test_circuits_of_a_text_run_under_mean_and_optimal_ablation(ablate):
+    """A circuit is worth its loss: all of it is the model, and none what the constants leave."""
+    model = Model.load(families.module("gpt2", torch.float64))
+    texts = tuple(
+        Prompt(ids, ids, ids[1:], answer_positions=tuple(range(len(ids) - 1)))
+        for ids in ((3, 4, 5, 6, 3), (7, 5, 4))
+    )
+    task = Task("t", texts)
+    ablation = mean(task)
+    if ablate == "optimal":
+        ablation = optimal(model, task, logprob_per_token, schedule=Schedule(steps=2))
+    circuits = [Circuit.full(model.graph), Circuit.empty(model.graph)]
+    found = evaluate(model, task, circuits, logprob_per_token, ablation=ablation)
+    assert torch.equal(found.values[0], found.clean)
+    torch.testing.assert_close(found.values[1], found.corrupt)
+    for i, prompt in enumerate(texts):
+        with torch.no_grad():
+            logits = model.run([*prompt.clean]).logits[0, :-1].log_softmax(dim=-1)
+        expected = logits[torch.arange(len(prompt.clean) - 1), list(prompt.clean[1:])].mean()
+        torch.testing.assert_close(found.clean[i], expected.double(), rtol=0, atol=1e-12)
+    scores = eap(model, task, logprob_per_token, ablation=ablation)
+    kept = top_n(scores, 30, ranking="absolute")
+    runs = evaluate(model, task, [kept, ~kept], logprob_per_token, ablation=ablation)
+    assert bool(runs.values.isfinite().all()) and not torch.equal(runs.values[0], runs.values[1])
 
 
 def test_usable_rows_are_counted_by_the_length_of_their_answers():
