@@ -29,7 +29,7 @@ from patching.intervals import of_mean
 from patching.metrics import Metric
 from patching.model import Model
 from patching.provenance import confirmed
-from patching.span_graph import kept_apart, plain_of, spans_of
+from patching.span_graph import kept_apart, spans_of
 from patching.tasks.task import Task
 
 SLACK = 2
@@ -106,7 +106,9 @@ def budgeted_search(
             edges, the budget is too small to compare the starts, the model cannot read the task,
             pairs do not differ, there is no clean-corrupt gap, or the log is of another search.
     """
-    task, graph = _check(model.graph, task, starts, size, budget.circuits)
+    task = task.with_spans_of(spans_of(starts[0].graph) if starts else ())
+    graph = kept_apart(model.graph, task.apart)
+    _check(graph, starts, size, budget.circuits)
     prepared = ablation(model)
     options = {"size": size, "budget": budget.circuits, "starts": [s.provenance for s in starts]}
     facts = describe(model, task, metric, "budgeted", options, ablation=prepared.name)
@@ -274,19 +276,9 @@ def _rounds(n: int, size: int) -> int:
     return math.ceil(math.log(n / size) / -math.log(1 - SHARE)) if n > size else 0
 
 
-def _check(
-    graph: Graph, task: Task, starts: Sequence[Scores], size: int, budget: int
-) -> tuple[Task, Graph]:
-    """The task, with the spans of the scores apart, and the graph of what is searched.
-
-    Raises:
-        ValueError: as `budgeted_search`, of what was given.
-    """
+def _check(graph: Graph, starts: Sequence[Scores], size: int, budget: int) -> None:
     if not starts:
         raise ValueError("no scores to start from; give those of one cheap method or more")
-    graph.require_same(plain_of(starts[0].graph), "start 0 is")
-    task = task.with_spans_of(spans_of(starts[0].graph))
-    graph = kept_apart(graph, task.apart)
     for i, scores in enumerate(starts):
         graph.require_same(scores.graph, f"start {i} is")
     if not 1 <= size <= graph.n_edges:
@@ -299,4 +291,3 @@ def _check(
             f"a budget of {budget} runs is too small to compare {len(starts)} starts; "
             f"{least} is the least"
         )
-    return task, graph
