@@ -18,6 +18,7 @@ from .drawing.roles import Roles as Roles
 from .drawing.span_pictures import picture_spans as picture_spans
 from .ensembles import hybrid as hybrid
 from .explorer import explore as explore
+from .explorer import explore_features as explore_features
 from .explorer import look_inside as look_inside
 from .export import load as load
 from .export import save as save
@@ -27,8 +28,10 @@ from .features import FeatureGraph as FeatureGraph
 from .features import feature_circuit as feature_circuit
 from .features import load_feature_circuit as load_feature_circuit
 from .features import load_graph as load_graph
+from .features import look_at_features as look_at_features
 from .features import save_feature_circuit as save_feature_circuit
 from .features import save_graph as save_graph
+from .features import steer as steer
 from .features import trace as trace
 from .judging.clusters import clusters as clusters
 from .judging.compare import compare_circuits as compare_circuits

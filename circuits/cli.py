@@ -191,7 +191,7 @@ def _add_model_commands(add: Callable[..., options.Parser]) -> None:
     use = "find neurons that use context, reweight them"
     neurons.add_options(add(neurons.neurons, use, maybe, run_options.run_options()))
     through = "trace a prompt through features or neurons"
-    features.add_actions(add(features.features, through), model)
+    features.add_actions(add(features.features, through), model, maybe)
     check = "say whether a model, and a task for it, are fit for finding circuits"
     doctor.add_options(add(doctor.doctor, check, model))
     add(tasks.tasks, "list the tasks; for a model, what is left of their words", maybe)

@@ -1,29 +1,14 @@
 // What is seen, in the page's address: a link that is passed on shows the same. A page inside another
 // one, as in a notebook, has no address of its own.
 
-function writeAddress(page) {
+function putAddress(page, parts) {
   if (isFramed()) return;
-  const { state, data } = page;
-  const parts = new URLSearchParams({ edges: state.size });
-  if (state.view !== "drawing") parts.set("view", state.view);
-  if (state.chosen !== null) parts.set("node", data.graph.nodes[state.chosen].name);
-  if (state.prune) parts.set("paths", "1");
-  if (state.hidden.size > 0) parts.set("hidden", [...state.hidden].join(","));
   page.address = `#${parts}`;
   if (window.location.hash !== page.address) window.history.replaceState(null, "", page.address);
 }
 
-function readAddress(page) {
-  const { state, data } = page;
-  if (isFramed() || window.location.hash.length < 2 || window.location.hash === page.address) return;
-  const parts = new URLSearchParams(window.location.hash.slice(1));
-  const size = Math.round(Number(parts.get("edges")));
-  if (size >= 1) state.size = Math.min(size, data.longest);
-  state.view = parts.get("view") === "matrix" ? "matrix" : "drawing";
-  const node = data.graph.nodes.find((one) => one.name === parts.get("node"));
-  state.chosen = node ? node.index : null;
-  state.prune = parts.has("paths") || (state.prune && !parts.has("edges"));
-  state.hidden = new Set((parts.get("hidden") ?? "").split(",").filter((name) => name !== ""));
-  for (const box of document.querySelectorAll("[data-kind]")) box.checked = !state.hidden.has(box.dataset.kind);
-  find("prune").checked = state.prune;
+// The parts of an address that is not the page's own doing, or null.
+function newAddress(page) {
+  if (isFramed() || window.location.hash.length < 2 || window.location.hash === page.address) return null;
+  return new URLSearchParams(window.location.hash.slice(1));
 }

@@ -83,7 +83,7 @@ function showMatrix(page) {
   page.drawing.svg.toggleAttribute("hidden", isMatrix);
   for (const id of ["most-label", "save"]) find(id).hidden = isMatrix;
   for (const view of ["drawing", "matrix"]) find(`as-${view}`).setAttribute("aria-pressed", view === page.state.view);
-  showLegend(page.data, page.state.view);
+  showRows(legendRows(page.data, page.state.view));
   if (isMatrix) drawMatrix(page.matrix, page.data, page.found.edges, page.lit);
 }
 
@@ -254,7 +254,7 @@ function fitAll(page) {
 // The drawing as it is seen, with its legend and without what only serves to hover over.
 function save(page) {
   const { svg, layers, view } = page.drawing;
-  const legend = legendShape(page.data, view);
+  const legend = legendShape(legendRows(page.data), view);
   layers.grips.remove();
   svg.append(legend);
   download(svg, "circuit.svg");

@@ -108,24 +108,3 @@ function legendRows(data, view = "drawing") {
   if (data.graph.links.length > 0) rows.push(["link", 1, "shared key-value head to its heads"]);
   return rows;
 }
-
-function showLegend(data, view) {
-  const rows = legendRows(data, view).map(([look, width, said]) => make("span", {}, sample(look, width), said));
-  find("legend").replaceChildren(make("div", { class: "key" }, ...rows));
-}
-
-function sample(look, width) {
-  const line = shape("path", { class: look, "stroke-width": width, d: "M1 5H33" });
-  return shape("svg", { width: 34, height: 10, "aria-hidden": "true" }, line);
-}
-
-// The legend for a file of the drawing: in the lower left corner of what is seen.
-function legendShape(data, view) {
-  const rows = legendRows(data).map(([look, width, said], i) => [
-    shape("path", { class: look, "stroke-width": width, d: `M0 ${17 * i}H32` }),
-    shape("text", { x: 40, y: 17 * i + 4, class: "legend-text" }, said),
-  ]);
-  const scale = view[2] / find("stage").offsetWidth;
-  const [x, y] = [view[0] + 14 * scale, view[1] + view[3] - (17 * rows.length + 2) * scale];
-  return shape("g", { transform: `translate(${round(x)} ${round(y)}) scale(${scale.toFixed(3)})` }, ...rows.flat());
-}

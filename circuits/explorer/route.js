@@ -143,3 +143,14 @@ function pathOf(points) {
 function round(value) {
   return Math.round(value * 10) / 10;
 }
+
+function boundsOf(places, routes) {
+  if (places.size === 0) return [0, 0, 100, 100];
+  const xs = [...places.values()].map((place) => place.x);
+  const ys = [...places.values()].map((place) => place.y);
+  for (const { points } of routes) for (const point of points) xs.push(point.x);
+  const [left, right] = [Math.min(...xs), Math.max(...xs)];
+  const [top, bottom] = [Math.min(...ys), Math.max(...ys)];
+  const side = BOX.width / 2 + 14;
+  return [left - side, top - 28, right - left + 2 * side, bottom - top + 56];
+}

@@ -11,6 +11,8 @@ from circuits.features.heads import heads_through
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune
 from circuits.features.running import FeatureRuns, Handling, run_feature_circuits
+from circuits.features.steering import Steering, steer
+from circuits.features.told import FeatureInsides, look_at_features
 from circuits.features.trace import CONVENTIONS, Convention, trace
 from circuits.features.transcoders import Transcoders
 
@@ -22,7 +24,9 @@ __all__ = [
     "FeatureGraph",
     "FeatureRuns",
     "Handling",
+    "FeatureInsides",
     "Neurons",
+    "Steering",
     "Transcoders",
     "circuit_to_networkx",
     "direct_edges",
@@ -31,10 +35,12 @@ __all__ = [
     "heads_through",
     "load_feature_circuit",
     "load_graph",
+    "look_at_features",
     "prune",
     "run_feature_circuits",
     "save_feature_circuit",
     "save_graph",
+    "steer",
     "to_networkx",
     "trace",
 ]

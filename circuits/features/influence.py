@@ -58,3 +58,9 @@ def _scores(
         "replacement": embeddings / max(embeddings + errors, 1e-12),
         "completeness": float((good * weight).sum() / weight.sum().clamp(min=1e-12)),
     }
+
+
+def merits(graph: FeatureGraph) -> Float[Tensor, " edge"]:
+    """By which edges are ranked: what passes each, `N[t, s] (influence_t + p_t)`."""
+    reached = graph.nodes.influences.double() + graph.nodes.weights.double()
+    return shares(graph) * reached[graph.targets]

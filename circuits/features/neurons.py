@@ -15,6 +15,8 @@ from torch import Tensor
 from circuits.features.linear import LinearRun
 from circuits.features.units import Units
 from patching.anatomy.silent import is_silent
+from patching.dictionaries.examples import Asked
+from patching.intervene import Intervention, scale
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.model import Model
 from patching.rules import half_rule, identity_rule
@@ -123,6 +125,22 @@ class Neurons:
     def _sigma(self, run: LinearRun, layer: int) -> Float[Tensor, "pos 1"]:
         output = self._outputs[layer]
         return output.sigma(None if output.total is None else run.seen[output.total][0].detach())
+
+    def scaled(
+        self, layer: int, index: int, position: int, factor: float | int
+    ) -> tuple[Intervention, ...]:
+        """The neuron's activation times the factor."""
+        return (scale(f"m{layer}.n{index}", factor, positions=position),)
+
+    def asked(self, layer: int, indices: Sequence[int], signs: Sequence[int]) -> Asked:
+        """Activations times their signs, and rows of the output projection."""
+        chosen, sign = torch.tensor([*indices]), torch.tensor([*signs])
+
+        def values(x: Tensor) -> Tensor:
+            return x[..., chosen.to(x.device)] * sign.to(x)
+
+        rows = self._outputs[layer].rows(chosen)
+        return Asked(tuple(indices), f"m{layer}.neurons", values, rows * sign[:, None].to(rows))
 
 
 def _within(positions: Int[Tensor, " unit"]) -> Int[Tensor, " unit"]:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from circuits.features.linear import LinearRun
 from circuits.features.units import Units
-from patching.dictionaries import Dictionaries, Dictionary, fitted
+from patching.dictionaries import Dictionaries, Dictionary, fitted, scale_feature
+from patching.dictionaries.examples import Asked, asked_of
+from patching.intervene import Intervention
 from patching.model import Model
 from patching.rules.sites import Part
 
@@ -113,6 +115,28 @@ class Transcoders:
                 f = member.encode(x if self.first else _without_first(x))
                 out = out + member.write(f, f"m{layer}").to(y)
         return out
+
+    def scaled(
+        self, layer: int, index: int, position: int, factor: float | int
+    ) -> tuple[Intervention, ...]:
+        """`scale_feature`.
+
+        Raises:
+            ValueError: if the layer has no such feature.
+        """
+        if layer not in self._members:
+            raise ValueError(f"{self.name} has no dictionary for layer {layer}")
+        return scale_feature(self._members[layer], index, factor, positions=position)
+
+    def asked(self, layer: int, indices: Sequence[int], signs: Sequence[int]) -> Asked:
+        """The features as they are: they have no other sign.
+
+        Raises:
+            ValueError: if the layer has no such feature.
+        """
+        if layer not in self._members:
+            raise ValueError(f"{self.name} has no dictionary for layer {layer}")
+        return asked_of(self._members[layer], indices)
 
 
 def _without_first(x: Tensor) -> Tensor:

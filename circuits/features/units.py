@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.features.linear import LinearRun
+from patching.dictionaries.examples import Asked
+from patching.intervene import Intervention
 from patching.model import Model
 from patching.rules.sites import Part
 
@@ -112,4 +114,14 @@ class Features(Protocol):
 
     def answering(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor:
         """What MLPs let through where active units answer: its gradient is that of their sum."""
+        ...
+
+    def scaled(
+        self, layer: int, index: int, position: int, factor: float | int
+    ) -> tuple[Intervention, ...]:
+        """What multiplies a unit of the real model, for `intervening`."""
+        ...
+
+    def asked(self, layer: int, indices: Sequence[int], signs: Sequence[int]) -> Asked:
+        """How units of a layer are told of by examples; with the sign -1, where they are least."""
         ...

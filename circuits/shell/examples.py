@@ -80,7 +80,7 @@ EXAMPLES = {
     ),
     "features": (
         'circuits features trace --model toy --prompt "The capital of" --out graph.safetensors',
-        "circuits features show graph.safetensors --top 50",
+        "circuits features view graph.safetensors --model toy --out page.html",
     ),
     "doctor": (
         "circuits doctor --model toy",

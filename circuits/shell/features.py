@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from circuits.shell import features_check, features_task, features_train
+from circuits.shell import features_check, features_task, features_train, features_view
 from circuits.shell.features_read import NEURONS, read_dictionaries
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser, add_out, task_options
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from circuits.features import FeatureGraph
 
 
-def add_actions(parser: Parser, model: Parser) -> None:
-    """`trace`, `effects`, `circuit`, `show`, `check`, `train`; `model`: which one, how loaded."""
+def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
+    """The actions with their options; `model`: which one, how loaded; `maybe`: one or none."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     text = "find the attribution graph of one prompt"
     tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
@@ -30,6 +30,10 @@ def add_actions(parser: Parser, model: Parser) -> None:
         one.add_argument("--top", type=positive, default=20, metavar="K", help="nodes shown (20)")
         one.add_argument("--json", action="store_true", help="print JSON instead of text")
         one.set_defaults(act=act)
+    text = "write a page to explore a graph with"
+    viewing = actions.add_parser("view", help=text, description=f"W{text[1:]}.", parents=(maybe,))
+    features_view.add_options(viewing)
+    viewing.set_defaults(act=features_view.view)
     text = "say how well dictionaries fit a model"
     checking = actions.add_parser("check", help=text, description=f"S{text[1:]}.", parents=(model,))
     features_check.add_options(checking)

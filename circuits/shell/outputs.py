@@ -24,6 +24,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "search.scores": (".safetensors",),
     "search.log": (),
     "view.out": (".html",),
+    "page": (".html",),
     "features.out": (".safetensors", ".json", ".graphml", ".csv"),
     "effects_out": (".safetensors", ".csv"),
     "circuit_out": (
@@ -51,7 +52,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
 
 _SPELLED = {
     "kept_in": "--run",
-    **dict.fromkeys(("trained", "effects_out", "circuit_out"), "--out"),
+    **dict.fromkeys(("trained", "effects_out", "circuit_out", "page"), "--out"),
 }
 """Options that are spelled otherwise than they are named here."""
 
@@ -67,6 +68,8 @@ _READ = (
         "view.scores",
         "export.scores",
         "view.curve",
+        "labels",
+        "dictionaries",
     ),
     *("view.compare", "result", "constants"),
 )

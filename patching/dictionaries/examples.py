@@ -5,12 +5,12 @@ the features that are asked for are told of.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from patching.dictionaries.dictionary import Dictionary
@@ -76,6 +76,19 @@ class Examples:
         write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Units of one place, by number, and what each writes to the stream for a value of 1.
+
+    `values` are those of the units, `[batch pos chosen]`, given what is at the place `reads`.
+    """
+
+    units: tuple[int, ...]
+    reads: str
+    values: Callable[[Float[Tensor, "batch pos width"]], Float[Tensor, "batch pos chosen"]]
+    writes: Float[Tensor, "chosen d_out"] | None
+
+
 @without_gradients
 def feature_examples(
     model: Model,
@@ -101,26 +114,41 @@ def feature_examples(
         ValueError: if prompts do not fit the model, there is no such dictionary or feature, or k
             is less than 1.
     """
+    members = {place: dictionaries[place] for place in features}
+    asked = {place: asked_of(members[place], [*ids]) for place, ids in features.items()}
+    return examples_of(model, prompts, asked, k=k, batch_size=batch_size)
+
+
+@without_gradients
+def examples_of(
+    model: Model,
+    prompts: Source | Prompts,
+    asked: Mapping[str, Asked],
+    *,
+    k: int = 5,
+    batch_size: int = 8,
+) -> Examples:
+    """The same of any units, by the place that they write at; see `feature_examples`.
+
+    Raises:
+        ValueError: if prompts do not fit the model, or k is less than 1.
+    """
     if k < 1:
         raise ValueError(f"at least one context is needed, got k={k}")
     read = read_prompts(model, prompts)
-    members = {place: dictionaries[place] for place in features}
-    chosen = {place: torch.tensor([*ids], dtype=torch.long) for place, ids in features.items()}
-    seen: dict[str, list[Tensor]] = {place: [] for place in members}
+    seen: dict[str, list[Tensor]] = {place: [] for place in asked}
     for tokens in read.batches(batch_size, model.device):
-        run = model.run(tokens, cache=sorted({one.reads for one in members.values()}))
-        for place, one in members.items():
-            one.writes_of(chosen[place])  # says which there are
-            f = one.encode(flat(run[one.reads])).cpu()
-            seen[place] += list(f[..., chosen[place]])
+        run = model.run(tokens, cache=sorted({one.reads for one in asked.values()}))
+        for place, one in asked.items():
+            seen[place] += list(one.values(flat(run[one.reads])).cpu())
     lengths = torch.tensor([len(row) for row in read.rows])
     found: dict[tuple[str, int], Example] = {}
-    for place, one in members.items():
-        told = _promotions(model, one, chosen[place], k)
-        for j, feature in enumerate(chosen[place].tolist()):
+    for place, one in asked.items():
+        told = _promotions(model, one.writes, len(one.units), k)
+        for j, unit in enumerate(one.units):
             values = [f[: int(n), j] for f, n in zip(seen[place], lengths, strict=True)]
             contexts = _contexts(model, read.rows, values, k)
-            found[place, feature] = _example(place, feature, values, contexts, told[j])
+            found[place, unit] = _example(place, unit, values, contexts, told[j])
     facts = {"model": model.name, "text": read.name, "tokens": read.hash, **model.identity.facts}
     return Examples(found, facts)
 
@@ -180,16 +208,27 @@ def _example(
     )
 
 
+def asked_of(one: Dictionary, features: Sequence[int]) -> Asked:
+    """Features of a dictionary; its writes, where those are to the stream."""
+    chosen = torch.tensor(features, dtype=torch.long)
+    writes = one.writes_of(chosen)  # says which there are
+    to_stream = not one.writes.endswith((".z", ".in", ".out"))
+
+    def values(x: Tensor) -> Tensor:
+        return one.encode(x)[..., chosen]
+
+    return Asked(tuple(features), one.reads, values, writes if to_stream else None)
+
+
 def _promotions(
-    model: Model, one: Dictionary, features: Int[Tensor, " chosen"], k: int
+    model: Model, rows: Float[Tensor, "chosen d_out"] | None, n: int, k: int
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Tokens that each feature's writes raise and lower most, through the final norm's gamma."""
-    rows = one.writes_of(features)
+    """Tokens that each unit's writes raise and lower most, through the final norm's gamma."""
     vocabulary = find_vocabulary(model)
-    if rows.shape[1] != vocabulary.weight.shape[1] or one.writes.endswith((".z", ".in", ".out")):
-        return [((), ())] * len(features)
+    if rows is None or rows.shape[1] != vocabulary.weight.shape[1]:
+        return [((), ())] * n
     rows = rows.to(vocabulary.weight.device)
-    logits = vocabulary.promotions(rows, rows.new_ones(len(rows), 1))
+    logits = vocabulary.promotions(rows, rows.new_ones(n, 1))
     most = min(k, logits.shape[1])
 
     def tokens(ids: Tensor) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ function followTheme(button, onChange = () => {}) {
 
 const STYLES = [
   "fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "fill-opacity", "stroke-opacity",
-  "font-size", "font-family", "font-weight", "text-anchor", "dominant-baseline", "visibility",
+  "font-size", "font-family", "font-weight", "text-anchor", "dominant-baseline", "visibility", "paint-order",
 ];
 
 function standalone(drawing) {
@@ -142,6 +142,7 @@ function standalone(drawing) {
     }
     for (const name of ["class", "tabindex", "role", "style"]) copies[i].removeAttribute(name);
   });
+  for (const unseen of copy.querySelectorAll("[hidden]")) unseen.remove();
   return copy;
 }
 
@@ -155,8 +156,12 @@ function backdrop(copy) {
 }
 
 function download(drawing, name) {
-  const text = new XMLSerializer().serializeToString(backdrop(standalone(drawing)));
-  const address = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
+  offer(new XMLSerializer().serializeToString(backdrop(standalone(drawing))), "image/svg+xml", name);
+}
+
+// A text as a file for the user to keep.
+function offer(text, type, name) {
+  const address = URL.createObjectURL(new Blob([text], { type }));
   const link = make("a", { href: address, download: name });
   document.body.append(link);
   link.click();

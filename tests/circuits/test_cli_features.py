@@ -61,3 +61,26 @@ def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path, monkeypatch, words,
     assert main(["features", "trace", "--model", "toy-llama", *words, *out]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_page_to_explore_is_written(graph, tmp_path, capsys):
+    page, labels = tmp_path / "page.html", tmp_path / "labels.json"
+    labels.write_text('{"format": "feature labels 1", "labels": {"m0": {"1": "a name of ours"}}}')
+    words = ["features", "view", str(graph), "--out", str(page), "--labels", str(labels)]
+    assert main([*words, "--model", "toy-llama", "--steer", "1"]) == 0
+    assert f"written to {page}, a page for any browser" in capsys.readouterr().out
+    content = page.read_text()
+    assert '"steering":{"targets"' in content and "a name of ours" in content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "g.json"], "cannot write 'g.json': a file that ends in .html"),
+        (["--text", "book.txt"], "--text needs --model: features are looked at in the model"),
+        (["--model", "toy-llama", "--dictionaries", "no/folder/here"], "no/folder/here"),
+    ],
+)
+def test_pages_that_cannot_be_written_are_refused(capsys, graph, words, message):
+    assert main(["features", "view", str(graph), *words]) == 2
+    assert message in capsys.readouterr().err
