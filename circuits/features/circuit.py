@@ -98,19 +98,19 @@ class FeatureCircuit:
 
     def __and__(self, other: "FeatureCircuit") -> "FeatureCircuit":
         """Nodes and edges that both have, with the numbers of the first."""
-        self._require_like(other)
+        self.require_like(other)
         made = self._kept(self.nodes.within(other.nodes))
         theirs = {edge[:2] for edge in other.edges}
         return made._with(torch.tensor([edge[:2] in theirs for edge in made.edges]).bool())
 
     def __sub__(self, other: "FeatureCircuit") -> "FeatureCircuit":
         """Nodes that the other lacks, and edges between them."""
-        self._require_like(other)
+        self.require_like(other)
         return self._kept(~self.nodes.within(other.nodes))
 
     def __or__(self, other: "FeatureCircuit") -> "FeatureCircuit":
         """Nodes and edges of both, with the numbers of the first where both have them."""
-        self._require_like(other)
+        self.require_like(other)
         more = ~other.nodes.within(self.nodes)
         keys = torch.cat([self.nodes.keys, other.nodes.keys[more]])
         order = keys.argsort()
@@ -163,7 +163,7 @@ class FeatureCircuit:
         parts = {name: getattr(self, name)[edges] for name in ("sources", "targets", "weights")}
         return replace(self, **parts)
 
-    def _require_like(self, other: "FeatureCircuit") -> None:
+    def require_like(self, other: "FeatureCircuit") -> None:
         """Refuse circuits whose nodes cannot be the same.
 
         Raises:

@@ -164,7 +164,7 @@ class FeatureCurve:
         runs = values, self.clean, self.empty
         n, seed = self.sweep.n_bootstrap, self.sweep.seed
         low, high = interval(ratio_of_means, *runs, n=n, seed=seed)
-        kept = ratio_of_means(*(run.numpy() for run in runs))
+        kept = ratio_of_means(values.numpy(), self.clean.numpy(), self.empty.numpy())
         return [Estimate(*map(float, row)) for row in zip(kept, low, high, strict=True)]
 
     def _point(self, i: int, kept: Estimate, left: Estimate) -> FeaturePoint:

@@ -180,7 +180,7 @@ def compare_feature_circuits(
     ]
     first = next(iter(circuits.values()))
     for circuit in circuits.values():
-        first & circuit  # noqa: B018 - refuses what cannot be compared
+        first.require_like(circuit)
     tables = [[[_jaccard(a, b) for b in sets] for a in sets] for sets in parts]
     names = list(circuits)
     nodes, edges = (pandas.DataFrame(t, index=names, columns=names) for t in tables)

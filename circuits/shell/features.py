@@ -6,7 +6,13 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from circuits.shell import features_check, features_task, features_train, features_view
+from circuits.shell import (
+    features_check,
+    features_task,
+    features_told,
+    features_train,
+    features_view,
+)
 from circuits.shell.features_read import NEURONS, read_dictionaries
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser, add_out, task_options
@@ -23,7 +29,7 @@ def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
     text = "find the attribution graph of one prompt"
     tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
     _add_tracing(tracing)
-    text = "print what a graph holds"
+    text = "print what a file holds: a graph, effects, or a circuit"
     showing = actions.add_parser("show", help=text, description=f"P{text[1:]}.")
     showing.add_argument("file", metavar="GRAPH", help="a .safetensors or .json file")
     for one, act in ((tracing, trace), (showing, show)):
@@ -134,14 +140,15 @@ def trace(args: Namespace) -> None:
 
 
 def show(args: Namespace) -> None:
-    """Print what a graph holds.
+    """Print what a file holds: a graph, effects, or a circuit of features.
 
     Raises:
-        ValueError: if the file is damaged or holds no graph.
+        ValueError: if the file is damaged or holds none of these.
     """
     from circuits.features import load_graph
 
-    _say(load_graph(args.file), args)
+    if not features_told.say_saved(args):
+        _say(load_graph(args.file), args)
 
 
 def _aim(tokens: Sequence[str] | None) -> list[int | str] | None:

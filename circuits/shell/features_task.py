@@ -12,7 +12,8 @@ from circuits.shell.results import write_figure
 from circuits.shell.values import amount, natural, positive
 
 if TYPE_CHECKING:
-    from patching.attribution.features import FeatureAblation, Setting
+    from patching.attribution.features import Setting
+    from patching.attribution.features.ablations import FeatureAblation
     from patching.attribution.features.sites import Coders
     from patching.metrics import Metric
     from patching.model import Model

@@ -47,8 +47,7 @@ def say_effects(
     print_columns(("node", "effect", *(["exact"] if known else [])), rows)
     if pearson is not None:
         print(f"\nPearson's r with exact patching of the {args.exact} strongest: {pearson:.3f}")
-    if args.effects_out is not None:
-        print(f"written to {args.effects_out}")
+    _say_written(args, "effects_out")
 
 
 def _say_runs(found: "FeatureEffects") -> None:
@@ -63,16 +62,15 @@ def _say_runs(found: "FeatureEffects") -> None:
 
 
 def say_circuit(
-    found: "FeatureCircuit", kept: float, curve: "FeatureCurve | None", args: Namespace
+    found: "FeatureCircuit", kept: float | None, curve: "FeatureCurve | None", args: Namespace
 ) -> None:
     """Print what a circuit holds and keeps, and the curve where there is one."""
     if args.json:
         print(json.dumps(_content(found, kept, curve, args.top), indent=1))
         return
-    print(
-        f"{len(found):,} of {found.provenance['of']:,} nodes and {found.n_edges:,} edges keep "
-        f"{kept:.3f} of the gap (errors: {found.errors})\n"
-    )
+    does = "" if kept is None else f" keep {kept:.3f} of the gap"
+    nodes = f"{len(found):,} of {found.provenance.get('of', len(found)):,} nodes"
+    print(f"{nodes} and {found.n_edges:,} edges{does} (errors: {found.errors})\n")
     print_columns(("node", "effect"), [(name, f"{x:+.4f}") for name, x in found.top(args.top)])
     strongest = _strongest(found, args.top)
     if strongest:
@@ -93,13 +91,38 @@ def say_circuit(
                 for p in curve.points
             ],
         )
-    for out in (args.circuit_out, args.plot):
+    _say_written(args, "circuit_out", "plot")
+
+
+def say_saved(args: Namespace) -> bool:
+    """Print what a file of effects or of a feature circuit holds; false if it holds neither.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    if not args.file.lower().endswith(".safetensors"):
+        return False
+    from circuits.features import load_feature_circuit
+    from patching.attribution.features import load_effects
+    from patching.files.tensors import read_tensor_file
+
+    kind = read_tensor_file(args.file)[1].get("format", "")
+    if kind.startswith("feature effects"):
+        say_effects(load_effects(args.file), None, None, args)
+    elif kind.startswith("feature circuit"):
+        say_circuit(load_feature_circuit(args.file), None, None, args)
+    return kind.startswith(("feature effects", "feature circuit"))
+
+
+def _say_written(args: Namespace, *options: str) -> None:
+    for option in options:
+        out = getattr(args, option, None)
         if out is not None:
             print(f"written to {out}")
 
 
 def _content(
-    found: "FeatureCircuit", kept: float, curve: "FeatureCurve | None", top: int
+    found: "FeatureCircuit", kept: float | None, curve: "FeatureCurve | None", top: int
 ) -> dict[str, object]:
     edges = [{"source": s, "target": t, "weight": w} for s, t, w in _strongest(found, top)]
     return {

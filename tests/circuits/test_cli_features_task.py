@@ -20,6 +20,8 @@ def test_effects_are_printed_beside_exact_ones_and_written(tmp_path, capsys):
     assert said.startswith(f"{len(effects):,} nodes of neurons differ on 3 prompts of ioi")
     assert all(name in said for name, _ in effects.top(5))
     assert "exact patching of the 4 strongest: " in said and not effects.nodes.by_position
+    assert main(["features", "show", str(out), "--top", "2"]) == 0
+    assert all(name in capsys.readouterr().out for name, _ in effects.top(1))
     csv = tmp_path / "e.csv"
     path = ["--path", "places", "--steps", "2", "--rule", "relp", "--ablation", "mean"]
     assert main(["features", "effects", *TASK, *path, "--json", "--out", str(csv)]) == 0
@@ -40,6 +42,8 @@ def test_a_circuit_is_found_judged_and_written(tmp_path, capsys):
     assert said.startswith("6 of ") and "nodes and 4 edges keep " in said
     assert "completeness" in said and f"written to {plot}" in said
     assert all(name in said for name in circuit.names)
+    assert main(["features", "show", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["edges"] == 4
 
 
 @pytest.mark.parametrize(

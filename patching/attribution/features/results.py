@@ -181,8 +181,8 @@ def read_nodes(
     Raises:
         ValueError: if it is none.
     """
-    places, letters = facts.pop("places", None), facts.pop("letters", None)
-    if not _are_texts(places) or not _are_texts(letters) or len(places) != len(letters):
+    places, letters = (_texts(facts.pop(name, None)) for name in ("places", "letters"))
+    if not places or len(places) != len(letters):
         raise ValueError(f"{path} does not say which places its features are of")
     columns = [tensors.get(name) for name in _NODES]
     lengths = {None if c is None or c.dtype != torch.int64 else tuple(c.shape) for c in columns}
@@ -191,8 +191,10 @@ def read_nodes(
     sites, positions, features = (tensors[name] for name in _NODES)
     if len(sites) and not (int(sites.min()) >= 0 and int(sites.max()) < len(places)):
         raise ValueError(f"{path}: a node lies at none of its {len(places)} places")
-    return FeatureNodes(tuple(places), tuple(letters), sites, positions, features)
+    return FeatureNodes(places, letters, sites, positions, features)
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+def _texts(value: object) -> tuple[str, ...]:
+    """A list of texts; nothing for anything else."""
+    parts = value if isinstance(value, list) else []
+    return tuple(part for part in parts if isinstance(part, str))

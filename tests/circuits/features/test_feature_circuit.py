@@ -29,9 +29,16 @@ from circuits.judging.features import (
     feature_recovery,
     judge_features,
 )
-from patching.attribution.features import Setting, feature_effects, find_sites, zero
+from patching.attribution.features import (
+    Setting,
+    exact_feature_effects,
+    feature_effects,
+    find_sites,
+    zero,
+)
 from patching.metrics import logit_diff
 from patching.model import Model
+from patching.models.truth import library
 from patching.rules import plain, relp
 
 MIXED = ("a0", "r0.mid", "m0", "r0.post", "a1.z", "m1")
@@ -257,3 +264,18 @@ def test_other_files_and_empty_pictures_are_refused(circuit, tmp_path):
         draw_feature_circuit(circuit.only([]))
     summed = replace(circuit, nodes=replace(circuit.nodes, positions=circuit.nodes.positions * 0))
     assert draw_feature_circuit(summed, tokens=("a",)).axes
+
+
+def test_on_a_model_whose_program_is_known_effects_find_the_neurons_that_it_needs():
+    """Rows of its table that are on in one prompt of a pair, where the answer is asked."""
+    name = "truth/comparison"
+    model, task = Model.load(name), library.known(name, n=3).task
+    found = feature_effects(model, task, logit_diff, "neurons")
+    exact = exact_feature_effects(model, task, logit_diff, "neurons", found.nodes)
+    known = [name for name, effect in exact.top(len(exact)) if abs(effect) > 1e-3]
+    last = task.max_length - 1
+    assert known and {name.partition("@")[2] for name in known} == {str(last)}
+    assert feature_recovery(found, known).auroc == 1.0
+    small = feature_circuit(model, task, logit_diff, "neurons", Choice(nodes=len(known), edges=0))
+    runs = judge_features(model, task, logit_diff, "neurons", [small])
+    assert float(runs.faithfulness[0]) == pytest.approx(1, abs=1e-3)
