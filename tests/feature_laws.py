@@ -6,12 +6,12 @@ from functools import partial
 
 import torch
 
-from circuits.features.aims import find_targets
+from circuits.features.aims import Wanted, find_targets
 from circuits.features.graph import EMBEDDING, ERROR, LOGIT, FeatureGraph
 from circuits.features.held import Readings, read_held
 from circuits.features.influence import influence, shares
 from circuits.features.linear import LinearRun, run_linear
-from circuits.features.rows import make_graph
+from circuits.features.rows import Tracing, make_graph, rows_of
 from circuits.features.units import Features
 from circuits.features.writers import Writers, find_writers
 from patching.dictionaries import Dictionaries, Dictionary
@@ -20,8 +20,11 @@ from patching.model import Model
 TOKENS = (5, 9, 33, 60)
 
 
-def synthetic(model: Model, n: int = 12, k: int = 3) -> Dictionaries:
-    """Random transcoders: those of even layers write to later ones too, others have a skip."""
+def synthetic(model: Model, n: int = 12, k: int = 3, end: str = "") -> Dictionaries:
+    """Random transcoders: those of even layers write to later ones too, others have a skip.
+
+    With `end=".out"` they write before a norm that follows MLPs.
+    """
     generator = torch.Generator().manual_seed(0)
     n_layers, d = len(model.blocks), model.blocks[0].w_o.shape[-1]
 
@@ -30,12 +33,12 @@ def synthetic(model: Model, n: int = 12, k: int = 3) -> Dictionaries:
 
     members = []
     for i in range(n_layers):
-        later = {f"m{j}": 0.2 * draw(n, d) for j in range(i + 1, n_layers) if i % 2 == 0}
+        later = {f"m{j}{end}": 0.2 * draw(n, d) for j in range(i + 1, n_layers) if i % 2 == 0}
         members.append(
             Dictionary(
                 f"random {i}",
                 f"m{i}.in",
-                f"m{i}",
+                f"m{i}{end}",
                 draw(d, n),
                 0.1 * draw(n),
                 0.2 * draw(n, d),
@@ -76,16 +79,20 @@ class Subject:
         return torch.cat([torch.arange(n), (self.graph.nodes.kinds == LOGIT).nonzero()[:, 0]])
 
 
-def subject(model: Model, features: Features, tokens: Sequence[int] = TOKENS) -> Subject:
+def subject(
+    model: Model, features: Features, tokens: Sequence[int] = TOKENS, aim: Wanted = None
+) -> Subject:
     parts, points = features.parts(), features.points(model)
     run = run_linear(
         model, torch.tensor(list(tokens)), parts=parts, points=points, passing=features.passing
     )
-    targets = find_targets(run, None, most=4, share=1.0)
+    targets = find_targets(run, aim, most=4, share=1.0)
     units = [features.active(run, i) for i in range(len(model.blocks))]
     whole = features.complete
     writers = find_writers(run, features, units, drop_first=False, whole=whole)
-    graph = make_graph(run, features, writers, targets, keep=1.0)
+    tracing = Tracing(run, features, writers, targets)
+    chunks = range(len(tracing.chunks))
+    graph = make_graph(tracing, (rows_of(tracing, i, keep=1.0) for i in chunks))
     matrix = torch.zeros(len(graph), len(graph), dtype=graph.weights.dtype)
     matrix[graph.targets, graph.sources] = graph.weights
     vectors = tuple(features.reads(run, some) for some in units)
@@ -101,6 +108,7 @@ class Writes:
 
     def __init__(self, of: Subject, chosen: list[int], factor: float, *, answer: bool) -> None:
         self.of, self.answer = of, answer
+        self.less: tuple[int, int] | None = None  # the error that the second row lacks
         self.changes = torch.zeros(len(chosen), of.writers.n_units, dtype=of.matrix.dtype)
         self.changes[torch.arange(len(chosen)), chosen] = factor - 1
 
@@ -111,13 +119,17 @@ class Writes:
         base = of.run.outputs[layer].detach()
         still = [one.detach() for one in of.run.inputs[: layer + 1]]
         out = base.expand(len(x), -1, -1).clone()
-        passed, before = of.features.passing(layer, [x], x), of.features.passing(layer, still, base)
+        sigma = of.run.frozen.sigma_after(layer)
+        passed = of.features.passing(layer, [x], x, sigma)
+        before = of.features.passing(layer, still, base, sigma)
         if passed is not None and before is not None:
             out = out + passed - before
         for rows in of.writers.rows[layer]:
             there = slice(rows.first, rows.first + len(rows.units))
             more = self.changes[:, there, None] * rows.vectors
             out = out.index_add(1, rows.units.positions, more)
+        if self.less is not None and self.less[0] == layer and of.writers.errors is not None:
+            out[1, self.less[1]] -= of.writers.errors[self.less]
         return out
 
     def _follow(self, layer: int, x: torch.Tensor) -> None:
@@ -182,7 +194,7 @@ def some_units(of: Subject, n: int = 4) -> list[int]:
 def edge_with_heads_held(
     of: Subject, graph: FeatureGraph, source: str, heads: list[tuple[int, int]]
 ) -> float:
-    """What a source changes at the likeliest logit, where some heads mix what they did without."""
+    """What a source changes at the first logit, where some heads mix what they did without."""
     model, base = of.run.model, of.run.embedding.detach()
     i = of.graph.index(source)
     n, rows = of.writers.n_units, torch.cat([base, base]).clone()
@@ -190,8 +202,12 @@ def edge_with_heads_held(
         write = Writes(of, [i, i], 0.0, answer=False)
         write.changes[0] = 0
     else:
-        write = Writes(of, [0, 0], 1.0, answer=False)
-        rows[1, int(of.graph.nodes.positions[i])] = 0
+        write, nodes = Writes(of, [0, 0], 1.0, answer=False), of.graph.nodes
+        layer, position = int(nodes.layers[i]), int(nodes.positions[i])
+        if int(nodes.kinds[i]) == ERROR:
+            write.less = layer, position
+        else:
+            rows[1, position] = 0
     hooks = [(model.blocks[layer].z, partial(_as_first, head)) for layer, head in heads]
     with model.hooked(hooks):
         seen = read_held(of.run.frozen, rows, write)

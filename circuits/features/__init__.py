@@ -8,6 +8,7 @@ from circuits.features.finding import Choice, feature_circuit
 from circuits.features.formats import load_graph, save_graph, to_networkx
 from circuits.features.graph import FeatureGraph
 from circuits.features.heads import heads_through
+from circuits.features.labelled import labelled, labels_of
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune
 from circuits.features.running import FeatureRuns, Handling, run_feature_circuits
@@ -33,6 +34,8 @@ __all__ = [
     "draw_feature_circuit",
     "feature_circuit",
     "heads_through",
+    "labelled",
+    "labels_of",
     "load_feature_circuit",
     "load_graph",
     "look_at_features",

@@ -1,12 +1,13 @@
 """What a graph explains: logits of the last position, as directions that read the final norm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.features.graph import LOGIT, FeatureGraph
 from circuits.features.linear import LinearRun
 from patching.anatomy.norms import widen
 from patching.lens.direct import Aim
@@ -50,6 +51,30 @@ def find_targets(run: LinearRun, aim: Wanted, *, most: int, share: float) -> Tar
     ids = ids.to(probabilities.device)
     ones = torch.ones(len(ids), 1, dtype=torch.float64, device=ids.device)
     return _targets(vocabulary, run, Aim(ids[:, None], ones, True), ids, probabilities[ids])
+
+
+def told(aim: Wanted) -> object:
+    """What is aimed at, in values that fit into JSON: what `aim_of` reads."""
+    if isinstance(aim, Aim):
+        ids, coefficients = aim.ids[0].tolist(), aim.coefficients[0].tolist()
+        return {"ids": ids, "coefficients": coefficients, "centred": aim.centred}
+    return "most likely tokens" if aim is None else str(aim)
+
+
+def aim_of(graph: FeatureGraph) -> Aim | list[int]:
+    """What a graph explains: its tokens, or one difference of logits.
+
+    Raises:
+        ValueError: if the graph does not say which difference.
+    """
+    ids = graph.nodes.indices[graph.nodes.kinds == LOGIT].tolist()
+    if min(ids) >= 0:
+        return ids
+    said = graph.facts.get("aim")
+    if not isinstance(said, Mapping):
+        raise ValueError("the graph does not say which difference of logits it explains")
+    coefficients = torch.tensor([said["coefficients"]], dtype=torch.float64)
+    return Aim(torch.tensor([said["ids"]]), coefficients, bool(said["centred"]))
 
 
 def _most_likely(

@@ -5,18 +5,20 @@ target's gradient there. A path through several heads counts at each; what passe
 heads, in the stream, is the rest of the edge.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.features.aims import find_targets
-from circuits.features.graph import EMBEDDING, FEATURE, LOGIT, FeatureGraph
+from circuits.features.aims import Targets, aim_of, find_targets
+from circuits.features.graph import EMBEDDING, ERROR, FEATURE, LOGIT, FeatureGraph
 from circuits.features.held import read_held
 from circuits.features.linear import LinearRun, run_linear
-from circuits.features.trace import Traced, ready
+from circuits.features.trace import Traced, ready, strongest
 from circuits.features.units import Features, Units
+from circuits.features.writers import find_writers
 from patching.model import Model
 
 
@@ -25,10 +27,11 @@ def heads_through(
 ) -> Float[Tensor, "layer head"]:
     """The part of the edge from `source` to `target` that passes each head, in the edge's unit.
 
-    Names are those of `graph.names`; the edge need not have been kept. Two runs and one backward.
+    Names are those of `graph.names`; the edge need not have been kept. Two runs and one backward;
+    for an error, what units write is found as in `trace` first.
 
     Raises:
-        ValueError: if there is no such node, the source is an error or reads nothing here, the
+        ValueError: if there is no such node, the source is a logit or is not active here, the
             target reads nothing, or features do not fit the model.
     """
     features = ready(model, features)
@@ -40,8 +43,9 @@ def heads_through(
         points=[*points, *features.points(model)],
         passing=features.passing,
     )
-    slopes = _slopes(run, graph, features, target)
-    moved = _moved(run, graph, features, source)
+    targets = find_targets(run, aim_of(graph), most=1, share=1.0)
+    slopes = _slopes(run, graph, features, target, targets)
+    moved = _moved(run, graph, features, source, targets)
     parts = [
         (slopes[name] * (moved[name][1:] - moved[name][:1]).to(slopes[name])).sum(dim=(0, 1, 3))
         for name in points
@@ -50,12 +54,12 @@ def heads_through(
 
 
 def _slopes(
-    run: LinearRun, graph: FeatureGraph, features: Features, target: str
+    run: LinearRun, graph: FeatureGraph, features: Features, target: str, targets: Targets
 ) -> dict[str, Float[Tensor, "1 pos head d_head"]]:
     """The target's gradient at every head's mixed values.
 
     Raises:
-        ValueError: if it reads nothing, or is no single token's logit.
+        ValueError: if it reads nothing, or is not active.
     """
     kind, layer, position, index = _node(graph, target)
     at = run.final
@@ -63,10 +67,8 @@ def _slopes(
         at = run.inputs[layer]
         vector = features.reads(run, _one(run, features, target, (layer, position, index)))[0]
     elif kind == LOGIT:
-        aim = index if index >= 0 else None
-        if aim is None:
-            raise ValueError(f"{target!r} is a difference; name a token's logit")
-        vector = find_targets(run, aim, most=1, share=1.0).directions[0]
+        first = int((graph.nodes.kinds == LOGIT).nonzero()[0, 0])
+        vector = targets.directions[graph.index(target) - first]
     else:
         raise ValueError(f"{target!r} reads nothing; a target is a feature or a logit")
     seed = torch.zeros_like(at)
@@ -79,12 +81,12 @@ def _slopes(
 
 
 def _moved(
-    run: LinearRun, graph: FeatureGraph, features: Features, source: str
+    run: LinearRun, graph: FeatureGraph, features: Features, source: str, targets: Targets
 ) -> dict[str, Float[Tensor, "2 pos head d_head"]]:
     """Mixed values of all heads in two rows: nothing but constants, and the source besides.
 
     Raises:
-        ValueError: if the source is no feature and no embedding.
+        ValueError: if the source writes nothing.
     """
     kind, layer, position, index = _node(graph, source)
     rows = torch.cat([run.positions, run.positions]).clone()
@@ -94,11 +96,27 @@ def _moved(
     elif kind == FEATURE:
         unit = _one(run, features, source, (layer, position, index))
         for to in features.reached(layer):
-            writes[to] = features.writes(unit.indices, layer, to)[0] * unit.strengths[0]
+            writes[to] = features.writes(run, unit, to)[0]
+    elif kind == ERROR:
+        writes[layer] = _errors(run, graph, features, targets)[layer, position]
     else:
-        raise ValueError(f"{source!r} is no feature and no embedding, whose writes can be told")
+        raise ValueError(f"{source!r} writes nothing; a source is a feature, error or embedding")
     write = partial(_write, run, features, writes, position)
     return dict(read_held(run.frozen, rows, write, seen=[b.z for b in run.model.blocks]).seen)
+
+
+def _errors(
+    run: LinearRun, graph: FeatureGraph, features: Features, targets: Targets
+) -> Float[Tensor, "layer pos d_model"]:
+    """What MLPs write and no unit of the graph does, as it was before pruning."""
+    told = graph.facts.get("convention")
+    most = told.get("most") if isinstance(told, Mapping) else None
+    found = [features.active(run, layer) for layer in range(len(run.outputs))]
+    most = most if isinstance(most, int) else sum(map(len, found))
+    units = strongest(run, features, found, targets, most)
+    errors = find_writers(run, features, units, drop_first=False, whole=False).errors
+    assert errors is not None, "errors were asked for"
+    return errors
 
 
 def _write(
@@ -109,7 +127,7 @@ def _write(
     layer: int,
     x: Tensor,
 ) -> Tensor:
-    passed = features.passing(layer, [x], x)
+    passed = features.passing(layer, [x], x, run.frozen.sigma_after(layer))
     out = torch.zeros_like(x) if passed is None else passed.to(x)
     if layer in writes:
         out = out.clone()

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patching.anatomy.blocks import EMBEDDING, UNEMBED_IN, widen
-from patching.anatomy.norms import Norm
+from patching.anatomy.blocks import EMBEDDING, UNEMBED_IN
+from patching.anatomy.norms import Norm, widen
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.rules.sites import NormPoints, stream_norms
@@ -27,7 +27,10 @@ Write = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """What is held of a first run: queries and keys by hook point, denominators by norm."""
+    """What is held of a first run: queries and keys by hook point, denominators by norm.
+
+    Those of norms that follow an MLP are kept too, though nothing has to hold these norms.
+    """
 
     model: Model
     projections: Mapping[str, Float[Tensor, "1 pos head d_head"]]
@@ -44,6 +47,10 @@ class Frozen:
             rebuilt = _Rebuilt(points.norm, self.sigmas[points.place])
             hooks += [(points.before, rebuilt.keep), (points.after, rebuilt.make)]
         return hooks
+
+    def sigma_after(self, layer: int) -> Float[Tensor, "1 pos 1"] | None:
+        """The denominator of the norm that follows an MLP; None where there is none."""
+        return self.sigmas.get(_after_mlp(layer))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +107,12 @@ class Keeping:
         """To be in place during the first run."""
         names = [name for block in self._model.blocks for name in block.qkv[:2]]
         found: list[tuple[str, Hook]] = [(name, partial(self._project, name)) for name in names]
-        norms = _held_norms(self._model)
+        norms = stream_norms(self._model)
         return found + [(points.before, partial(self._divide, points)) for points in norms]
+
+    def sigma_after(self, layer: int) -> Float[Tensor, "1 pos 1"] | None:
+        """The denominator of the norm that follows an MLP, once it has been passed."""
+        return self._sigmas.get(_after_mlp(layer))
 
     def finish(self) -> Frozen:
         """What was kept."""
@@ -126,14 +137,16 @@ class _Rebuilt:
 
     def make(self, y: Tensor) -> Tensor:
         assert self._input is not None, "a norm's input comes before its output"
-        x, norm = widen(self._input), self._norm
-        x = (x - x.mean(dim=-1, keepdim=True) if norm.centred else x) / self._sigma
-        x = x if norm.gamma is None else x * widen(norm.gamma).to(x.device)
-        return (x if norm.beta is None else x + widen(norm.beta).to(x.device)).to(y.dtype)
+        x, beta = self._norm.at(self._input, self._sigma), self._norm.beta
+        return (x if beta is None else x + widen(beta).to(x.device)).to(y.dtype)
+
+
+def _after_mlp(layer: int) -> str:
+    return f"blocks.{layer}.ln2_post"
 
 
 def _held_norms(model: Model) -> list[NormPoints]:
-    after_mlp = {f"blocks.{block.index}.ln2_post" for block in model.blocks}
+    after_mlp = {_after_mlp(block.index) for block in model.blocks}
     return [points for points in stream_norms(model) if points.place not in after_mlp]
 
 

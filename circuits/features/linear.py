@@ -15,14 +15,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.features.held import Frozen, Keeping
+from circuits.features.mixing import Mixing
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, UNEMBED_IN
 from patching.model import Hook, Model
 from patching.modes import with_gradients
 from patching.rules import Rule, attention_rule, norm_rule
 from patching.rules.sites import Part
 
-Passing = Callable[[int, Sequence[Tensor], Tensor], Tensor | None]
-"""What of a layer's MLP still hangs on its input, and those of MLPs before, given its output."""
+Passing = Callable[[int, Sequence[Tensor], Tensor, Tensor | None], Tensor | None]
+"""What of a layer's MLP still hangs on its input, and those of MLPs before.
+
+Given are its output, and the denominator of a norm that follows it, where there is one.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +53,7 @@ class LinearRun:
         self, at: Float[Tensor, "1 pos d_model"], seeds: Float[Tensor, "target 1 pos d_model"]
     ) -> "Gradients":
         """Gradients of many targets at all that could have been written before `at`, at once."""
-        below = self._below(at)
-        found = torch.autograd.grad(
-            at,
-            [self.embedding, *below],
-            seeds,
-            retain_graph=True,
-            is_grads_batched=True,
-            materialize_grads=True,
-            allow_unused=True,
-        )
+        found = torch.vmap(partial(_gradients, at, [self.embedding, *self._below(at)]))(seeds)
         return Gradients(found[0][:, 0], tuple(g[:, 0] for g in found[1:]))
 
     def _below(self, at: Tensor) -> tuple[Tensor, ...]:
@@ -92,7 +87,9 @@ def run_linear(
         ValueError: if a rule did not act everywhere, or in inference mode.
     """
     ruled = Rule("frozen", (norm_rule, attention_rule, *parts), freezes_norms=True).start(model)
-    cut, keeping = _Cut(passing), Keeping(model)
+    keeping = Keeping(model)
+    cut = _Cut(passing, keeping.sigma_after)
+    mixing = [hook for block in model.blocks for hook in Mixing(block).hooks]
     before = [(block.mlp_in, partial(cut.enter, block.index)) for block in model.blocks]
     after = [(block.mlp_out, partial(cut.leave, block.index)) for block in model.blocks]
     wanted = {*points, *((POSITIONS,) if model.learns_positions else ())}
@@ -102,7 +99,10 @@ def run_linear(
         (UNEMBED_IN, partial(cut.see, UNEMBED_IN)),
     ]
     # the cut comes after the rules: a post-norm's stands at the very hook point of the MLP's output
-    with with_gradients(), model.hooked([*before, *ruled.hooks, *ends, *after, *keeping.hooks]):
+    with (
+        with_gradients(),
+        model.hooked([*keeping.hooks, *before, *ruled.hooks, *mixing, *ends, *after]),
+    ):
         logits = model.bridge(tokens[None]).to(model.device)
     ruled.check()
     layers = range(len(model.blocks))
@@ -121,15 +121,23 @@ def run_linear(
     )
 
 
+def _gradients(at: Tensor, sources: Sequence[Tensor], seed: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(
+        at, sources, seed, retain_graph=True, materialize_grads=True, allow_unused=True
+    )
+
+
 class _Cut:
     """Hooks that make leaves of what MLPs write, and keep what they read."""
 
-    def __init__(self, passing: Passing | None) -> None:
+    def __init__(
+        self, passing: Passing | None, sigma_after: Callable[[int], Tensor | None]
+    ) -> None:
         self.inputs: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
         self.embedding: list[Tensor] = []
         self.seen: dict[str, Tensor] = {}
-        self._passing = passing
+        self._passing, self._sigma_after = passing, sigma_after
 
     def start(self, x: Tensor) -> Tensor:
         self.embedding.append(x.detach().clone().requires_grad_())
@@ -142,7 +150,9 @@ class _Cut:
     def leave(self, layer: int, y: Tensor) -> Tensor:
         self.outputs[layer] = y.detach().clone().requires_grad_()
         out, read = self.outputs[layer], [self.inputs[i] for i in range(layer + 1)]
-        passed = None if self._passing is None else self._passing(layer, read, y)
+        if self._passing is None:
+            return out
+        passed = self._passing(layer, read, y, self._sigma_after(layer))
         return out if passed is None else out + (passed - passed.detach()).to(out.dtype)
 
     def see(self, name: str, x: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from circuits.features.graph import (
     check_graph,
 )
 from circuits.features.influence import with_influence
+from circuits.features.labelled import labels_of, with_labels
+from patching.dictionaries.labels import LONGEST, Feature, Labels
 from patching.files.parsing import read_json, shown
 
 _TYPES = {
@@ -37,7 +39,7 @@ _ROWS = {"reads": "reads", "constants": "constant", "rests": "rest", "rest_sizes
 
 def to_json(graph: FeatureGraph, slug: str = "graph") -> str:
     """The graph as text for the viewers."""
-    facts, texts = graph.facts, _texts(graph)
+    facts, texts, labels = graph.facts, _texts(graph), labels_of(graph)
     ids, nodes = _ids(graph), graph.nodes
     cumulative = _cumulative(nodes.influences.double())
     pruned = facts.get("pruned")
@@ -61,7 +63,7 @@ def to_json(graph: FeatureGraph, slug: str = "graph") -> str:
             "sg_pos": "",
         },
         "nodes": [
-            _node(graph, i, ids[i], texts, influence)
+            _node(graph, i, ids[i], (texts, labels), influence)
             for i, influence in enumerate(cumulative.tolist())
         ],
         "links": [
@@ -96,15 +98,16 @@ def from_json(path: str | Path) -> FeatureGraph:
 
 
 def _node(
-    graph: FeatureGraph, i: int, name: str, texts: list[str], influence: float
+    graph: FeatureGraph, i: int, name: str, words: tuple[list[str], Labels], influence: float
 ) -> dict[str, object]:
-    nodes = graph.nodes
+    nodes, (texts, labels) = graph.nodes, words
     kind, layer = int(nodes.kinds[i]), int(nodes.layers[i])
     position, index = int(nodes.positions[i]), int(nodes.indices[i])
     shown_layer = {EMBEDDING: "E", LOGIT: str(layer + 1)}.get(kind, str(layer))
     probability = float(nodes.weights[i])
     said = {EMBEDDING: f'Emb: "{texts[position]}"', ERROR: f'Err: mlp "{texts[position]}"'}
     said[LOGIT] = f'Output "{_said_of(graph, index)}" (p={probability:.3f})'
+    said[FEATURE] = labels.get((f"m{layer}", index), "")
     rows = {key: float(getattr(graph, name)[i]) for name, key in _ROWS.items()}
     return {
         "node_id": name,
@@ -117,7 +120,7 @@ def _node(
         "run_idx": 0,
         "reverse_ctx_idx": 0,
         "jsNodeId": f"{shown_layer}_{index}-{position}",
-        "clerp": said.get(kind, ""),
+        "clerp": said[kind],
         "influence": influence,
         "activation": float(nodes.values[i]),
         "influence_share": float(nodes.influences[i]),
@@ -165,7 +168,26 @@ def _graph(
     edges = targets[order], sources[order], weights[order]
     graph = FeatureGraph(_tokens(nodes, facts), nodes, *edges, **tables, facts=facts)
     check_graph(graph)
-    return graph if given else with_influence(_summed(graph))
+    graph = graph if given else with_influence(_summed(graph))
+    return with_labels(graph, _labels(rows))
+
+
+def _labels(rows: list[dict]) -> dict[Feature, str]:
+    """What features are called: the first text of each.
+
+    Raises:
+        ValueError: if it is no text of a reasonable length.
+    """
+    found: dict[Feature, str] = {}
+    for row in rows:
+        text = row.get("clerp") or ""
+        if not isinstance(text, str) or len(text) > LONGEST:
+            raise ValueError(
+                f"a node is called {shown(text)}; {LONGEST:,} letters at most are read"
+            )
+        if text and row["feature_type"] == _TYPES[FEATURE]:
+            found.setdefault((f"m{_layer(row)}", _index(row)), text)
+    return found
 
 
 def _summed(graph: FeatureGraph) -> FeatureGraph:

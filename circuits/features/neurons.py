@@ -56,16 +56,18 @@ class Neurons:
         return self.rule
 
     def points(self, model: Model) -> Sequence[str]:
-        """Where activations pass, and what MLPs sum to before a norm.
+        """Where activations pass.
 
         Raises:
             ValueError: if they are another model's.
         """
         if model is not self.model:
             raise ValueError(f"these are neurons of another model, not of this {model.name}")
-        return [name for output in self._outputs.values() for name in output.hooks]
+        return [output.points for output in self._outputs.values()]
 
-    def passing(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor | None:
+    def passing(
+        self, layer: int, inputs: Sequence[Tensor], y: Tensor, sigma: Tensor | None
+    ) -> Tensor | None:
         """Nothing."""
         return None
 
@@ -73,12 +75,10 @@ class Neurons:
         """All neurons whose activation is not zero."""
         if layer not in self._outputs:
             none = run.tokens.new_zeros(0)
-            return Units(layer, none, none, *(run.embedding.new_zeros(0) for _ in range(2)))
+            return Units(layer, none, none, run.embedding.new_zeros(0))
         values = run.seen[self._outputs[layer].points][0].detach()
         positions, indices = values.nonzero(as_tuple=True)
-        chosen, sigma = values[positions, indices], self._sigma(run, layer)[:, 0]
-        strengths = chosen / sigma.expand(len(values))[positions].to(chosen)
-        return Units(layer, positions, indices, chosen, strengths)
+        return Units(layer, positions, indices, values[positions, indices])
 
     def reads(self, run: LinearRun, units: Units) -> Float[Tensor, "unit d_model"]:
         """Gradients of activations by the MLP's input, under the rule.
@@ -105,26 +105,28 @@ class Neurons:
         """Its own layer."""
         return (layer,)
 
-    def writes(
-        self, indices: Int[Tensor, " unit"], layer: int, to: int
-    ) -> Float[Tensor, "unit d_model"]:
-        """Rows of the output projection, a post-norm's gamma included."""
-        return self._outputs[layer].rows(indices)
+    def writes(self, run: LinearRun, units: Units, to: int) -> Float[Tensor, "unit d_model"]:
+        """Rows of the output projection, through a norm that follows."""
+        rows = self._outputs[to].rows(units.indices) * units.values[:, None]
+        sigma = run.frozen.sigma_after(to)
+        return rows if sigma is None else rows / sigma[0, units.positions].to(rows)
 
     def constant(self, run: LinearRun, layer: int) -> Float[Tensor, "pos d_model"]:
         """The output projection's bias."""
-        out = run.outputs[layer][0].detach()
-        bias = self._outputs[layer].bias if layer in self._outputs else None
-        none = torch.zeros_like(out)
-        return none if bias is None else none + (bias / self._sigma(run, layer)).to(out)
+        none = torch.zeros_like(run.outputs[layer][0].detach())
+        output, sigma = self._outputs.get(layer), run.frozen.sigma_after(layer)
+        if output is None:
+            return none
+        bias = none if output.bias is None else none + output.bias.to(none)
+        bias = bias if sigma is None else bias / sigma[0].to(none)
+        shift = None if output.norm is None else output.norm.beta
+        return bias if shift is None else bias + shift.to(none)
 
-    def answering(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor:
+    def answering(
+        self, layer: int, inputs: Sequence[Tensor], y: Tensor, sigma: Tensor | None
+    ) -> Tensor:
         """The MLP's output itself, whose gradient is the rule's."""
         return y
-
-    def _sigma(self, run: LinearRun, layer: int) -> Float[Tensor, "pos 1"]:
-        output = self._outputs[layer]
-        return output.sigma(None if output.total is None else run.seen[output.total][0].detach())
 
     def scaled(
         self, layer: int, index: int, position: int, factor: float | int

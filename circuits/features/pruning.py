@@ -47,7 +47,7 @@ def prune_masks(
     share = shares(bare)
     reached = influence(bare, share) + graph.nodes.weights.double()
     merit = share * reached[graph.targets]
-    chosen = merit >= _least(merit, edges)
+    chosen = merit >= _least(merit[merit > 0], edges)
     inner, features = (kinds == FEATURE) | (kinds == ERROR), kinds == FEATURE
     while True:
         chosen &= left[graph.targets] & left[graph.sources]

@@ -1,4 +1,11 @@
-"""The rows of an attribution graph: what every source writes of what each target reads."""
+"""The rows of an attribution graph: what every source writes of what each target reads.
+
+Rows are made in chunks of targets, each by itself, so that a run folder can keep what is done.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -9,75 +16,128 @@ from circuits.features.graph import EMBEDDING, ERROR, FEATURE, LOGIT, FeatureGra
 from circuits.features.held import Readings, read_held
 from circuits.features.linear import LinearRun
 from circuits.features.sparse import SparseRows
-from circuits.features.units import Features
+from circuits.features.units import Features, Units
 from circuits.features.writers import Writers, numbered
 from patching.lens.text import token_texts
 from patching.memory import in_tiles
-from patching.progress import Progress
+from patching.work import Parts
 
+TARGETS_A_CHUNK = 256
 _WORST = {torch.float64: 1e-3, torch.float32: 1e-3}
 _WORST_HALF = 0.1
 """How far a row's sum may be off, as a share of the largest; half precision is rough."""
 
 
-def make_graph(
-    run: LinearRun, features: Features, writers: Writers, targets: Targets, *, keep: float
-) -> FeatureGraph:
-    """All rows, and the tables of nodes around them; influences are still 0.
+@dataclass(frozen=True, eq=False)
+class Tracing:
+    """What rows are made of: a run, what writes in it, and what is explained."""
+
+    run: LinearRun
+    features: Features
+    writers: Writers
+    targets: Targets
+
+    @cached_property
+    def chunks(self) -> list[tuple[int, Units | None]]:
+        """The number of the first target, and the units; None for logits, which come last."""
+        found: list[tuple[int, Units | None]] = []
+        for first, units in numbered(self.writers.units):
+            for start in range(0, len(units), TARGETS_A_CHUNK):
+                found.append((first + start, units[start : start + TARGETS_A_CHUNK]))
+        return [*found, (self.writers.n_sources, None)]
+
+    @cached_property
+    def silent(self) -> Readings:
+        """What all read when every source is silent: biases alone, carried forwards."""
+        return read_held(self.run.frozen, self.run.positions, self._write_constants)
+
+    def _write_constants(self, layer: int, x: Tensor) -> Tensor:
+        constant, sigma = self.writers.constants[layer], self.run.frozen.sigma_after(layer)
+        passed = self.features.passing(layer, [x], x, sigma)
+        return constant if passed is None else constant + passed
+
+
+def rows_of(tracing: Tracing, number: int, *, keep: float) -> Parts:
+    """The rows of one chunk: edges, and for every target what it reads, constants and rests."""
+    first, units = tracing.chunks[number]
+    made = _logit_rows if units is None else _unit_rows
+    reads, constants, (at, positions, vectors) = made(tracing, units)
+    numbers = torch.arange(first, first + len(vectors), device=at.device)
+    rows = SparseRows(keep)
+    _add_rows(tracing, rows, numbers, (at, positions, vectors))
+    targets, sources, weights = rows.edges()
+    rests, sizes = rows.rests()
+    return {
+        "targets": targets,
+        "sources": sources,
+        "weights": weights,
+        "numbers": numbers.cpu(),
+        "reads": reads.cpu(),
+        "constants": constants.cpu(),
+        "rests": rests,
+        "rest_sizes": sizes,
+    }
+
+
+def make_graph(tracing: Tracing, done: Iterable[Parts]) -> FeatureGraph:
+    """All rows, from those of every chunk in order, and the tables of nodes around them.
+
+    Influences are still 0.
 
     Raises:
         ValueError: if rows do not add up to what targets read, as the model is not linear in what
             writes even with attention and norms held.
     """
-    n_sources, n_logits = writers.n_sources, len(targets.ids)
-    rows, silent = SparseRows(keep), read_constants(run, features, writers)
-    reads = writers.embedding.new_zeros(n_sources + n_logits)
-    constants = torch.zeros_like(reads)
-    with Progress("tracing", writers.n_units + n_logits) as progress:
-        for first, units in numbered(writers.units):
-            at, vectors = run.inputs[units.layer], features.reads(run, units)
-            numbers = torch.arange(first, first + len(units), device=at.device)
-            _add_rows(run, writers, rows, numbers, (at, units.positions, vectors))
-            reads[numbers] = (at[0].detach()[units.positions] * vectors).sum(dim=-1)
-            constant = silent.inputs[units.layer][0, units.positions]
-            constants[numbers] = (constant * vectors).sum(dim=-1)
-            progress.at(first + len(units))
-        numbers = torch.arange(n_sources, n_sources + n_logits, device=reads.device)
-        last = torch.full_like(numbers, len(run.tokens) - 1)
-        _add_rows(run, writers, rows, numbers, (run.final, last, targets.directions))
-    reads[numbers] = targets.logits.to(reads)
-    written = targets.directions.to(reads) @ silent.final[0, -1].to(reads)
-    constants[numbers] = written + targets.biases.to(reads)
-    nodes = _nodes(run, writers, targets)
-    reads, constants = reads.cpu(), constants.cpu()
+    run, targets = tracing.run, tracing.targets
+    nodes = _nodes(run, tracing.writers, targets)
+    parts = [*done]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    edges = [whole[name] for name in ("targets", "sources", "weights")]
+    tables = {
+        name: torch.zeros(len(nodes), dtype=edges[2].dtype).index_put(
+            (whole["numbers"],), whole[name]
+        )
+        for name in ("reads", "constants", "rests", "rest_sizes")
+    }
     asked = [token for token in targets.ids.tolist() if token >= 0]
     said = token_texts(run.model.tokenizer, asked)
     facts = {
-        "letter": features.letter,
+        "letter": tracing.features.letter,
         "texts": [*token_texts(run.model.tokenizer, run.tokens.tolist())],
         "logits": dict(zip(map(str, asked), said, strict=True)),
     }
-    rests = rows.rests(len(nodes))
-    graph = FeatureGraph(run.tokens.cpu(), nodes, *rows.edges(), reads, constants, *rests, facts)
-    if not writers.dropped:
+    graph = FeatureGraph(run.tokens.cpu(), nodes, *edges, **tables, facts=facts)
+    if not tracing.writers.dropped:
         _require_whole(run, graph)
     return graph
-
-
-def read_constants(run: LinearRun, features: Features, writers: Writers) -> Readings:
-    """What all read when every source is silent: biases alone, carried forwards."""
-
-    def write(layer: int, x: Tensor) -> Tensor:
-        passed = features.passing(layer, [x], x)
-        return writers.constants[layer] if passed is None else writers.constants[layer] + passed
-
-    return read_held(run.frozen, run.positions, write)
 
 
 def at_end(run: LinearRun, targets: Targets) -> Float[Tensor, "target 1 pos d_model"]:
     """One-hot rows of the logits' directions at the last position."""
     last = torch.full_like(targets.ids, len(run.tokens) - 1)
     return _seeds(run.final, last, targets.directions)
+
+
+Readers = tuple[Tensor, Tensor, Tensor]
+"""Where some targets read, at which positions, and by which vectors."""
+
+
+def _unit_rows(tracing: Tracing, units: Units) -> tuple[Tensor, Tensor, Readers]:
+    """What units read, the constant part of it, and by what."""
+    at, vectors = tracing.run.inputs[units.layer], tracing.features.reads(tracing.run, units)
+    reads = (at[0].detach()[units.positions] * vectors).sum(dim=-1)
+    constant = tracing.silent.inputs[units.layer][0, units.positions]
+    return reads, (constant * vectors).sum(dim=-1), (at, units.positions, vectors)
+
+
+def _logit_rows(tracing: Tracing, none: None) -> tuple[Tensor, Tensor, Readers]:
+    """The same of logits, in the dtype of the others."""
+    targets, at = tracing.targets, tracing.run.final
+    like = tracing.writers.embedding
+    last = torch.full_like(targets.ids, len(tracing.run.tokens) - 1)
+    written = targets.directions.to(like) @ tracing.silent.final[0, -1].to(like)
+    constants = written + targets.biases.to(like)
+    return targets.logits.to(like), constants, (at, last, targets.directions)
 
 
 def _seeds(
@@ -90,23 +150,18 @@ def _seeds(
     return seeds
 
 
-Readers = tuple[Tensor, Tensor, Tensor]
-"""Where some targets read, at which positions, and by which vectors."""
-
-
 def _add_rows(
-    run: LinearRun,
-    writers: Writers,
+    tracing: Tracing,
     rows: SparseRows,
     numbers: Int[Tensor, " target"],
     readers: Readers,
 ) -> None:
     """The rows of targets that read at one place, as many at once as memory allows."""
-    at, positions, vectors = readers
+    run, (at, positions, vectors) = tracing.run, readers
 
     def add(some: slice) -> None:
         seeds = _seeds(at, positions[some], vectors[some])
-        rows.add(numbers[some], writers.weigh(run.pull_back(at, seeds)))
+        rows.add(numbers[some], tracing.writers.weigh(run.pull_back(at, seeds)))
 
     each = at.numel() * at.element_size() * (len(run.outputs) + 3)
     in_tiles(len(numbers), each, at.device, add)

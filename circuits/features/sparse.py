@@ -17,7 +17,7 @@ class SparseRows:
 
     keep: float
     _parts: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    _rests: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    _rests: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def add(self, targets: Int[Tensor, " row"], weights: Float[Tensor, "row source"]) -> None:
         """Take some rows in."""
@@ -26,7 +26,7 @@ class SparseRows:
         left = weights.where(~chosen, 0)
         kept = targets[rows], sources, weights[rows, sources]
         self._parts.append(tuple(x.cpu() for x in kept))  # pyright: ignore[reportArgumentType]
-        rest = targets, left.sum(dim=1), left.abs().sum(dim=1)
+        rest = left.sum(dim=1), left.abs().sum(dim=1)
         self._rests.append(tuple(x.cpu() for x in rest))  # pyright: ignore[reportArgumentType]
 
     def edges(
@@ -34,14 +34,15 @@ class SparseRows:
     ) -> tuple[Int[Tensor, " edge"], Int[Tensor, " edge"], Float[Tensor, " edge"]]:
         """Targets, sources and weights of all that were kept, by target, then source."""
         targets, sources, weights = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        if bool((targets.diff() >= 0).all()):
+            return targets, sources, weights
         order = targets.argsort(stable=True)
         return targets[order], sources[order], weights[order]
 
-    def rests(self, n_nodes: int) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
-        """The sum of what was not kept, and that of its absolute values, for every node."""
-        targets, sums, sizes = (torch.cat(part) for part in zip(*self._rests, strict=True))
-        empty = torch.zeros(n_nodes, dtype=sums.dtype)
-        return empty.index_put((targets,), sums), empty.index_put((targets,), sizes)
+    def rests(self) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """The sum of what was not kept, and that of its absolute values, for every row taken in."""
+        sums, sizes = (torch.cat(part) for part in zip(*self._rests, strict=True))
+        return sums, sizes
 
     def _largest(self, weights: Float[Tensor, "row source"]) -> Bool[Tensor, "row source"]:
         size = weights.abs()

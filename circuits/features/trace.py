@@ -6,19 +6,21 @@ transformer-circuits.pub/2025/attribution-graphs; after circuit-tracer, whose gr
 `convention="circuit-tracer"` repeats.
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuits.features.aims import Targets, Wanted, find_targets
+from circuits.features.aims import Targets, Wanted, find_targets, told
 from circuits.features.graph import FeatureGraph
 from circuits.features.influence import with_influence
 from circuits.features.linear import LinearRun, run_linear
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune as prune_graph
-from circuits.features.rows import at_end, make_graph
+from circuits.features.rows import Tracing, at_end, make_graph, rows_of
 from circuits.features.transcoders import Transcoders
 from circuits.features.units import Features, Units
 from circuits.features.validity import validity as check_validity
@@ -26,6 +28,7 @@ from circuits.features.writers import choose_units, effects_of, find_writers
 from patching.dictionaries import Dictionaries, fitted
 from patching.lens.prompts import Source, read_prompts
 from patching.model import Model
+from patching.work import Parts, Run, do
 
 Traced = Features | Dictionaries | str
 
@@ -55,7 +58,7 @@ CONVENTIONS = {
 }
 
 
-def trace(
+def trace(  # noqa: PLR0913 - what is explained, how, and where it is kept
     model: Model,
     prompt: Source,
     features: Traced,
@@ -65,6 +68,7 @@ def trace(
     convention: Convention | str = "own",
     prune: bool = True,
     validity: int = 20,
+    run: Run | None = None,
 ) -> FeatureGraph:
     """The attribution graph of one prompt.
 
@@ -76,7 +80,8 @@ def trace(
     against those that the graph predicts (`facts["validity"]`: correlations; 0 for none).
 
     One copy of the prompt is run; gradients of many targets are taken at once, as many as the
-    memory budget allows (`patching.memory.budget`).
+    memory budget allows (`patching.memory.budget`). With a `run`, rows are kept in its folder as
+    they are made, and a trace that was stopped goes on there.
 
     >>> graph = trace(Model.load("toy-llama"), [1, 5, 6], "neurons", logits=1)
     >>> bool((graph.incoming() - graph.reads).abs().max() < 1e-4)
@@ -90,21 +95,62 @@ def trace(
     if logits < 1:
         raise ValueError(f"a graph explains at least one logit, got {logits}")
     features = ready(model, features)
-    tokens = _one_prompt(model, prompt)
-    points, parts = features.points(model), features.parts()
-    run = run_linear(model, tokens, parts=parts, points=points, passing=features.passing)
-    targets = find_targets(run, aim, most=logits, share=chosen.share)
-    found = [features.active(run, layer) for layer in range(len(model.blocks))]
-    units = _strongest(run, features, found, targets, chosen.most)
-    whole = features.complete and sum(map(len, units)) == sum(map(len, found))
-    writers = find_writers(run, features, units, drop_first=chosen.drop_first, whole=whole)
-    made = make_graph(run, features, writers, targets, keep=chosen.keep)
+    plan = _Plan(model, _one_prompt(model, prompt), features, aim, logits, chosen)
+    tracing, settings = plan.tracing, {} if run is None else plan.settings
+    n = len(tracing.chunks)
+    done = do(run, plan, n, what="attribution-graph", settings=settings)
+    made = make_graph(tracing, (one.parts for one in done))
     facts = {**made.facts, **_facts(model, prompt, features, aim, chosen)}
     graph = with_influence(replace(made, facts=facts))
     if validity:
-        told = check_validity(run, writers, targets, graph, n=validity)
-        graph = replace(graph, facts={**graph.facts, "validity": told})
+        foretold = check_validity(tracing, graph, n=validity)
+        graph = replace(graph, facts={**graph.facts, "validity": foretold})
     return prune_graph(graph, nodes=chosen.nodes, edges=chosen.edges) if prune else graph
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A trace to be made, chunk by chunk, here or elsewhere: what it takes is found once."""
+
+    model: Model
+    tokens: Int[Tensor, " pos"]
+    features: Features
+    aim: Wanted
+    logits: int
+    convention: Convention
+
+    @cached_property
+    def tracing(self) -> Tracing:
+        """The run, and what writes and reads in it."""
+        model, features, chosen = self.model, self.features, self.convention
+        points, parts = features.points(model), features.parts()
+        run = run_linear(model, self.tokens, parts=parts, points=points, passing=features.passing)
+        targets = find_targets(run, self.aim, most=self.logits, share=chosen.share)
+        found = [features.active(run, layer) for layer in range(len(model.blocks))]
+        units = strongest(run, features, found, targets, chosen.most)
+        whole = features.complete and sum(map(len, units)) == sum(map(len, found))
+        writers = find_writers(run, features, units, drop_first=chosen.drop_first, whole=whole)
+        return Tracing(run, features, writers, targets)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the rows, for a run's folder."""
+        return {
+            **self.model.confirmed().facts,
+            **self.features.facts,
+            "tokens": self.tokens.tolist(),
+            "aim": told(self.aim),
+            "logits": self.logits,
+            "convention": asdict(self.convention),
+        }
+
+    def __call__(self, number: int) -> Parts:
+        """The rows of a chunk."""
+        return rows_of(self.tracing, number, keep=self.convention.keep)
+
+    def __getstate__(self) -> Mapping[str, object]:
+        """What goes to other processes: not the run, which is made anew there."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
 
 def ready(model: Model, features: Traced) -> Features:
@@ -137,7 +183,7 @@ def _one_prompt(model: Model, prompt: Source) -> Int[Tensor, " pos"]:
     return torch.tensor(rows[0], device=model.device)
 
 
-def _strongest(
+def strongest(
     run: LinearRun, features: Features, units: list[Units], targets: Targets, most: int
 ) -> list[Units]:
     """The units, no more than so many, by a run in which all active ones answer."""
@@ -145,7 +191,7 @@ def _strongest(
         return units
     parts, points = features.parts(), features.points(run.model)
     free = run_linear(run.model, run.tokens, parts=parts, points=points, passing=features.answering)
-    effects = effects_of(features, units, free.pull_back(free.final, at_end(free, targets)))
+    effects = effects_of(free, features, units, free.pull_back(free.final, at_end(free, targets)))
     return choose_units(units, effects, most=most)
 
 
@@ -159,7 +205,7 @@ def _facts(
         "revision": model.revision,
         **model.identity.facts,
         "prompt": prompt if isinstance(prompt, str) else None,
-        "aim": "most likely tokens" if aim is None else str(aim),
+        "aim": told(aim),
         **features.facts,
         "convention": asdict(convention),
     }

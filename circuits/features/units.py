@@ -23,21 +23,19 @@ from patching.rules.sites import Part
 class Units:
     """The active units of one layer, sorted by position, then by index.
 
-    `values` are their activations. They write `strengths` times a row: the same numbers, over the
-    denominator of a norm after the MLP where there is one between.
+    `values` are their activations.
     """
 
     layer: int
     positions: Int[Tensor, " unit"]
     indices: Int[Tensor, " unit"]
     values: Float[Tensor, " unit"]
-    strengths: Float[Tensor, " unit"]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, chosen: Bool[Tensor, " unit"] | slice) -> "Units":
-        parts = (self.positions, self.indices, self.values, self.strengths)
+        parts = (self.positions, self.indices, self.values)
         return Units(self.layer, *(part[chosen] for part in parts))
 
     def spans(self, n_pos: int) -> Iterator[tuple[int, slice]]:
@@ -86,8 +84,13 @@ class Features(Protocol):
         """
         ...
 
-    def passing(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor | None:
-        """What passes an MLP besides its units: a tensor linear in its input, or nothing."""
+    def passing(
+        self, layer: int, inputs: Sequence[Tensor], y: Tensor, sigma: Tensor | None
+    ) -> Tensor | None:
+        """What passes an MLP besides its units: a tensor linear in its input, or nothing.
+
+        `sigma` is the denominator of a norm that follows the MLP, where there is one.
+        """
         ...
 
     def active(self, run: LinearRun, layer: int) -> Units:
@@ -102,17 +105,17 @@ class Features(Protocol):
         """The layers whose MLP outputs units of a layer write to."""
         ...
 
-    def writes(
-        self, indices: Int[Tensor, " unit"], layer: int, to: int
-    ) -> Float[Tensor, "unit d_model"]:
-        """The rows that units of `layer` write at the MLP output of layer `to`."""
+    def writes(self, run: LinearRun, units: Units, to: int) -> Float[Tensor, "unit d_model"]:
+        """What units bring to the stream at the MLP output of layer `to`."""
         ...
 
     def constant(self, run: LinearRun, layer: int) -> Float[Tensor, "pos d_model"]:
         """What is written at a layer whatever was read."""
         ...
 
-    def answering(self, layer: int, inputs: Sequence[Tensor], y: Tensor) -> Tensor:
+    def answering(
+        self, layer: int, inputs: Sequence[Tensor], y: Tensor, sigma: Tensor | None
+    ) -> Tensor:
         """What MLPs let through where active units answer: its gradient is that of their sum."""
         ...
 

@@ -14,12 +14,14 @@ from torch import Tensor
 from circuits.features.aims import Targets
 from circuits.features.graph import FEATURE, LOGIT, FeatureGraph
 from circuits.features.linear import LinearRun
+from circuits.features.rows import Tracing
 from circuits.features.writers import Writers
 from patching.anatomy.blocks import UNEMBED_IN
+from patching.memory import current
 from patching.model import Hook
 from patching.modes import without_gradients
 
-_ROWS = 8  # prompts a run
+_ROWS = 8  # prompts a run at most: fewer where they are long
 
 
 def total_effects(graph: FeatureGraph) -> Float[Tensor, "logit node"]:
@@ -31,27 +33,36 @@ def total_effects(graph: FeatureGraph) -> Float[Tensor, "logit node"]:
     units = graph.nodes.kinds == FEATURE
     values = graph.nodes.values.double()
     slopes = torch.where(units & (values != 0), 1 / values, 0)
-    step = torch.zeros(len(ends), len(graph), dtype=torch.float64)
-    step[torch.arange(len(ends)), ends] = 1
-    total = torch.zeros_like(step)
+    weights = graph.weights.double()
+    return torch.stack([_over_paths(graph, weights, slopes, int(end)) for end in ends])
+
+
+def _over_paths(
+    graph: FeatureGraph,
+    weights: Float[Tensor, " edge"],
+    slopes: Float[Tensor, " node"],
+    end: int,
+) -> Float[Tensor, " node"]:
+    total = torch.zeros(len(graph), dtype=torch.float64)
+    step = torch.zeros_like(total)
+    step[end] = 1
     while bool(step.any()):
-        passed = step[:, graph.targets] * graph.weights.double()
-        step = torch.zeros_like(step).index_add(1, graph.sources, passed)
+        passed = step[graph.targets] * weights
+        step = torch.zeros_like(total).index_add(0, graph.sources, passed)
         total += step
         step = step * slopes
     return total
 
 
 @without_gradients
-def validity(
-    run: LinearRun, writers: Writers, targets: Targets, graph: FeatureGraph, *, n: int
-) -> dict[str, float | int | None]:
+def validity(tracing: Tracing, graph: FeatureGraph, *, n: int) -> dict[str, float | int | None]:
     """Correlation of predicted with real changes of logits, where the strongest units are removed.
 
     Each of the `n` units of most influence is taken from what the real MLP writes: with attention
     and norms held, with attention alone held, and with nothing held. All MLPs run as they are.
     None where there are fewer than two numbers, or all are the same.
     """
+    run, writers, targets = tracing.run, tracing.writers, tracing.targets
     influences = graph.nodes.influences[: writers.n_units]
     chosen = influences.topk(min(n, len(influences))).indices
     expected = -total_effects(graph)[:, chosen].T
@@ -73,11 +84,12 @@ def _removed(
     held: Sequence[tuple[str, Hook]],
 ) -> Float[Tensor, "unit logit"]:
     """The change of every logit where a unit is removed, one row a unit."""
-    changes: list[Tensor] = []
     base = _logits(run, targets, [None], writers, held)
-    for some in chosen.split(_ROWS):
-        changes.append(_logits(run, targets, some.tolist(), writers, held) - base)
-    return torch.cat(changes) if changes else base[:0]
+    n_heads, n_pos = run.model.graph.n_heads, len(run.tokens)
+    pattern = n_heads * n_pos**2 * run.embedding.element_size()
+    rows = max(1, min(_ROWS, current().bytes_on(run.model.device) // pattern))
+    changes = [_logits(run, targets, some.tolist(), writers, held) for some in chosen.split(rows)]
+    return torch.cat(changes) - base if len(chosen) else base[:0]
 
 
 def _logits(

@@ -10,10 +10,13 @@ from torch import Tensor
 from circuits.features.linear import Gradients, LinearRun
 from circuits.features.units import Features, Units
 
+_MANY = 4
+"""Units a position from which on gradients are multiplied position by position, and not copied."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What the units of one layer write at one MLP's output, times their strengths.
+    """What the units of one layer write at one MLP's output.
 
     `first` is the number of the first of them among all units.
     """
@@ -21,6 +24,14 @@ class Rows:
     first: int
     units: Units
     vectors: Float[Tensor, "unit d_model"]
+
+    def weigh(self, g: Float[Tensor, "target pos d_model"]) -> Float[Tensor, "target unit"]:
+        """What each of them writes of what targets read, given their gradients here."""
+        n_pos, units = g.shape[1], self.units
+        if len(units) < _MANY * n_pos:
+            return torch.einsum("tnd,nd->tn", g[:, units.positions], self.vectors)
+        parts = [g[:, pos] @ self.vectors[span].T for pos, span in units.spans(n_pos)]
+        return torch.cat(parts, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +66,7 @@ class Writers:
         out = self.embedding.new_zeros(n_targets, self.n_sources)
         for layer, g in enumerate(gradients.outputs):
             for rows in self.rows[layer]:
-                for pos, span in rows.units.spans(n_pos):
-                    there = slice(rows.first + span.start, rows.first + span.stop)
-                    out[:, there] += g[:, pos] @ rows.vectors[span].T
+                out[:, rows.first : rows.first + len(rows.units)] += rows.weigh(g)
             if self.errors is not None:
                 start = self.n_units + layer * n_pos
                 out[:, start : start + n_pos] = (g * self.errors[layer]).sum(dim=-1)
@@ -73,7 +82,7 @@ def find_writers(
     What an MLP writes and units do not is an error; with `whole`, that is nothing but rounding,
     and left out. `drop_first` takes the errors of the first position away.
     """
-    rows = _rows(features, units)
+    rows = _rows(run, features, units)
     constants = tuple(features.constant(run, layer) for layer in range(len(run.outputs)))
     errors = None
     if not whole:
@@ -98,31 +107,32 @@ def choose_units(
 
 
 def effects_of(
-    features: Features, units: Sequence[Units], gradients: Gradients
+    run: LinearRun, features: Features, units: Sequence[Units], gradients: Gradients
 ) -> list[Float[Tensor, " unit"]]:
     """What each unit's write is worth to the targets, in the sum of absolute values."""
     n_pos = gradients.embedding.shape[1]
     found: list[Tensor] = []
     for some in units:
-        effect = some.strengths.new_zeros(len(some))
+        effect = some.values.new_zeros(len(some))
         for pos, span in some.spans(n_pos):
-            indices, strengths = some.indices[span], some.strengths[span]
-            worth = strengths.new_zeros(len(gradients.embedding), len(strengths))
+            here = some[span]
+            worth = effect.new_zeros(len(gradients.embedding), len(here))
             for to in features.reached(some.layer):
-                rows = features.writes(indices, some.layer, to).to(worth)
+                rows = features.writes(run, here, to).to(worth)
                 worth += gradients.outputs[to][:, pos] @ rows.T
-            effect[span] = (worth * strengths).abs().sum(dim=0)
+            effect[span] = worth.abs().sum(dim=0)
         found.append(effect)
     return found
 
 
-def _rows(features: Features, units: Sequence[Units]) -> tuple[tuple[Rows, ...], ...]:
+def _rows(
+    run: LinearRun, features: Features, units: Sequence[Units]
+) -> tuple[tuple[Rows, ...], ...]:
     rows: list[list[Rows]] = [[] for _ in units]
     first = 0
     for some in units:
         for to in features.reached(some.layer) if len(some) else ():
-            vectors = features.writes(some.indices, some.layer, to).to(some.strengths)
-            rows[to].append(Rows(first, some, vectors * some.strengths[:, None]))
+            rows[to].append(Rows(first, some, features.writes(run, some, to).to(some.values)))
         first += len(some)
     return tuple(map(tuple, rows))
 
@@ -137,7 +147,7 @@ def _error(
     """What a layer's MLP wrote less all that is accounted for."""
     inputs = [x.detach() for x in run.inputs[: layer + 1]]
     out = run.outputs[layer].detach()
-    passed = features.passing(layer, inputs, out)
+    passed = features.passing(layer, inputs, out, run.frozen.sigma_after(layer))
     left = (out[0] if passed is None else out[0] - passed[0].to(out)) - constants[layer]
     for some in rows[layer]:
         left = left.index_add(0, some.units.positions, -some.vectors.to(left))

@@ -17,23 +17,27 @@ from circuits.shell.features_read import NEURONS, read_dictionaries
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser, add_out, task_options
 from circuits.shell.printing import print_columns
+from circuits.shell.run_options import leads_here, open_run, run_options
 from circuits.shell.values import numbers, positive
 
 if TYPE_CHECKING:
     from circuits.features import FeatureGraph
+    from patching.dictionaries import Labels
 
 
 def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
     """The actions with their options; `model`: which one, how loaded; `maybe`: one or none."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     text = "find the attribution graph of one prompt"
-    tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=(model,))
+    long = (model, run_options())
+    tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=long)
     _add_tracing(tracing)
     text = "print what a file holds: a graph, effects, or a circuit"
     showing = actions.add_parser("show", help=text, description=f"P{text[1:]}.")
     showing.add_argument("file", metavar="GRAPH", help="a .safetensors or .json file")
     for one, act in ((tracing, trace), (showing, show)):
         one.add_argument("--top", type=positive, default=20, metavar="K", help="nodes shown (20)")
+        one.add_argument("--labels", metavar="FILE", help="names of features (.json or .csv)")
         one.add_argument("--json", action="store_true", help="print JSON instead of text")
         one.set_defaults(act=act)
     text = "write a page to explore a graph with"
@@ -114,14 +118,14 @@ def trace(args: Namespace) -> None:
     """
     from dataclasses import replace
 
-    from circuits.features import CONVENTIONS, save_graph
+    from circuits.features import CONVENTIONS, labelled, save_graph
     from circuits.features import trace as find
     from patching.memory import budget
 
     chosen = CONVENTIONS[args.convention]
     chosen = chosen if args.most is None else replace(chosen, most=args.most)
     dictionaries = read_dictionaries(args.dictionaries)
-    model = open_model(args)
+    run, labels, model = open_run(args), _labels(args), open_model(args)
     prompt = list(args.tokens) if args.prompt is None else args.prompt
     with budget(args.memory):
         graph = find(
@@ -132,7 +136,11 @@ def trace(args: Namespace) -> None:
             logits=args.logits,
             convention=chosen,
             prune=not args.no_prune,
+            run=run,
         )
+    if not leads_here(run):
+        return
+    graph = labelled(graph, labels)
     save_graph(graph, args.out)
     _say(graph, args)
     if not args.json:
@@ -145,10 +153,22 @@ def show(args: Namespace) -> None:
     Raises:
         ValueError: if the file is damaged or holds none of these.
     """
-    from circuits.features import load_graph
+    from circuits.features import labelled, load_graph
 
+    labels = _labels(args)
     if not features_told.say_saved(args):
-        _say(load_graph(args.file), args)
+        _say(labelled(load_graph(args.file), labels), args)
+
+
+def _labels(args: Namespace) -> "Labels":
+    """The labels of a file, or none.
+
+    Raises:
+        ValueError: if it is no file of labels.
+    """
+    from patching.dictionaries import Labels, load_labels
+
+    return Labels({}) if args.labels is None else load_labels(args.labels)
 
 
 def _aim(tokens: Sequence[str] | None) -> list[int | str] | None:
@@ -184,9 +204,23 @@ def _say(graph: "FeatureGraph", args: Namespace) -> None:
     ]
     print_columns(("logit", "token", "probability", "above the mean"), rows)
     print("\nfeatures and errors of most influence:")
-    values = graph.nodes.values
-    rows = [(name, f"{x:.4f}", f"{float(values[graph.index(name)]):.3g}") for name, x in top]
-    print_columns(("node", "influence", "value"), rows)
+    _say_top(graph, top)
+
+
+def _say_top(graph: "FeatureGraph", top: Sequence[tuple[str, float]]) -> None:
+    """Nodes, and what they are called where any is."""
+    from circuits.features import labels_of
+    from patching.files.visible import visible
+
+    values, labels = graph.nodes.values, labels_of(graph)
+    rows = []
+    for name, x in top:
+        i = graph.index(name)
+        key = f"m{int(graph.nodes.layers[i])}", int(graph.nodes.indices[i])
+        rows.append((name, f"{x:.4f}", f"{float(values[i]):.3g}", visible(labels.get(key, ""))))
+    columns = ("node", "influence", "value", "label")
+    shown = columns if labels else columns[:3]
+    print_columns(shown, [row[: len(shown)] for row in rows])
 
 
 def _say_validity(told: object) -> None:

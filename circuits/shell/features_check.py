@@ -38,7 +38,8 @@ def add_options(parser: Parser) -> None:
         "--loss", action="store_true", help="run the model on what is rebuilt: the loss recovered"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = f"exit code: 0 all fit, {UNFIT} one is no better than the mean, 2 an error"
+    why = "one is no better than the mean, or better beside its place"
+    parser.epilog = f"exit code: 0 all fit, {UNFIT} {why}, 2 an error"
 
 
 def add_places(parser: Parser) -> None:
@@ -65,16 +66,20 @@ def check(args: Namespace) -> int:
     )
     model = open_model(args)
     text = _text(args, model)
-    measure = quality if args.loss else partial(attach, worst=float("inf"))
+    measure = quality if args.loss else partial(attach, worst=float("inf"), beside=0)
     found = measure(model, several, text, batch_size=args.batch_size)
     unfit = [fit.writes for fit in found.fits if not fit.fvu <= 1]
+    misplaced = [fit for fit in found.fits if fit.fvu <= 1 and fit.is_misplaced()]
     if args.json:
         print(json.dumps(_facts(found, model), indent=1))
     else:
         _print(found, model)
         if unfit:
             print(f"\n{', '.join(unfit)}: no better than the mean. {_WHY}")
-    return UNFIT if unfit else 0
+        for fit in misplaced:
+            better = f"FVU {fit.beside_fvu:.3f} at {fit.beside}"
+            print(f"\n{fit.writes}: {better}, where it seems to belong.")
+    return UNFIT if unfit or misplaced else 0
 
 
 def _text(args: Namespace, model: "Model") -> "Prompts":

@@ -143,6 +143,11 @@ class Block:
         return "Llama4MoE" in type(self.bridge.mlp).__name__
 
     @property
+    def post_mlp_norm(self) -> Norm | None:
+        """The norm between the MLP and the stream, where the family has one."""
+        return find_norm(getattr(self.bridge, "ln2_post", None))
+
+    @property
     def w_o(self) -> Float[Tensor, "head d_head d_model"]:
         """Output projections."""
         return self._attention("W_O")

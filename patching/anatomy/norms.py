@@ -73,6 +73,13 @@ class Norm:
         out = out if gamma is None else out * widen(gamma).to(x.device)
         return out if beta is None else out + widen(beta).to(x.device)
 
+    def at(
+        self, x: Float[Tensor, "*rows d_model"], sigma: Float[Tensor, "*#rows 1"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The output less beta where the denominator is given: linear in the input."""
+        out, gamma = self._centre(widen(x)) / sigma, self.gamma
+        return out if gamma is None else out * widen(gamma).to(out.device)
+
     def pull_back(self, g: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """`centre(gamma * g)`: the norm's linear part transposed, without the division by sigma."""
         gamma = self.gamma

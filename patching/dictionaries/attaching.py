@@ -5,11 +5,12 @@ without any error. What it rebuilds is then worse than the mean, which is what i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
+from patching.dictionaries.beside import closest
 from patching.dictionaries.dictionary import Dictionary
 from patching.dictionaries.fitting import after_first, fitted, flat
 from patching.dictionaries.several import Dictionaries
@@ -19,6 +20,10 @@ from patching.model import Model
 from patching.modes import without_gradients
 
 WORST = 1.0
+BESIDE = 0.8
+"""Where less than this share of what is unexplained here is unexplained, it belongs."""
+
+_WELL = 0.01  # nothing is doubted of a place of which so little is unexplained
 _FAR = 2.0  # how many times more or less features than published are worth a word
 
 
@@ -28,7 +33,8 @@ class Fit:
 
     `fvu` is the share of the variance at `writes` that is not rebuilt (0: all of it is, 1: no
     better than the mean); `l0` how many features are active on a token in the mean, `silent` how
-    many of all never are; `published_l0` what its files say.
+    many of all never are; `published_l0` what its files say. `beside` is the place next to
+    its own where it does best, half a layer or a layer away, and `beside_fvu` how well.
     """
 
     name: str
@@ -39,6 +45,13 @@ class Fit:
     l0: float
     silent: int
     published_l0: float | None
+    beside: str | None = None
+    beside_fvu: float | None = None
+
+    def is_misplaced(self, beside: float | int = BESIDE) -> bool:
+        """Whether it does so much better beside its place that it belongs there."""
+        near = self.beside_fvu
+        return near is not None and self.fvu > _WELL and near < beside * self.fvu
 
     @property
     def doubt(self) -> str:
@@ -91,6 +104,7 @@ def attach(
     prompts: Source | Prompts,
     *,
     worst: float = WORST,
+    beside: float | int = BESIDE,
     batch_size: int = 8,
 ) -> Attached:
     """Bring dictionaries to a model's places and measure them there.
@@ -100,15 +114,18 @@ def attach(
         dictionaries: as `load_dictionaries` reads them.
         prompts: texts, token ids or a task of the kind that they were trained on.
         worst: the largest `fvu` that is let pass.
+        beside: what leaves less than this share of its `fvu` at a place beside its own is refused;
+            0 lets all pass.
         batch_size: prompts a run.
 
     Raises:
         ValueError: if a place is not there or of another width, prompts do not fit the model, or
-            what is rebuilt somewhere is no better than the mean (all at fault are named).
+            what is rebuilt somewhere is no better than the mean, or better beside the place (all at
+            fault are named).
     """
     several = fitted(model, dictionaries)
     read = read_prompts(model, prompts)
-    fits = measure(model, several, read, batch_size=batch_size)
+    fits = _beside(model, several, read, batch_size)
     bad = [fit for fit in fits if not fit.fvu <= worst]
     if bad:
         told = ", ".join(f"{fit.writes} (from {fit.reads}): {fit.fvu:.3g}" for fit in bad)
@@ -118,7 +135,35 @@ def attach(
             "place (reads=, writes=), of another model, of one with folded norms or centred "
             f"weights, or of prompts with a first token that these lack{_processed(several)}"
         )
+    bad = [fit for fit in fits if fit.is_misplaced(beside)]
+    if bad:
+        told = ", ".join(
+            f"{fit.writes}: {fit.fvu:.3g} here, {fit.beside_fvu:.3g} at {fit.beside}" for fit in bad
+        )
+        raise ValueError(
+            f"{dictionaries.name!r} seems to be of places beside those it is attached at, as it "
+            f"leaves less of their variance unexplained: {told}. Say where it belongs (reads=, "
+            "writes=), or beside=0 to attach it here"
+        )
     return Attached(several, fits, read)
+
+
+def _beside(
+    model: Model, several: Dictionaries, prompts: Prompts, batch_size: int
+) -> tuple[Fit, ...]:
+    """How well each does at its place, and at the best place beside it."""
+
+    def fvus(moved: Dictionaries) -> dict[str, float]:
+        found = measure(model, moved, prompts, batch_size=batch_size)
+        return {fit.writes: fit.fvu for fit in found}
+
+    fits = measure(model, several, prompts, batch_size=batch_size)
+    near = closest(model, several, fvus)
+    empty: tuple[None, None] = None, None
+    told = {fit.writes: near.get(fit.writes, empty) for fit in fits}
+    return tuple(
+        replace(fit, beside=told[fit.writes][0], beside_fvu=told[fit.writes][1]) for fit in fits
+    )
 
 
 @without_gradients

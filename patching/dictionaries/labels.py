@@ -18,7 +18,7 @@ from patching.files.whole import write_text
 
 _FORMAT = "feature labels 1"
 _COLUMNS = ("place", "feature", "label")
-_LONGEST = 2000
+LONGEST = 2000  # letters of a label
 
 Feature = tuple[str, int]
 """The place that it writes at, and its number there."""
@@ -71,10 +71,10 @@ def load_labels(path: str | Path) -> Labels:
         rows = [*(_csv_rows(path) if suffix == ".csv" else _json_rows(path))]
         texts: dict[Feature, str] = {}
         for place, feature, text in rows:
-            if not isinstance(text, str) or len(text) > _LONGEST:
+            if not isinstance(text, str) or len(text) > LONGEST:
                 raise ValueError(
                     f"the label of {place} {feature} is {shown(text)}; a text of at most "
-                    f"{_LONGEST:,} letters would be right"
+                    f"{LONGEST:,} letters would be right"
                 )
             key = place, _number(feature)
             if texts.get(key, text) != text:

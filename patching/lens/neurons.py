@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from patching.anatomy.blocks import Block, widen
 from patching.anatomy.insides import mlp_sum, neurons
-from patching.anatomy.norms import Norm, find_norm
+from patching.anatomy.norms import Norm
 from patching.files.brief import briefly
 from patching.model import Model
 
@@ -76,7 +76,7 @@ def find_output(model: Model, block: Block) -> NeuronOutput:
             f"{model.name} shows no neurons in m{block.index}: no hook point reaches inside its "
             "MLPs (mixtures of experts); take whole MLPs"
         )
-    norm = find_norm(getattr(block.bridge, "ln2_post", None))
+    norm = block.post_mlp_norm
     mlp = cast(_Mlp, block.bridge.mlp)
     weight = mlp.W_out.detach()
     factor = torch.full_like(widen(weight[0]), block.scale)

@@ -69,7 +69,7 @@ def embedded(
 
 def embedded_names() -> tuple[str, ...]:
     """The names that `embedded` knows."""
-    return (*_TRAINED, *library.names())
+    return (*_TRAINED, *library.names(), *library.relu_names())
 
 
 def trained_folder(name: str) -> Path | None:

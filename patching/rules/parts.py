@@ -206,11 +206,7 @@ def with_constant_sigma(
     norm: Norm, x: Float[Tensor, "*rows d_model"]
 ) -> Float[Tensor, "*rows d_model"]:
     """The norm's output before its shift, where the denominator is no function of the input."""
-    wide = widen(x)
-    centred = wide - wide.mean(dim=-1, keepdim=True) if norm.centred else wide
-    x_hat = centred / norm.sigma(x.detach())
-    gamma = norm.gamma
-    return x_hat if gamma is None else x_hat * widen(gamma).to(x_hat.device)
+    return norm.at(x, norm.sigma(x.detach()))
 
 
 def follow_the_ratio(

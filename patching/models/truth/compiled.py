@@ -55,11 +55,16 @@ class Compiled:
 
 
 def compile_gpt2(
-    program: Program, *, noise: float = 0.0, dtype: torch.dtype = torch.float32
+    program: Program,
+    *,
+    noise: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    activation: str = "gelu_new",
 ) -> Compiled:
     """A program as a GPT-2.
 
-    `noise` is the standard deviation of the weights of heads that the program does not use.
+    `noise` is the standard deviation of the weights of heads that the program does not use,
+    `activation` the function of its neurons, by transformers' name.
 
     >>> from patching.models.truth import Head, Program, previous
     >>> echo = Program(("a",), (Head(0, 0, previous(), "token", "old"),), ("old",), n_layers=1)
@@ -84,6 +89,7 @@ def compile_gpt2(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         layer_norm_epsilon=EPSILON,
+        activation_function=activation,
         tie_word_embeddings=False,
         bos_token_id=BOS_ID,
         eos_token_id=BOS_ID,

@@ -13,7 +13,8 @@
   head looks for it and takes what another head had written there, and a second MLP adds that to
   the digit asked.
 
-With the suffix `-llama` the same program is a Llama.
+With the suffix `-llama` the same program is a Llama. With `-relu` it is a GPT-2 whose neurons are
+ReLUs, each a row of a table: a model whose neurons are its features, and nothing is left over.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from patching.tasks.generators import Generator
 from patching.tasks.task import Task
 from patching.tasks.tokens import Tokenizer
 
-PREFIX, LLAMA = "truth/", "-llama"
+PREFIX, LLAMA, RELU = "truth/", "-llama", "-relu"
 NOISE = 0.02  # standard deviation of the other heads' weights, in the noisy variant
 
 
@@ -95,18 +96,29 @@ def compiled(name: str, *, dtype: torch.dtype = torch.float32) -> Compiled:
     example = find(name)
     if example is None:
         raise ValueError(f"no known circuit {name!r}; there are {', '.join(names())}")
-    compile_program = compile_llama if name.endswith(LLAMA) else compile_gpt2
-    return compile_program(example.program, noise=example.noise, dtype=dtype)
+    if name.endswith(LLAMA):
+        return compile_llama(example.program, noise=example.noise, dtype=dtype)
+    activation = "relu" if name.endswith(RELU) else "gelu_new"
+    return compile_gpt2(example.program, noise=example.noise, dtype=dtype, activation=activation)
 
 
 def find(name: str) -> Example | None:
-    """The example of a name, in either format."""
-    return examples().get(name.removesuffix(LLAMA))
+    """The example of a name, in any format."""
+    return examples().get(name.removesuffix(LLAMA).removesuffix(RELU))
 
 
 def names() -> tuple[str, ...]:
-    """All names, first those in GPT-2's format."""
+    """All names, first those in GPT-2's format; without those of `relu_names`."""
     return (*examples(), *(name + LLAMA for name in examples()))
+
+
+def relu_names() -> tuple[str, ...]:
+    """Those whose MLPs do something, with ReLUs for neurons; otherwise as without the suffix."""
+    return tuple(
+        name + RELU
+        for name, one in examples().items()
+        if any(isinstance(step, Lookup) for step in one.program.steps)
+    )
 
 
 @cache

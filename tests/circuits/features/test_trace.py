@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.features import Convention, Transcoders, heads_through, trace
+from circuits.features import Convention, Transcoders, trace
 from circuits.features.pruning import prune_masks
 from circuits.features.validity import total_effects
 from patching.dictionaries import Dictionaries, Dictionary, load_dictionaries
@@ -185,36 +185,6 @@ def test_total_effects_are_those_of_answering_units(toy):
     expected = (as_it_is - removed)[:, n:].T.double()
     error = (found - expected).abs().max() / expected.abs().max()
     assert error < 1e-3  # float32, over paths of four layers
-
-
-@pytest.mark.parametrize("source", ["embed@1", "m0.f{}@1"])
-def test_holding_a_head_takes_away_its_part_of_an_edge(toy, source):
-    features = Transcoders(toy, feature_laws.synthetic(toy))
-    whole = Convention(keep=1.0)
-    graph = trace(toy, TOKENS, features, logits=1, convention=whole, prune=False, validity=0)
-    source = next(name for name in graph.names if name.startswith(source.partition("{")[0]))
-    target = graph.names[-1]
-    through = heads_through(toy, graph, features, source=source, target=target)
-    subject = feature_laws.subject(toy, features, tokens=TOKENS)
-    edge = feature_laws.edge_with_heads_held(subject, graph, source, [])
-    size = float(through.abs().max())
-    assert edge == pytest.approx(graph.of(source, target), abs=1e-3 * size)
-    for layer, head in ((1, 0), (3, 2)):
-        left = feature_laws.edge_with_heads_held(subject, graph, source, [(layer, head)])
-        assert edge - left == pytest.approx(float(through[layer, head]), abs=1e-3 * size)
-
-
-def test_heads_are_asked_of_nodes_that_read_and_write(toy):
-    features = Transcoders(toy, feature_laws.synthetic(toy))
-    graph = trace(toy, TOKENS, features, logits=1, prune=False, validity=0)
-    logit = graph.names[-1]
-    for source, target, message in (
-        ("m0.error@0", logit, "is no feature and no embedding"),
-        ("embed@0", "embed@1", "'embed@1' reads nothing"),
-        ("embed@9", logit, "no node named 'embed@9'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            heads_through(toy, graph, features, source=source, target=target)
 
 
 def test_relu_neurons_are_their_own_dictionary():

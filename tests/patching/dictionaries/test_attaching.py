@@ -8,6 +8,7 @@ import torch
 
 from patching.anatomy.places import find
 from patching.dictionaries import Dictionaries, Dictionary, attach, fitted
+from patching.dictionaries.beside import closest
 from patching.dictionaries.fitting import flat
 from patching.model import Model
 
@@ -173,3 +174,33 @@ def test_cross_layer_transcoders_are_measured_by_the_sum_of_all_below(llama):
     upper = replace(half, writes="m1", name="upper", w_dec=half.w_dec / 2)
     fits = attach(llama, Dictionaries("clt", (lower, upper)), PROMPTS, worst=9.0).fits
     assert fits[1].fvu < 1e-25 and fits[0].fvu > 0.5
+
+
+def test_half_a_layer_off_is_refused_by_the_place_that_fits_better(llama):
+    """What a low-rank dictionary was fitted to, it rebuilds best: the stream after layer 0."""
+    y = torch.cat([llama.run(row, cache=["r0.post"])["r0.post"][0, 1:] for row in PROMPTS])
+    mean = y.mean(dim=0)
+    basis = torch.linalg.svd(y - mean).Vh[:6]
+    low_rank = basis.T @ basis
+    one = linear(low_rank, "r0.post", "r0.post", bias=mean - mean @ low_rank)
+    (fit,) = attach(llama, Dictionaries("pca", (one,)), PROMPTS).fits
+    assert fit.beside in ("r0.mid", "r1.mid") and fit.beside_fvu > fit.fvu
+    moved = replace(one, reads="r0.mid", writes="r0.mid")
+    with pytest.raises(ValueError, match=r"r0.mid: 0.* here, 0.* at r0.post. Say where it belongs"):
+        attach(llama, Dictionaries("pca", (moved,)), PROMPTS)
+    (fit,) = attach(llama, Dictionaries("pca", (moved,)), PROMPTS, beside=0).fits
+    assert fit.is_misplaced() and fit.beside == "r0.post" and fit.fvu < 1
+
+
+def test_places_beside_are_streams_in_order_and_the_same_place_of_layers_around(llama):
+    eye = torch.eye(32, dtype=torch.float64)
+    places = {"r1.pre": {"r0.mid", "r0.pre", "r1.mid", "r1.post"}, "m0": {"m1"}, "embed": set()}
+    for place, around in places.items():
+        looked = set()
+
+        def fvus(moved, looked=looked):
+            looked |= {one.writes for one in moved}
+            return {one.writes: 0.5 for one in moved}
+
+        closest(llama, Dictionaries("one", (linear(eye, place, place),)), fvus)
+        assert looked == around

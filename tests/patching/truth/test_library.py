@@ -22,7 +22,7 @@ def batch_of(task):
     return batch
 
 
-@pytest.mark.parametrize("name", library.names())
+@pytest.mark.parametrize("name", (*library.names(), *library.relu_names()))
 def test_every_model_is_always_right_on_clean_and_never_on_corrupt_prompts(name):
     model, batch = library.compiled(name).model, batch_of(known(name, n=30).task)
     with torch.no_grad():
