@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.features.linear import LinearRun
 from circuits.features.units import Units
+from patching.anatomy.norms import widen
 from patching.anatomy.silent import is_silent
 from patching.dictionaries.examples import Asked
 from patching.intervene import Intervention, scale
@@ -75,10 +76,10 @@ class Neurons:
         """All neurons whose activation is not zero."""
         if layer not in self._outputs:
             none = run.tokens.new_zeros(0)
-            return Units(layer, none, none, run.embedding.new_zeros(0))
+            return Units(layer, none, none, widen(run.embedding.new_zeros(0)))
         values = run.seen[self._outputs[layer].points][0].detach()
         positions, indices = values.nonzero(as_tuple=True)
-        return Units(layer, positions, indices, values[positions, indices])
+        return Units(layer, positions, indices, widen(values[positions, indices]))
 
     def reads(self, run: LinearRun, units: Units) -> Float[Tensor, "unit d_model"]:
         """Gradients of activations by the MLP's input, under the rule.

@@ -18,6 +18,7 @@ from circuits.features.linear import LinearRun
 from circuits.features.sparse import SparseRows
 from circuits.features.units import Features, Units
 from circuits.features.writers import Writers, numbered
+from patching.anatomy.norms import widen
 from patching.lens.text import token_texts
 from patching.memory import in_tiles
 from patching.work import Parts
@@ -125,8 +126,9 @@ Readers = tuple[Tensor, Tensor, Tensor]
 def _unit_rows(tracing: Tracing, units: Units) -> tuple[Tensor, Tensor, Readers]:
     """What units read, the constant part of it, and by what."""
     at, vectors = tracing.run.inputs[units.layer], tracing.features.reads(tracing.run, units)
-    reads = (at[0].detach()[units.positions] * vectors).sum(dim=-1)
-    constant = tracing.silent.inputs[units.layer][0, units.positions]
+    vectors = widen(vectors)
+    reads = (widen(at[0].detach()[units.positions]) * vectors).sum(dim=-1)
+    constant = widen(tracing.silent.inputs[units.layer][0, units.positions])
     return reads, (constant * vectors).sum(dim=-1), (at, units.positions, vectors)
 
 

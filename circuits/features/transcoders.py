@@ -10,6 +10,7 @@ from torch import Tensor
 from circuits.features.linear import LinearRun
 from circuits.features.units import Units
 from patching.anatomy.norms import widen
+from patching.anatomy.silent import is_silent
 from patching.dictionaries import Dictionaries, Dictionary, fitted, scale_feature
 from patching.dictionaries.examples import Asked, asked_of
 from patching.intervene import Intervention
@@ -81,9 +82,9 @@ class Transcoders:
         x = run.inputs[layer][0].detach()
         if member is None:
             none = run.tokens.new_zeros(0)
-            return Units(layer, none, none, x.new_zeros(0))
+            return Units(layer, none, none, widen(x.new_zeros(0)))
         found = member.active(x)
-        units = Units(layer, found.tokens, found.features, found.values.to(x))
+        units = Units(layer, found.tokens, found.features, found.values)
         return units if self.first else units[units.positions > 0]
 
     def reads(self, run: LinearRun, units: Units) -> Float[Tensor, "unit d_model"]:
@@ -91,8 +92,8 @@ class Transcoders:
         x = run.inputs[units.layer]
         member = self._members.get(units.layer)
         if member is None:
-            return x.new_zeros(0, x.shape[-1])
-        return member.reads_of(units.indices).to(x)
+            return widen(x.new_zeros(0, x.shape[-1]))
+        return member.reads_of(units.indices).to(widen(x))
 
     def reached(self, layer: int) -> Sequence[int]:
         """Its own layer, and across layers those above."""
@@ -185,7 +186,7 @@ def _layer_of(model: Model, member: Dictionary) -> int:
     """The layer that a transcoder belongs to.
 
     Raises:
-        ValueError: if it reads or writes elsewhere than an MLP.
+        ValueError: if it reads or writes elsewhere than an MLP, or the layer has none.
     """
     n_layers = len(model.blocks)
     written = {f"m{i}{end}": i for i in range(n_layers) for end in ("", ".out")}
@@ -195,4 +196,6 @@ def _layer_of(model: Model, member: Dictionary) -> int:
             f"{member.name!r} reads {member.reads} and writes {member.writes}; a graph needs "
             f"transcoders, that read m0.in and write m0, up to layer {n_layers - 1} of {model.name}"
         )
+    if is_silent(model.blocks[layer].bridge.mlp):
+        raise ValueError(f"{member.name!r} is of no use: layer {layer} of {model.name} has no MLP")
     return layer

@@ -88,8 +88,10 @@ def _removed(
     n_heads, n_pos = run.model.graph.n_heads, len(run.tokens)
     pattern = n_heads * n_pos**2 * run.embedding.element_size()
     rows = max(1, min(_ROWS, current().bytes_on(run.model.device) // pattern))
+    if not len(chosen):
+        return base[:0]
     changes = [_logits(run, targets, some.tolist(), writers, held) for some in chosen.split(rows)]
-    return torch.cat(changes) - base if len(chosen) else base[:0]
+    return torch.cat(changes) - base
 
 
 def _logits(

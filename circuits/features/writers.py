@@ -9,6 +9,7 @@ from torch import Tensor
 
 from circuits.features.linear import Gradients, LinearRun
 from circuits.features.units import Features, Units
+from patching.anatomy.norms import widen
 
 _MANY = 4
 """Units a position from which on gradients are multiplied position by position, and not copied."""
@@ -38,6 +39,8 @@ class Rows:
 class Writers:
     """All sources of a graph: units, errors `[layer pos]`, embeddings `[pos]`; and constants.
 
+    In float32 or wider, whatever the model computes in.
+
     Where errors are None there are none. `rows[l]` are those who write at layer l. `dropped` says
     that errors of the first position were left out, so that sums are not whole.
     """
@@ -64,13 +67,13 @@ class Writers:
         """What every source writes of what targets read: gradient times write."""
         n_targets, n_pos = gradients.embedding.shape[:2]
         out = self.embedding.new_zeros(n_targets, self.n_sources)
-        for layer, g in enumerate(gradients.outputs):
+        for layer, g in enumerate(map(widen, gradients.outputs)):
             for rows in self.rows[layer]:
                 out[:, rows.first : rows.first + len(rows.units)] += rows.weigh(g)
             if self.errors is not None:
                 start = self.n_units + layer * n_pos
                 out[:, start : start + n_pos] = (g * self.errors[layer]).sum(dim=-1)
-        out[:, -n_pos:] = (gradients.embedding * self.embedding).sum(dim=-1)
+        out[:, -n_pos:] = (widen(gradients.embedding) * self.embedding).sum(dim=-1)
         return out
 
 
@@ -89,7 +92,7 @@ def find_writers(
         errors = torch.stack([_error(run, features, constants, rows, i) for i in range(len(rows))])
         if drop_first:
             errors[:, 0] = 0
-    embedding = (run.embedding.detach() - run.positions)[0]
+    embedding = widen((run.embedding.detach() - run.positions)[0])
     return Writers(tuple(units), rows, errors, embedding, constants, drop_first and not whole)
 
 
@@ -119,7 +122,7 @@ def effects_of(
             worth = effect.new_zeros(len(gradients.embedding), len(here))
             for to in features.reached(some.layer):
                 rows = features.writes(run, here, to).to(worth)
-                worth += gradients.outputs[to][:, pos] @ rows.T
+                worth += widen(gradients.outputs[to][:, pos]) @ rows.T
             effect[span] = worth.abs().sum(dim=0)
         found.append(effect)
     return found
@@ -146,7 +149,7 @@ def _error(
 ) -> Float[Tensor, "pos d_model"]:
     """What a layer's MLP wrote less all that is accounted for."""
     inputs = [x.detach() for x in run.inputs[: layer + 1]]
-    out = run.outputs[layer].detach()
+    out = widen(run.outputs[layer].detach())
     passed = features.passing(layer, inputs, out, run.frozen.sigma_after(layer))
     left = (out[0] if passed is None else out[0] - passed[0].to(out)) - constants[layer]
     for some in rows[layer]:

@@ -44,7 +44,9 @@ def quality(
     Raises:
         ValueError: if a place is not there or of another width, or prompts do not fit the model.
     """
-    found = attach(model, dictionaries, prompts, worst=float("inf"), batch_size=batch_size)
+    found = attach(
+        model, dictionaries, prompts, worst=float("inf"), beside=0, batch_size=batch_size
+    )
     losses = loss_recovered(model, found.dictionaries, found.prompts, batch_size=batch_size)
     alone, together = losses[: len(found.fits)], losses[len(found.fits) :]
     members = []
