@@ -3,7 +3,7 @@
 Rows are made in chunks of targets, each by itself, so that a run folder can keep what is done.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from patching.memory import in_tiles
 from patching.work import Parts
 
 TARGETS_A_CHUNK = 256
+EDGES = ("targets", "sources", "weights")
 _WORST = {torch.float64: 1e-3, torch.float32: 1e-3}
 _WORST_HALF = 0.1
 """How far a row's sum may be off, as a share of the largest; half precision is rough."""
@@ -46,6 +47,12 @@ class Tracing:
             for start in range(0, len(units), TARGETS_A_CHUNK):
                 found.append((first + start, units[start : start + TARGETS_A_CHUNK]))
         return [*found, (self.writers.n_sources, None)]
+
+    def lengths(self, number: int, name: str) -> Mapping[int, int | None]:
+        """What a chunk's parts are long: one number a target, and edges as many as there are."""
+        units = self.chunks[number][1]
+        n = len(self.targets.ids) if units is None else len(units)
+        return {0: None if name in EDGES else n}
 
     @cached_property
     def silent(self) -> Readings:
@@ -93,7 +100,7 @@ def make_graph(tracing: Tracing, done: Iterable[Parts]) -> FeatureGraph:
     nodes = _nodes(run, tracing.writers, targets)
     parts = [*done]
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    edges = [whole[name] for name in ("targets", "sources", "weights")]
+    edges = [whole[name] for name in EDGES]
     tables = {
         name: torch.zeros(len(nodes), dtype=edges[2].dtype).index_put(
             (whole["numbers"],), whole[name]

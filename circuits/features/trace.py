@@ -98,7 +98,7 @@ def trace(  # noqa: PLR0913 - what is explained, how, and where it is kept
     plan = _Plan(model, _one_prompt(model, prompt), features, aim, logits, chosen)
     tracing, settings = plan.tracing, {} if run is None else plan.settings
     n = len(tracing.chunks)
-    done = do(run, plan, n, what="attribution-graph", settings=settings)
+    done = do(run, plan, n, what="attribution-graph", settings=settings, lengths=tracing.lengths)
     made = make_graph(tracing, (one.parts for one in done))
     facts = {**made.facts, **_facts(model, prompt, features, aim, chosen)}
     graph = with_influence(replace(made, facts=facts))

@@ -15,14 +15,17 @@ from patching.work.chunk import Parts
 
 KIND = "kind.json"
 
-Lengths = Callable[[int, str], Mapping[int, int]]
-"""From a chunk's number and a part's name to the lengths of axes that each chunk has its own."""
+Lengths = Callable[[int, str], Mapping[int, int | None]]
+"""From a chunk's number and a part's name to the lengths of axes that each chunk has its own.
+
+None is a length that nobody knows before the chunk is done.
+"""
 
 Kind = dict[str, list[object]]
 """Of each part, its type and its shape, with a dash for axes whose length is each chunk's own."""
 
 
-def all_alike(number: int, name: str) -> Mapping[int, int]:
+def all_alike(number: int, name: str) -> Mapping[int, int | None]:
     """`Lengths` of chunks that are all of the same shapes."""
     return {}
 
@@ -71,7 +74,7 @@ class Kinds:
         """
         for name, part in parts.items():
             for axis, length in self.lengths(number, name).items():
-                if axis >= part.ndim or part.shape[axis] != length:
+                if axis >= part.ndim or length not in (None, part.shape[axis]):
                     raise ValueError(
                         f"its {name} is of shape {list(part.shape)}; {length} along axis {axis} "
                         "would be right"
