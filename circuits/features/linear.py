@@ -99,10 +99,8 @@ def run_linear(
         (UNEMBED_IN, partial(cut.see, UNEMBED_IN)),
     ]
     # the cut comes after the rules: a post-norm's stands at the very hook point of the MLP's output
-    with (
-        with_gradients(),
-        model.hooked([*keeping.hooks, *before, *ruled.hooks, *mixing, *ends, *after]),
-    ):
+    hooks = [*keeping.hooks, *before, *ruled.hooks, *mixing, *ends, *after]
+    with with_gradients(), model.hooked(hooks):
         logits = model.bridge(tokens[None]).to(model.device)
     ruled.check()
     layers = range(len(model.blocks))
