@@ -22,7 +22,8 @@ def shared_readers(graph: Graph) -> Int[Tensor, " ungrouped_dest"]:
     """Which reader of the graph each reader of the ungrouped one is."""
     heads, n_shared = torch.arange(graph.n_heads), graph.n_kv_heads
     keys = graph.n_heads + heads // (graph.n_heads // n_shared)
-    layer = torch.cat([heads, keys, keys + n_shared, torch.tensor([graph.mlp_reader(0)])])
+    rest = torch.arange(graph.gate_readers(0).start, graph.mlp_reader(0) + 1)
+    layer = torch.cat([heads, keys, keys + n_shared, rest])
     starts = torch.tensor([graph.q_readers(i).start for i in range(graph.n_layers)])
     logits = torch.tensor([len(graph.destinations) - 1])
     return torch.cat([(starts[:, None] + layer).flatten(), logits])

@@ -6,11 +6,12 @@ from patching.span_graph import AT
 def node_of(reader: str) -> str:
     """The node a reader belongs to: `a3.h1.q` to `a3.h1`, `m3` to itself; a span stays.
 
-    >>> node_of("a3.h1.q"), node_of("a3.h1.q@IO")
+    >>> node_of("a3.h1.gate"), node_of("a3.h1.q@IO")
     ('a3.h1', 'a3.h1@IO')
     """
     name, at, span = reader.partition(AT)
-    return (name[:-2] if name[-2:] in (".q", ".k", ".v") else name) + at + span
+    node, _, letter = name.rpartition(".")
+    return (node if letter in ("q", "k", "v", "gate") else name) + at + span
 
 
 def kind_of(node: str) -> str:

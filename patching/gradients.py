@@ -18,6 +18,7 @@ from itertools import chain, groupby
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block, widen
 from patching.anatomy.devices import AtLayer, Hook, rows_at
@@ -122,7 +123,7 @@ class _Alike:
         before the norm.
         """
         for block in self._blocks:
-            yield from (*block.qkv, block.mlp_in if block.parallel else block.mlp_stream)
+            yield from (*block.projections, block.mlp_in if block.parallel else block.mlp_stream)
 
     def hooks(self) -> Iterator[tuple[str, Hook]]:
         """To be in place during the run: they keep what the norms read, at the tokens."""
@@ -172,7 +173,8 @@ class _Alike:
     def _at_projections(
         self, tensors: Mapping[str, Tensor]
     ) -> Float[Tensor, "token layer reader d_head"]:
-        projections = [tensors[name] for block in self._blocks for name in block.qkv]
+        names = chain.from_iterable(block.projections for block in self._blocks)
+        projections = _of_one_width([tensors[name] for name in names])
         chosen = widen(rows_at(torch.cat(projections, dim=2), self._tokens))
         return chosen.unflatten(1, (len(self._blocks), -1))
 
@@ -181,8 +183,8 @@ class _Alike:
     ) -> Float[Tensor, "token layer reader"]:
         """`g . (W^T gamma x_hat)`: projections less what does not come from the stream."""
         if self._offsets is None:
-            offsets = torch.cat([offset for block in self._blocks for offset in block.qkv_offset])
-            self._offsets = offsets.view(g.shape[1:])
+            offsets = chain.from_iterable(block.offsets for block in self._blocks)
+            self._offsets = torch.cat(_of_one_width([*offsets])).view(g.shape[1:])
         made = self._at_projections(tensors).sub_(self._offsets)
         return made.mul_(g).sum(dim=-1)
 
@@ -225,9 +227,19 @@ def _alike(model: Model) -> Iterator[tuple[Block, ...]]:
 
 def _make(block: Block) -> tuple[object, ...]:
     """What layers have in common that are added up together."""
-    norm, queries = block.attention_norm, block.w_qkv[0]
+    norm = block.attention_norm
     form = None if norm is None else (norm.centred, norm.eps)
-    return block.device, block.parallel, form, queries.shape
+    shapes = tuple(w.shape for w in block.w_projections)
+    return block.device, block.parallel, form, shapes
+
+
+def _of_one_width(parts: list[Tensor]) -> list[Tensor]:
+    """Projections as wide as the widest: a gate may be of one number."""
+    width = max(part.shape[-1] for part in parts)
+    return [
+        part if part.shape[-1] == width else pad(part, (0, width - part.shape[-1]))
+        for part in parts
+    ]
 
 
 def _plus(

@@ -6,35 +6,24 @@ A *writer* (source) adds to the residual stream: `embed`, every head `a{l}.h{h}`
 A *reader* (destination) takes its input from the stream, before its norm: `a{l}.h{h}.q`,
 `a{l}.h{h}.k`, `a{l}.h{h}.v`, `m{l}` and `logits`. Where heads share keys and values (grouped-query
 attention) there is one k and one v reader per group: `a{l}.g{g}.k`, `a{l}.g{g}.v`.
+Where what a head writes is multiplied by a gate, that gate is a reader too: `a{l}.h{h}.gate`.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from patching.graph_nodes import Node, look_up
+
 _SIZES = ("n_layers", "n_heads", "n_kv_heads")
+_KINDS = ("attention_only", "gated")
 _MOST_CELLS = 10**9  # of a matrix that a file describes; the largest models have a third
-
-
-@dataclass(frozen=True)
-class Node:
-    """One writer or reader.
-
-    `order` is the moment in the forward pass: the embedding is 0, attention `2 * layer + 1`, the
-    MLP `2 * layer + 2` (or that of the attention, where a block runs both side by side).
-    `layer` is -1 for the embedding and the number of layers for the logits.
-    """
-
-    name: str
-    order: int
-    layer: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +44,7 @@ class Graph:
     n_kv_heads: int
     parallel: bool = False
     attention_only: bool = False
+    gated: bool = False
 
     def __post_init__(self) -> None:
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1:
@@ -82,6 +72,7 @@ class Graph:
             names = [f"a{layer}.h{h}.q" for h in range(self.n_heads)]
             names += [f"a{layer}.{shared}.k" for shared in self._key_value_names]
             names += [f"a{layer}.{shared}.v" for shared in self._key_value_names]
+            names += [f"a{layer}.h{h}.gate" for h in range(self.n_heads if self.gated else 0)]
             nodes += [Node(name, 2 * layer + 1, layer) for name in names]
             nodes.append(Node(f"m{layer}", self._mlp_order(layer), layer))
         nodes.append(Node("logits", 2 * self.n_layers + 1, self.n_layers))
@@ -120,6 +111,9 @@ class Graph:
                 feeds[self.k_readers(layer).start + h // group, head] = True
                 feeds[self.v_readers(layer).start + h // group, head] = True
             feeds[self.mlp_reader(layer), self.mlp_source(layer)] = True
+            if self.gated:
+                own = torch.eye(self.n_heads, dtype=torch.bool)
+                feeds[self.gate_readers(layer), self.head_sources(layer)] = own
         return feeds
 
     @property
@@ -160,13 +154,23 @@ class Graph:
         start = self.k_readers(layer).stop
         return slice(start, start + self.n_kv_heads)
 
+    def gate_readers(self, layer: int) -> slice:
+        """The readers of a layer's gates on the destination axis: none where heads have none."""
+        start = self.v_readers(layer).stop
+        return slice(start, start + (self.n_heads if self.gated else 0))
+
+    def projected_readers(self, layer: int) -> tuple[slice, ...]:
+        """The query, key, value and, where there are any, gate readers of a layer."""
+        spans = (self.q_readers(layer), self.k_readers(layer), self.v_readers(layer))
+        return (*spans, self.gate_readers(layer)) if self.gated else spans
+
     def attention_readers(self, layer: int) -> slice:
-        """All q, k and v readers of a layer on the destination axis."""
-        return slice(self.q_readers(layer).start, self.v_readers(layer).stop)
+        """All readers of a layer's attention on the destination axis."""
+        return slice(self.q_readers(layer).start, self.gate_readers(layer).stop)
 
     def mlp_reader(self, layer: int) -> int:
         """The MLP reader of a layer on the destination axis."""
-        return self.v_readers(layer).stop
+        return self.gate_readers(layer).stop
 
     def sources_before_attention(self, layer: int) -> int:
         """How many writers a layer's attention can read: they are the first ones."""
@@ -183,7 +187,7 @@ class Graph:
         Raises:
             ValueError: if no writer has this name.
         """
-        return _lookup(self._source_positions, name, "source")
+        return look_up(self._source_positions, name, "source")
 
     def dest_index(self, name: str) -> int:
         """The position of a reader on the destination axis.
@@ -191,7 +195,7 @@ class Graph:
         Raises:
             ValueError: if no reader has this name.
         """
-        return _lookup(self._dest_positions, name, "destination", self._shared_reader(name))
+        return look_up(self._dest_positions, name, "destination", self._shared_reader(name))
 
     def edge_index(self, source: str, dest: str) -> tuple[int, int]:
         """The position of the edge `source->dest` in a score matrix.
@@ -210,7 +214,7 @@ class Graph:
     def to_dict(self) -> dict[str, object]:
         """The graph as plain values for a file."""
         said: dict[str, object] = {name: getattr(self, name) for name in (*_SIZES, "parallel")}
-        said |= {"attention_only": True} if self.attention_only else {}
+        said |= {name: True for name in _KINDS if getattr(self, name)}
         return {**said, "fingerprint": self.fingerprint}
 
     @staticmethod
@@ -226,7 +230,7 @@ class Graph:
         if missing:
             raise ValueError(f"the description of the graph lacks {', '.join(missing)}")
         sizes = [values[name] for name in _SIZES]
-        kinds = [values.get(name, False) for name in ("parallel", "attention_only")]
+        kinds = [values.get(name, False) for name in ("parallel", *_KINDS)]
         if {type(size) for size in sizes} != {int} or {type(kind) for kind in kinds} != {bool}:
             raise ValueError(f"not the description of a graph: {json.dumps(dict(values))[:200]}")
         _refuse_huge(*sizes)
@@ -242,7 +246,8 @@ class Graph:
         """The graph in a few words, for messages."""
         kind = "parallel" if self.parallel else "sequential"
         blocks = "layers of attention only" if self.attention_only else f"{kind} layers"
-        heads = f"{self.n_heads} heads, {self.n_kv_heads} key-value heads"
+        heads = f"{self.n_heads} {'gated ' if self.gated else ''}heads"
+        heads += f", {self.n_kv_heads} key-value heads"
         return f"{self.n_layers} {blocks}, {heads}"
 
     def require_same(self, other: "Graph", what: str) -> None:
@@ -268,7 +273,7 @@ class Graph:
 
     @property
     def _readers_per_layer(self) -> int:
-        return self.n_heads + 2 * self.n_kv_heads + 1
+        return self.n_heads * (2 if self.gated else 1) + 2 * self.n_kv_heads + 1
 
     @property
     def _key_value_names(self) -> list[str]:
@@ -288,13 +293,3 @@ def _refuse_huge(n_layers: int, n_heads: int, n_kv_heads: int) -> None:
     if n_layers**2 * (n_heads + 1) * (n_heads + 2 * n_kv_heads + 1) > _MOST_CELLS:
         heads = f"{n_heads} heads and {n_kv_heads} key-value heads"
         raise ValueError(f"no model has {n_layers} layers of {heads}")
-
-
-def _lookup(positions: Mapping[str, int], name: str, kind: str, likely: str | None = None) -> int:
-    if name not in positions:
-        names = list(positions)
-        known = ", ".join([*names[:3], "...", names[-1]])
-        near = [likely] if likely in positions else get_close_matches(name[:40], names, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no {kind} named {name[:100]!r}; this graph has {known}{meant}")
-    return positions[name]

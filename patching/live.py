@@ -73,7 +73,9 @@ class Live:
         What readers read is kept before a rule acts on it; elsewhere a tensor is what a rule
         leaves of it: a ruled norm's output is the write.
         """
-        read = {FINAL_STREAM}.union(*((*b.qkv, b.mlp_stream, b.mlp_in) for b in model.blocks))
+        read = {FINAL_STREAM}.union(
+            *((*b.projections, b.mlp_stream, b.mlp_in) for b in model.blocks)
+        )
         early = [name for name in self._names if name in read]
         late = [name for name in self._names if name not in read]
         return [(EMBEDDING, self._root), *self._keeping(early), *rule, *self._keeping(late)]

@@ -91,6 +91,10 @@ class SpanGraph(Graph):
         """The value readers of a layer, at all spans."""
         return self._at_spans(self.plain.v_readers(layer))
 
+    def gate_readers(self, layer: int) -> slice:
+        """The readers of a layer's gates, at all spans."""
+        return self._at_spans(self.plain.gate_readers(layer))
+
     def source_index(self, name: str) -> int:
         """The position of a writer, named with a span or without."""
         writer, at, span = name.partition(AT)

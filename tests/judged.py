@@ -3,7 +3,8 @@
     python tests/judged.py              # every class: docs/families.md
 
 The circuits are those that a hook on a module of Hugging Face's can make: all edges, none, all but
-those out of an MLP, an attention or a head, all but those into a layer's queries, keys or values.
+those out of an MLP, an attention or a head, all but those into a layer's queries, keys, values or
+gates.
 A score is held against the exact effect where clean and corrupt prompt are close together, and the
 edges out of a layer's MLP and attention against the plain gradient there, to which they add up.
 """
@@ -121,7 +122,8 @@ def _sites(
     own = any(part in type(plain).__name__ for part in ADDS_THE_STREAM)
     for block in model.blocks:
         i, mlp = block.index, ("mlp", "out") if own else ("mlp",)
-        paths = {letter: _path(model, plain, i, ("attn", letter)) for letter in "qkv"}
+        letters = ("q", "k", "v", "gate")[: len(block.projections)]
+        paths = {letter: _path(model, plain, i, ("attn", letter)) for letter in letters}
         if path := _path(model, plain, i, mlp):
             yield f"m{i}", path, _all, partial(_leaves, f"m{i}")
         if path := _path(model, plain, i, ("attn", "o")):
@@ -340,8 +342,9 @@ _PAGE = """# Every class of causal language model
 A tiny random model of each class that transformers {version} has, and of some variants
 (`class:variant`): {n}, of which {right} are right, {refused} refused on loading, and {not_built}
 could not be built tiny. *Right*: circuits are what plain hooks on the plain Hugging Face model give
-(all edges, none, and without those of an MLP, an attention, a head, or a layer's queries, keys or
-values), EAP is the slope of exact effects, and a node's edges add up to the plain gradient there.
+(all edges, none, and without those of an MLP, an attention, a head, or a layer's queries, keys,
+values or gates), EAP is the slope of exact effects, and a node's edges add up to the plain gradient
+there.
 *Refused*: `Model.load` says in one line what it does not understand. No class is scored wrongly,
 and none gives another error. `make families` judges them anew and writes this page.
 

@@ -9,11 +9,12 @@ from judged import judge
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "families.md"
 
 SOME = {
-    "AfmoeForCausalLM": "refused",  # a gate reads the stream beside the readers
+    "AfmoeForCausalLM": "right",  # gates of heads, one for each of their numbers
     "BartForCausalLM": "refused",  # no adapter
     "DeepseekV3ForCausalLM": "right",  # keys and values by way of a shared latent
     "FalconForCausalLM:7b": "right",  # parallel, one key-value head
     "GPTBigCodeForCausalLM:mha": "refused",  # a fault of the library's adapter
+    "LagunaForCausalLM": "right",  # gates of heads, one for each of them
     "Llama4ForCausalLM": "right",  # experts whose output the library reshapes
     "ModernBertDecoderForCausalLM": "right",  # a fused gate
     "StableLmForCausalLM:parallel": "right",  # a norm of its own for each head

@@ -89,13 +89,15 @@ def table_of(result: Scores | Circuit, scores: Scores | None = None) -> Table:
     """What is written of scores, or of a circuit with its own scores or those of all edges.
 
     Raises:
-        ValueError: if the scores are of another graph, or the graph is of attention only or keeps
-            spans apart.
+        ValueError: if the scores are of another graph, or the graph is of attention only, has
+            gates or keeps spans apart.
     """
     graph = result.graph
     require_whole(graph, "EAP-IG's form")
     if graph.attention_only:
         raise ValueError("EAP-IG's graphs have an MLP in every layer, and this one has none")
+    if graph.gated:
+        raise ValueError("EAP-IG's graphs know no gates of heads, and this one has them")
     if scores is not None:
         graph.require_same(scores.graph, "the scores are")
         values: Tensor | None = scores.matrix

@@ -105,7 +105,8 @@ class Keeping:
     @property
     def hooks(self) -> list[tuple[str, Hook]]:
         """To be in place during the first run."""
-        names = [name for block in self._model.blocks for name in block.qkv[:2]]
+        blocks = self._model.blocks
+        names = [name for b in blocks for name in (*b.qkv[:2], *b.projections[3:])]
         found: list[tuple[str, Hook]] = [(name, partial(self._project, name)) for name in names]
         norms = stream_norms(self._model)
         return found + [(points.before, partial(self._divide, points)) for points in norms]

@@ -42,7 +42,7 @@ def edge_units(circuit: Circuit) -> Parts:
 
 
 def class_subsets(circuit: Circuit) -> Parts:
-    """The circuit's edges out of heads, out of MLPs, and into queries, keys and values.
+    """The circuit's edges out of heads, out of MLPs, and into queries, keys, values and gates.
 
     Classes of which the circuit has no edge are left out.
     """
@@ -55,6 +55,7 @@ def class_subsets(circuit: Circuit) -> Parts:
         "into queries": _columns(graph, [reader == ".q" for reader in readers]),
         "into keys": _columns(graph, [reader == ".k" for reader in readers]),
         "into values": _columns(graph, [reader == ".v" for reader in readers]),
+        "into gates": _columns(graph, [node.name.endswith(".gate") for node in graph.destinations]),
     }
     parts = {name: Circuit(mask & circuit.mask, graph) for name, mask in classes.items()}
     return {name: part for name, part in parts.items() if part.size}

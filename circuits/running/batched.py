@@ -141,15 +141,14 @@ class _Pass:
         hooks: list[tuple[str, Hook]] = []
         if self._is_computed(self._graph.attention_readers(block.index)):
             hooks.append((block.stream_in, lambda live: self._project(block, live)))
-        for name, readers in zip(block.qkv, self._readers(block), strict=True):
+        for name, readers in zip(block.projections, self._readers(block), strict=True):
             if self._is_computed(readers) or self._is_replaced(readers):
                 hooks.append((name, partial(self._replace_projection, name, readers)))
         return hooks
 
-    def _readers(self, block: Block) -> tuple[slice, slice, slice]:
-        """The queries, keys and values of a layer on the destination axis."""
-        graph, i = self._graph, block.index
-        return graph.q_readers(i), graph.k_readers(i), graph.v_readers(i)
+    def _readers(self, block: Block) -> tuple[slice, ...]:
+        """What a layer's attention reads, on the destination axis."""
+        return self._graph.projected_readers(block.index)
 
     def _is_computed(self, readers: slice) -> bool:
         return any(bool(part.plan.computed[readers].any()) for part in self._parts)
@@ -158,7 +157,7 @@ class _Pass:
         return any(bool(part.plan.replaced[readers].any()) for part in self._parts)
 
     def _project(self, block: Block, live: Float[Tensor, "row pos d_model"]) -> None:
-        """Queries, keys and values of all readers that are put together, one part at a time."""
+        """What attention makes of all readers that are put together, one part at a time."""
         every = self._graph.attention_readers(block.index)
         n_sources = self._graph.sources_before_attention(block.index)
         for part in self._parts:
@@ -174,7 +173,7 @@ class _Pass:
                     continue
                 mine, x = x[: len(which)], x[len(which) :]
                 made = block.projected(number, mine, which)
-                self._made.setdefault(block.qkv[number], []).append((part, which, made))
+                self._made.setdefault(block.projections[number], []).append((part, which, made))
 
     def _replace_projection(
         self, name: str, readers: slice, live: Float[Tensor, "row pos head d_head"]

@@ -158,8 +158,7 @@ def _places(model: Model) -> Iterator[tuple[str, slice]]:
     graph, last = model.graph, len(model.graph.destinations) - 1
     for block in model.blocks:
         i, mlp = block.index, graph.mlp_reader(block.index)
-        spans = graph.q_readers(i), graph.k_readers(i), graph.v_readers(i)
-        yield from zip(block.qkv, spans, strict=True)
+        yield from zip(block.projections, graph.projected_readers(i), strict=True)
         yield block.mlp_in, slice(mlp, mlp + 1)
     yield FINAL_STREAM, slice(last, last + 1)
 

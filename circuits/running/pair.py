@@ -88,7 +88,7 @@ def _run_corrupt(
     chosen, seen = indices(tokens), {}
     names = {FINAL_STREAM}
     for block in model.blocks:
-        names |= {block.stream_in, block.mlp_stream, *block.qkv}
+        names |= {block.stream_in, block.mlp_stream, *block.projections}
     recorder = Recorder(model, tokens)
     hooks = [(name, partial(_keep_chosen, seen, chosen, name)) for name in names]
     logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks])

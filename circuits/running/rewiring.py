@@ -81,7 +81,7 @@ def _lay_out_layer(
     made: list[Reading],
 ) -> LayerLayout:
     mlp = slice(graph.mlp_reader(i), graph.mlp_reader(i) + 1)
-    spans = (graph.q_readers(i), graph.k_readers(i), graph.v_readers(i))
+    spans = graph.projected_readers(i)
     before = graph.sources_before_attention(i)
     return LayerLayout(
         attention=_reading(made, readers, graph.attention_readers(i), before),
@@ -156,7 +156,9 @@ class _Walk:
         if layer.attention is not None:
             read = partial(self._read_attention, block, layer.attention, layer.heads)
             hooks.append((block.stream_in, read))
-            for name, heads, w in zip(block.qkv, layer.heads, block.w_qkv, strict=True):
+            for name, heads, w in zip(
+                block.projections, layer.heads, block.w_projections, strict=True
+            ):
                 which = None if len(heads) == len(w) else heads
                 hooks += [(name, partial(self._project, name, which))] if len(heads) else []
         if layer.mlp is not None:
@@ -188,7 +190,9 @@ class _Walk:
         x = self._inputs(reading, block.stream_in, stream)
         x = x if block.attention_norm is None else block.attention_norm(x)
         parts = x.split([len(some) for some in heads])
-        for part, (name, mine, some) in enumerate(zip(block.qkv, parts, heads, strict=True)):
+        for part, (name, mine, some) in enumerate(
+            zip(block.projections, parts, heads, strict=True)
+        ):
             if len(some):
                 self._kept[name] = block.projected(part, mine, some).transpose(0, 1)
 

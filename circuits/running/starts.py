@@ -37,12 +37,12 @@ def replaced_streams(
 def replaced_projections(
     model: Model, streams: Mapping[str, Float[Tensor, "token d_model"]]
 ) -> dict[str, Float[Tensor, "token head d_head"]]:
-    """Queries, keys and values of these streams, by hook point."""
+    """All that attention makes of these streams, by hook point."""
     found: dict[str, Tensor] = {}
     for block in model.blocks:
         x = streams[block.stream_in]
         x = x if block.attention_norm is None else block.attention_norm(x)
-        for part, (name, w) in enumerate(zip(block.qkv, block.w_qkv, strict=True)):
+        for part, (name, w) in enumerate(zip(block.projections, block.w_projections, strict=True)):
             every = x.expand(len(w), *x.shape)
             found[name] = block.projected(part, every).transpose(0, 1)
     return found

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.norms import Norm, find_norm, widen
+from patching.anatomy.gates import b_gate, shows_gates, w_gate
+from patching.anatomy.norms import Norm, find_norm, offset, widen
 from patching.anatomy.refusing import refusing
 
 EMBEDDING = "blocks.0.hook_in"
@@ -34,6 +35,7 @@ class Block:
     attention_norm: Norm | None
     mlp_norm: Norm | None
     post_attention_norm: Norm | None
+    gated: bool = False
 
     # Hook points, in the order in which they fire.
 
@@ -52,6 +54,12 @@ class Block:
         """Queries, keys and values, `[batch pos head d_head]`, before any rotation or norm."""
         q, k, v = (f"blocks.{self.index}.attn.{x}.hook_out" for x in "qkv")
         return q, k, v
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Queries, keys, values and, where heads have them, gates: all that attention reads."""
+        gate = f"blocks.{self.index}.attn.gate.hook_out"
+        return (*self.qkv, gate) if self.gated else self.qkv
 
     @property
     def z(self) -> str:
@@ -104,14 +112,13 @@ class Block:
         x: Float[Tensor, "head token d_model"],
         heads: Int[Tensor, " head"] | None = None,
     ) -> Float[Tensor, "head token d_head"]:
-        """Queries (0), keys (1) or values (2) of some heads or all, each from its own input."""
-        w, b = self.w_qkv[part], self.b_qkv[part]
+        """Queries (0), keys (1), values (2) or gates (3) of some heads, each from its own input."""
+        w, b = self.w_projections[part], self.b_projections[part]
         if heads is not None and len(heads) < len(w):
             heads = heads.to(w.device)
             w, b = w[heads], None if b is None else b[heads]
         made = torch.bmm(x.to(w.device), w)
-        made = made if b is None else made + b[:, None]
-        return made.to(x.device)
+        return (made if b is None else made + b[:, None]).to(x.device)
 
     @property
     def w_qkv(
@@ -128,6 +135,16 @@ class Block:
     def b_qkv(self) -> tuple[Float[Tensor, "head d_head"] | None, ...]:
         """Query, key and value biases, where the family has them."""
         return tuple(getattr(self.bridge.attn, name, None) for name in ("b_Q", "b_K", "b_V"))
+
+    @property
+    def w_projections(self) -> tuple[Float[Tensor, "_ d_model _"], ...]:
+        """Those of `projections`."""
+        return (*self.w_qkv, w_gate(self.bridge)) if self.gated else self.w_qkv
+
+    @property
+    def b_projections(self) -> tuple[Tensor | None, ...]:
+        """Biases of `projections`, by head."""
+        return (*self.b_qkv, b_gate(self.bridge)) if self.gated else self.b_qkv
 
     @cached_property
     def couples_heads(self) -> bool:
@@ -217,27 +234,28 @@ class Block:
         centre: bool = True,
         out: Float[Tensor, "reader token d_model"] | None = None,
     ) -> Float[Tensor, "reader token d_model"]:
-        """Gradients at the q, k and v projections (divided by sigma) taken back to the stream.
+        """Gradients at all projections (divided by sigma) taken back to the stream.
 
         `centre(gamma * (W_j g_j))` for each reader j: the norm's own derivative is complete with
         the part along `x_hat`, which the caller subtracts. Without `centre`, the caller multiplies
         by what is centred. `out` is room for the result, where the layer lies.
         """
-        w_qkv, home = self.w_qkv, g.device
-        g = g.to(self.device)
-        back = g.new_empty(g.shape[1], g.shape[0], w_qkv[0].shape[1]) if out is None else out
-        sizes = [len(w) for w in w_qkv]
-        for w, part, to in zip(w_qkv, g.split(sizes, dim=1), back.split(sizes), strict=True):
-            torch.bmm(part.transpose(0, 1), w.to(g.dtype).transpose(1, 2), out=to)
+        ws, here = self.w_projections, g.to(self.device)
+        back = here.new_empty(g.shape[1], g.shape[0], ws[0].shape[1]) if out is None else out
+        sizes = [len(w) for w in ws]
+        for w, part, to in zip(ws, here.split(sizes, dim=1), back.split(sizes), strict=True):
+            x = part[..., : w.shape[2]].transpose(0, 1)  # a gate may be of one number
+            torch.bmm(x, w.to(g.dtype).transpose(1, 2), out=to)
         if self.attention_norm is not None:
             back = self.attention_norm.pull_back_(back, centre=centre)
-        return back.to(home)
+        return back.to(g.device)
 
     @property
-    def qkv_offset(self) -> tuple[Float[Tensor, "head d_head"], ...]:
-        """What of q, k and v does not depend on the stream: `W beta + b`."""
+    def offsets(self) -> tuple[Float[Tensor, "_ _"], ...]:
+        """What of the projections does not depend on the stream: `W beta + b`."""
         beta = None if self.attention_norm is None else self.attention_norm.beta
-        return tuple(_offset(w, b, beta) for w, b in zip(self.w_qkv, self.b_qkv, strict=True))
+        pairs = zip(self.w_projections, self.b_projections, strict=True)
+        return tuple(offset(w, b, beta) for w, b in pairs)
 
     def forget_pattern(self) -> None:
         """Drop the last pattern, which some attentions keep together with its graph."""
@@ -278,16 +296,5 @@ def _find_block(bridge: TransformerBridge, index: int) -> Block:
         attention_norm=attention_norm,
         mlp_norm=attention_norm if parallel and mlp_norm is None else mlp_norm,
         post_attention_norm=find_norm(getattr(block, "ln1_post", None)),
+        gated=shows_gates(block),
     )
-
-
-def _offset(
-    w: Float[Tensor, "head d_model d_head"],
-    b: Float[Tensor, "head d_head"] | None,
-    beta: Float[Tensor, " d_model"] | None,
-) -> Float[Tensor, "head d_head"]:
-    bias = widen(w.new_zeros(w.shape[0], w.shape[2]) if b is None else b.detach())
-    if beta is None:
-        return bias
-    row = widen(beta).to(w.device).expand(len(w), 1, -1)
-    return torch.baddbmm(bias[:, None], row, widen(w))[:, 0]

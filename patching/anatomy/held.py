@@ -38,7 +38,7 @@ def held_claims(
     for block in blocks:
         stream = seen[block.stream_in]
         hooks.append((block.stream_in, partial(_hold, _noise(stream, block.index))))
-        hooks += [(name, partial(_hold, seen[name])) for name in (*block.qkv, block.mlp_in)]
+        hooks += [(name, partial(_hold, seen[name])) for name in (*block.projections, block.mlp_in)]
         watched = (block.z, block.attention_out, block.mlp_out)
         hooks += [(name, partial(see, moved, name, home)) for name in watched]
     others = (tokens.to(home) + 1) % int(bridge.cfg.d_vocab)

@@ -131,3 +131,16 @@ def find_norm(bridge: nn.Module | None) -> Norm | None:
         raise ValueError(f"nothing says which formula its {type(module).__name__} has")
     norm = cast(_NormBridge, bridge)
     return Norm(module, centred=not norm.uses_rms_norm, from_one=norm.uses_weight_offset)
+
+
+def offset(
+    w: Float[Tensor, "head d_model d_head"],
+    b: Float[Tensor, "head d_head"] | None,
+    beta: Float[Tensor, " d_model"] | None,
+) -> Float[Tensor, "head d_head"]:
+    """What projections of a normed stream do not have of the stream: `W beta + b`."""
+    bias = widen(w.new_zeros(w.shape[0], w.shape[2]) if b is None else b.detach())
+    if beta is None:
+        return bias
+    row = widen(beta).to(w.device).expand(len(w), 1, -1)
+    return torch.baddbmm(bias[:, None], row, widen(w))[:, 0]

@@ -44,6 +44,7 @@ def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
                 len(block.w_qkv[1]),
                 parallel=block.parallel,
                 attention_only=is_silent(block.bridge.mlp),
+                gated=block.gated,
             )
             for block in blocks
         }
@@ -118,7 +119,9 @@ def _claims(block: Block, seen: Seen) -> list[Claim]:
         Claim(f"layer {i}'s MLP input", _apply(block.mlp_norm, mid), seen[block.mlp_in]),
     ]
     normed = _apply(block.attention_norm, stream)
-    for letter, w, b, name in zip("qkv", block.w_qkv, block.b_qkv, block.qkv, strict=True):
+    letters = ("q", "k", "v", "gate")[: len(block.projections)]
+    ways = zip(letters, block.w_projections, block.b_projections, block.projections, strict=True)
+    for letter, w, b, name in ways:
         made = einsum(
             normed.to(w.device),
             w,
@@ -164,7 +167,7 @@ def _watch(
 
     names = [FINAL_STREAM]
     for block in blocks:
-        names += [block.stream_in, *block.qkv, block.z, block.attention_out, block.mlp_in]
+        names += [block.stream_in, *block.projections, block.z, block.attention_out, block.mlp_in]
         names += [block.mlp_out, block.stream_out]
         names += [block.attention_sum] if block.post_attention_norm is not None else []
     with bridge.hooks(fwd_hooks=[(name, partial(see, seen, name, home)) for name in names]):

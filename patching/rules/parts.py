@@ -123,7 +123,7 @@ def half_rule(model: Model) -> list[Site | Unruled]:
         elif points.linear is not None:
             sites.append(Site("half", f"{place}'s gate", ((points.pre, _scale(0.5)),)))
             sites.append(Site("half", f"{place}'s linear factor", ((points.linear, _scale(0.5)),)))
-    return sites
+    return [*sites, *_gates(model, "half")]
 
 
 def _with_mlps(model: Model) -> list[Block]:
@@ -133,13 +133,14 @@ def _with_mlps(model: Model) -> list[Block]:
 def attention_rule(model: Model) -> list[Site | Unruled]:
     """AH rule: the pattern counts as a constant, so no gradient passes queries and keys.
 
-    Cut at the projections, which is the one place that works in every family.
+    Nor gates, where heads have them. Cut at the projections, which works in every family.
     Source: Ali et al. 2022, arXiv:2202.07304.
     """
     return [
         Site("attention", f"a{block.index}.{letter}", ((name, torch.Tensor.detach),))
         for block in model.blocks
-        for letter, name in zip("qk", block.qkv[:2], strict=True)
+        for letter, name in zip(("q", "k", "v", "gate"), block.projections, strict=False)
+        if letter != "v"
     ]
 
 
@@ -149,11 +150,12 @@ def attention_shares(model: Model) -> list[Site | Unruled]:
     The softmax keeps its own derivative. Source: Achtibat et al. 2024 (AttnLRP), arXiv:2402.05602,
     as in the authors' gradient-times-input code.
     """
-    return [
+    sites = [
         Site("shares", f"a{block.index}.{letter}", ((name, _scale(factor)),))
         for block in model.blocks
         for letter, name, factor in zip("qkv", block.qkv, (0.25, 0.25, 0.5), strict=True)
     ]
+    return [*sites, *_gates(model, "shares")]
 
 
 def softmax_rule(temperature: float) -> Part:
@@ -252,6 +254,12 @@ def _cut(x: Tensor) -> Tensor:
 
 def _scale(factor: float) -> Hook:
     return lambda x: scale_gradient(x, factor)
+
+
+def _gates(model: Model, part: str) -> list[Unruled]:
+    """Where heads are multiplied by gates, for which no rule is published."""
+    why = "no rule says how a head and its gate share a gradient"
+    return [Unruled(part, f"a{block.index}'s gates", why) for block in model.blocks if block.gated]
 
 
 def _hidden_neurons(part: str, place: str) -> Unruled:

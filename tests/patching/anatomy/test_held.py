@@ -38,7 +38,8 @@ def gpt2() -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["AfmoeForCausalLM", "LagunaForCausalLM"])
-def test_a_family_whose_attention_is_gated_by_the_stream_is_refused(name):
+def test_a_family_whose_gates_nobody_knows_to_be_readers_is_refused(name, monkeypatch):
+    monkeypatch.setattr("patching.anatomy.blocks.shows_gates", lambda block: False)
     with pytest.raises(ValueError, match=f"{name} is refused: layer 0's attention reads the str"):
         Model.load(zoo.build(name))
 
