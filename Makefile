@@ -62,8 +62,9 @@ families: export OMP_NUM_THREADS ?= 1
 families: $(STAMP)  ## every causal model class of transformers, tiny, against plain hooks: docs/families.md
 	$(BIN)/python tests/judged.py
 
-model: $(STAMP)  ## train the embedded models anew (some minutes each)
+model: $(STAMP)  ## train the embedded models and their transcoders anew (some minutes each)
 	$(BIN)/python -m patching.models
+	$(BIN)/python -m patching.dictionaries
 
 notebooks: $(STAMP)  ## the tutorials, in Jupyter
 	$(BIN)/jupyter lab notebooks

@@ -97,7 +97,7 @@ def find_writers(
 
 
 def choose_units(
-    units: Sequence[Units], effects: Sequence[Float[Tensor, " unit"]], *, most: int
+    units: Sequence[Units], effects: Sequence[Float[Tensor, " _unit"]], *, most: int
 ) -> list[Units]:
     """At most so many units, those of largest effect in all layers together."""
     together = torch.cat([effect.abs() for effect in effects])

@@ -13,16 +13,17 @@ from circuits.shell import (
     features_train,
     features_view,
 )
-from circuits.shell.features_read import NEURONS, read_dictionaries
-from circuits.shell.inputs import open_model
+from circuits.shell.features_read import read_dictionaries
+from circuits.shell.inputs import open_model, open_task
 from circuits.shell.options import Parser, add_out, task_options
 from circuits.shell.printing import print_columns
 from circuits.shell.run_options import leads_here, open_run, run_options
-from circuits.shell.values import numbers, positive
+from circuits.shell.values import natural, numbers, positive
 
 if TYPE_CHECKING:
     from circuits.features import FeatureGraph
     from patching.dictionaries import Labels
+    from patching.model import Model
 
 
 def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
@@ -76,11 +77,13 @@ def _add_tracing(parser: Parser) -> None:
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT", help="trace this text")
     prompt.add_argument("--tokens", type=numbers, metavar="N,N,...", help="trace these token ids")
+    prompt.add_argument("--task", metavar="TASK", help="trace a clean prompt of this task or file")
+    parser.add_argument("--row", type=natural, default=0, metavar="N", help="its prompt N (0)")
+    parser.set_defaults(limit=None, seed=0, first_token=False)
     parser.add_argument(
         "--dictionaries",
-        default=NEURONS,
         metavar="FOLDER",
-        help="transcoders, or neurons: every MLP's own (neurons)",
+        help="transcoders, or neurons: every MLP's own (of toy and toy-llama what ships with them)",
     )
     parser.add_argument(
         "--logits", type=positive, default=10, metavar="N", help="likeliest tokens explained (10)"
@@ -124,9 +127,9 @@ def trace(args: Namespace) -> None:
 
     chosen = CONVENTIONS[args.convention]
     chosen = chosen if args.most is None else replace(chosen, most=args.most)
-    dictionaries = read_dictionaries(args.dictionaries)
+    dictionaries = read_dictionaries(args.dictionaries, args.model)
     run, labels, model = open_run(args), _labels(args), open_model(args)
-    prompt = list(args.tokens) if args.prompt is None else args.prompt
+    prompt = _prompt(args, model)
     with budget(args.memory):
         graph = find(
             model,
@@ -171,6 +174,21 @@ def _labels(args: Namespace) -> "Labels":
     return Labels({}) if args.labels is None else load_labels(args.labels)
 
 
+def _prompt(args: Namespace, model: "Model") -> list[int] | str:
+    """The one prompt that is traced.
+
+    Raises:
+        ValueError: if the task cannot be made or read, or has no such prompt.
+    """
+    if args.task is None:
+        return list(args.tokens) if args.prompt is None else args.prompt
+    args.n = args.row + 1
+    prompts = open_task(args.task, model, args, seed=args.seed).prompts
+    if args.row >= len(prompts):
+        raise ValueError(f"{args.task} has {len(prompts)} prompts, 0 to {len(prompts) - 1}")
+    return list(prompts[args.row].clean)
+
+
 def _aim(tokens: Sequence[str] | None) -> list[int | str] | None:
     """Tokens by id where they are numbers."""
     if tokens is None:
@@ -193,6 +211,7 @@ def _say(graph: "FeatureGraph", args: Namespace) -> None:
     texts = facts.get("texts")
     said = "".join(map(str, texts)) if isinstance(texts, list) else ""
     print(f"graph of {len(graph):,} nodes and {graph.n_edges:,} edges: {said!r}")
+    print(f"features: {facts.get('features', 'unknown')}")
     print(f"replacement {graph.replacement:.3f}, completeness {graph.completeness:.3f}")
     _say_validity(facts.get("validity"))
     print("\nexplained:")

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from circuits.shell.features_read import NEURONS, read_dictionaries
+from circuits.shell.features_read import read_dictionaries
 from circuits.shell.features_told import say_circuit, say_effects, write_effects
 from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.names import choose
@@ -69,7 +69,9 @@ def add_circuit_options(parser: Parser) -> None:
 def _add_estimates(parser: Parser) -> None:
     group = parser.add_argument_group("effects")
     group.add_argument(
-        "--dictionaries", default=NEURONS, metavar="FOLDER", help="or neurons (neurons)"
+        "--dictionaries",
+        metavar="FOLDER",
+        help="or neurons (of toy and toy-llama what ships with them; neurons)",
     )
     group.add_argument("--rule", default="plain", metavar="NAME", help="backward rule (plain)")
     group.add_argument(
@@ -159,7 +161,7 @@ def _open(
 ) -> "tuple[Model, Task, Metric, Coders, Setting]":
     from patching.attribution.features import Setting
 
-    coders = read_dictionaries(args.dictionaries)
+    coders = read_dictionaries(args.dictionaries, args.model)
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
     setting = Setting(_open_ablation(args, task), not args.sum_positions, args.batch_size)

@@ -82,9 +82,12 @@ def _look_at(graph: "FeatureGraph", args: Namespace) -> "FeatureInsides | None":
     from circuits.features import look_at_features
     from patching.memory import budget
 
-    if args.dictionaries is None and graph.facts.get("letter") != "n":
+    given = args.dictionaries
+    if given is None and graph.facts.get("letter") == "n":
+        given = NEURONS
+    if given is None and graph.facts.get("features") != f"transcoders of {args.model}":
         raise ValueError("--dictionaries is needed: the graph is not of neurons")
-    features = read_dictionaries(args.dictionaries or NEURONS)
+    features = read_dictionaries(given, args.model)
     model = open_model(args)
     with budget(args.memory):
         return look_at_features(

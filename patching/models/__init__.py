@@ -22,6 +22,7 @@ from patching.models.truth.tasks import TRUTH_GENERATORS
 __all__ = [
     "TOY_GENERATORS",
     "TRUTH_GENERATORS",
+    "WITH_TRANSCODERS",
     "HandWired",
     "Known",
     "context_folder",
@@ -32,6 +33,7 @@ __all__ = [
     "llama_folder",
     "toy_folder",
     "trained_folder",
+    "transcoders_folder",
 ]
 
 _TRAINED = {
@@ -39,6 +41,9 @@ _TRAINED = {
     "toy-llama": Path(__file__).parent / "toy_llama",
     "toy-context": Path(__file__).parent / "toy_context",
 }
+
+WITH_TRANSCODERS = ("toy", "toy-llama")
+"""The trained models that transcoders of their MLPs ship with."""
 
 
 def embedded(
@@ -75,6 +80,11 @@ def embedded_names() -> tuple[str, ...]:
 def trained_folder(name: str) -> Path | None:
     """Where a trained model lies, by its name; None for any other."""
     return _TRAINED.get(name)
+
+
+def transcoders_folder(name: str) -> Path | None:
+    """Where the transcoders of a trained model lie, by its name; None where it has none."""
+    return _TRAINED[name] / "transcoders" if name in WITH_TRANSCODERS else None
 
 
 def toy_folder() -> Path:

@@ -6,6 +6,7 @@ import pytest
 
 from circuits.cli import main
 from circuits.features import load_graph
+from patching import Model, tasks
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,24 @@ def test_a_graph_for_the_viewer_has_their_ids(tmp_path):
     )
 
 
+def test_a_task_of_a_toy_is_traced_through_what_ships_with_it(tmp_path, capsys):
+    path = str(tmp_path / "g.safetensors")
+    given = ["--model", "toy-llama", "--task", "ioi", "--row", "1", "--logits", "1"]
+    assert main(["features", "trace", *given, "--out", path]) == 0
+    assert "\nfeatures: transcoders of toy-llama\n" in capsys.readouterr().out
+    graph = load_graph(path)
+    assert graph.facts["dictionaries"].keys() == {"m0", "m1", "m2", "m3"}
+    tokenizer = Model.load("toy-llama").tokenizer
+    assert graph.tokens.tolist() == list(tasks.ioi(tokenizer, 2, 0).prompts[1].clean)
+    assert graph.replacement > 0.2 and any(".f" in name for name, _ in graph.top(5))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--tokens", "1,5"], "cannot write 'g.pt': a file that ends in .safetensors"),
-        (["--out", "g.json"], "one of the arguments --prompt --tokens is required"),
+        (["--out", "g.json"], "one of the arguments --prompt --tokens --task is required"),
+        (["--tokens", "1", "--task", "ioi"], "--task: not allowed with argument --tokens"),
         (["--tokens", "1,5", "--dictionaries", "no/such/folder"], "there is no folder no/such"),
         (["--tokens", "1,99999"], "holds token id 99999"),
     ],

@@ -9,6 +9,7 @@ from circuits.features import load_feature_circuit
 from patching.attribution.features import load_effects
 
 TASK = ["--model", "toy-llama", "--task", "ioi", "--n", "3", "--sum-positions"]
+TASK += ["--dictionaries", "neurons"]
 
 
 def test_effects_are_printed_beside_exact_ones_and_written(tmp_path, capsys):

@@ -19,6 +19,7 @@ from patching.dictionaries.reading.folding import Places
 from patching.dictionaries.reading.hub import download
 from patching.dictionaries.several import Dictionaries
 from patching.files.parsing import naming
+from patching.models import transcoders_folder
 
 _DEEPEST = 4
 _MOST_FOLDERS = 2000
@@ -52,13 +53,14 @@ def load_dictionaries(
     writes: str | None = None,
     revision: str | None = None,
 ) -> Dictionaries:
-    """Dictionaries in any published format, from a folder or the hub.
+    """Dictionaries in any published format, from a folder or the hub, or an embedded model's own.
 
     Tensors of safetensors files stay there, mapped into memory. Nothing in a file is executed.
 
     Args:
         source: a folder that holds dictionaries, or folders of them; or a hub name, `owner/name`
-            with a folder of it behind, if one is meant: `owner/name/layer_3`.
+            with a folder of it behind, if one is meant: `owner/name/layer_3`; or `toy`,
+            `toy-llama`, which transcoders ship with.
         reads: the place they read, where their files name none or another; `{}` stands for the
             layer, of formats that hold several.
         writes: the place they rebuild (the same, if only `reads` is given).
@@ -71,7 +73,8 @@ def load_dictionaries(
     places = None if reads is None else Places(reads, writes or reads)
     if places is None and writes is not None:
         raise ValueError(f"writes={writes!r} needs reads= too")
-    folder = Path(source)
+    own = transcoders_folder(source) if isinstance(source, str) else None
+    folder = own or Path(source)
     if not folder.exists():
         folder = download(str(source), revision)
     elif folder.is_file():
@@ -81,9 +84,10 @@ def load_dictionaries(
         known = ", ".join(one.name for one in FORMATS)
         raise ValueError(f"{source} holds no dictionaries of a format that can be read: {known}")
     order = sorted(range(len(found)), key=lambda i: (_layer(found[i]), i))
+    name = folder.name if folder != own else f"transcoders of {source}"
     facts = {"source": str(source), **({} if revision is None else {"revision": revision})}
     with naming(source):
-        return Dictionaries(folder.name, tuple(found[i] for i in order), facts)
+        return Dictionaries(name, tuple(found[i] for i in order), facts)
 
 
 def _folders(folder: Path) -> list[Path]:
