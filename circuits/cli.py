@@ -42,6 +42,7 @@ from circuits.shell.outputs import check_outputs
 from circuits.shell.overwriting import check_replaced
 from circuits.shell.parser import Help
 from circuits.shell.printing import complain, open_closed_streams, say
+from circuits.shell.waiting import waiting
 
 Command = Callable[[argparse.Namespace], int | None]
 DISCOVER = "go the whole way: scores, circuit, figure, report"
@@ -62,11 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _quiet(), redirect_stdout(printed):
             args = make_parser().parse_args(arguments)
-            check_outputs(args)
-            check_inputs(args)
-            check_names(args)
-            check_replaced(args)
-            code = args.run(args) or 0
+            with waiting(args):
+                check_outputs(args)
+                check_inputs(args)
+                check_names(args)
+                check_replaced(args)
+                code = args.run(args) or 0
     except (
         ValueError,
         OSError,

@@ -6,19 +6,54 @@ Context-aware decoding: Shi et al. 2023, "Trusting your evidence", arXiv:2305.14
 
 import math
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.model import Model
 from patching.modes import without_gradients
-from patching.tasks.task import Prompt, Task
-from patching.tasks.tokens import encode_prompt
+from patching.tasks.task import Batch, Prompt, Task
+from patching.tasks.tokens import Tokenizer, encode_prompt
 
 ALPHA = 0.5
 
 Text = str | Sequence[int]
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """What is needed of a model to continue texts; `Model` is one."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where only token ids are understood."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """The most tokens that it reads."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in."""
+        ...
+
+    def check(self, task: Task) -> None:
+        """Refuse what it cannot read."""
+        ...
+
+    def answer_logits(
+        self, tokens: Int[Tensor, "batch pos"], batch: Batch
+    ) -> Float[Tensor, "asked vocab"]:
+        """Logits at the answer positions."""
+        ...
 
 
 def contrast(
@@ -41,7 +76,7 @@ def contrast(
 
 @without_gradients
 def next_logits(
-    model: Model, prompts: Sequence[Sequence[int]], *, batch_size: int = 64
+    model: Speaker, prompts: Sequence[Sequence[int]], *, batch_size: int = 64
 ) -> Float[Tensor, "prompt vocab"]:
     """Logits of the token that follows each prompt, in float32 or wider.
 
@@ -57,7 +92,7 @@ def next_logits(
 
 
 def continue_greedily(
-    model: Model,
+    model: Speaker,
     prompt: Text,
     *,
     without_context: Text | None = None,
@@ -70,6 +105,7 @@ def continue_greedily(
     `without_context`, the same prompt without its context, decoding is context-aware: both are
     continued by the token of largest `contrast`.
 
+    >>> from patching.model import Model
     >>> continue_greedily(Model.load("truth/induction"), [0, 5, 6, 5], n=1)
     (6,)
 
@@ -89,9 +125,10 @@ def continue_greedily(
     return tuple(said)
 
 
-def text_of(model: Model, prompt: Text, said: Sequence[int]) -> str:
+def text_of(model: Speaker, prompt: Text, said: Sequence[int]) -> str:
     """What tokens say as they continue a prompt, space included.
 
+    >>> from patching.model import Model
     >>> model = Model.load("toy")
     >>> text_of(model, "The capital of France is", model.tokenizer.encode("Rome")[1:])
     ' Rome'
@@ -107,7 +144,7 @@ def text_of(model: Model, prompt: Text, said: Sequence[int]) -> str:
     return whole[len(start) :]
 
 
-def _ids(model: Model, text: Text) -> tuple[int, ...]:
+def _ids(model: Speaker, text: Text) -> tuple[int, ...]:
     if not isinstance(text, str):
         return tuple(text)
     if model.tokenizer is None:
@@ -115,10 +152,10 @@ def _ids(model: Model, text: Text) -> tuple[int, ...]:
     return encode_prompt(model.tokenizer, text)
 
 
-def _check_room(model: Model, rows: Sequence[Sequence[int]], n: int) -> None:
+def _check_room(model: Speaker, rows: Sequence[Sequence[int]], n: int) -> None:
     if n < 1:
         raise ValueError(f"a continuation has at least one token, got n={n}")
-    longest, room = max(map(len, rows)), int(model.bridge.cfg.n_ctx)
+    longest, room = max(map(len, rows)), model.room
     if longest + n - 1 > room:
         raise ValueError(
             f"a prompt of {longest} tokens and {n} more do not fit {model.name}, which reads at "

@@ -22,6 +22,7 @@ from patching.metrics import Metric, measure, require_slope
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Ends, Path, Step, at_clean
+from patching.progress import within
 from patching.provenance import describe
 from patching.rules import Rule, plain
 from patching.tasks.task import Batch, Task
@@ -130,7 +131,7 @@ class Job(Generic[G]):
         corrupt = runs.plain(batch.corrupt, path.corrupt) if self.prepared.paired else None
         replaced = self.prepared.replace(batch, clean, corrupt)
         ends = Ends(self.model, runs.batch, runs.tokens, clean, replaced)
-        for step in path.between(ends) if path.between else ():
+        for step in within(path.between(ends) if path.between else ()):
             runs.step(step)
         return Gathered(ends, corrupt, runs.finish(), runs.at_embedding)
 

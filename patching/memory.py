@@ -14,6 +14,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from patching.progress import Progress
+
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -134,18 +136,20 @@ def in_tiles(
     asked = ledger if share is None or ledger.limit is not None else Ledger(share)
     size = max(1, min(total, asked.bytes_on(device) // max(1, bytes_each)))
     start = 0
-    while start < total:
-        span = slice(start, min(start + size, total))
-        try:
-            work(span)
-        except RuntimeError as error:
-            if size == 1 or not is_lack_of_memory(error):
-                raise
-            size, ledger.halved = size // 2, ledger.halved + 1
-            _free_cached()
-            continue
-        ledger.largest_tile = max(ledger.largest_tile, span.stop - span.start)
-        start = span.stop
+    with Progress("", total, shown=False) as progress:
+        while start < total:
+            span = slice(start, min(start + size, total))
+            try:
+                work(span)
+            except RuntimeError as error:
+                if size == 1 or not is_lack_of_memory(error):
+                    raise
+                size, ledger.halved = size // 2, ledger.halved + 1
+                _free_cached()
+                continue
+            ledger.largest_tile = max(ledger.largest_tile, span.stop - span.start)
+            start = span.stop
+            progress.at(start)
 
 
 @runtime_checkable

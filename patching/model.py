@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import cast
 
 import torch
@@ -12,25 +12,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, find_blocks, widen
-from patching.anatomy.devices import AtLayer, Hook, placed, rows_at
-from patching.anatomy.identity import COMPUTES, Identity, hash_config, hash_tokenizer
+from patching.anatomy.blocks import POSITIONS, UNEMBED_IN, Block, widen
+from patching.anatomy.devices import Hook, placed, row_tokens
+from patching.anatomy.identity import Identity, hash_config, hash_tokenizer
 from patching.anatomy.ignored import refuse_ignored
 from patching.anatomy.insides import forgetting
 from patching.anatomy.kept import Activations, Keeper
 from patching.anatomy.loading import Opened, Reference, Source, Wishes, open_source
 from patching.anatomy.places import find
-from patching.anatomy.proof import graph_of, prove
+from patching.anatomy.proof import found_and_proven
 from patching.anatomy.readable import reads_both_ways, refuse_overflow, refuse_unreadable
-from patching.anatomy.refusing import refusing
 from patching.anatomy.rotation import refuse_lengths
 from patching.anatomy.spread import DeviceMap, Spread, device_map_of
 from patching.anatomy.stack import returns_tuples
 from patching.anatomy.standing import Look, Standing, refuse_to_send
 from patching.anatomy.turns import turn
+from patching.decoding import continue_greedily, text_of
 from patching.graph import Graph
 from patching.metrics import Metric
 from patching.modes import as_typed, without_gradients
+from patching.progress import beat
 from patching.suited import require_answers
 from patching.tasks.padding import refuse_holes
 from patching.tasks.task import Batch, Task
@@ -104,6 +105,11 @@ class Model:
     def device_map(self) -> dict[str, str | int] | None:
         """Which part lies on which device, where accelerate has laid it over several."""
         return device_map_of(cast(nn.Module, self.bridge.original_model))
+
+    @property
+    def room(self) -> int:
+        """The most tokens of a prompt that it reads."""
+        return int(self.bridge.cfg.n_ctx)
 
     @property
     def learns_positions(self) -> bool:
@@ -206,13 +212,23 @@ class Model:
             ValueError: if left padding makes the model's output NaN.
         """
         copies = len(tokens) // batch.n_rows
-        at_answer = AtLayer(partial(_at_tokens, batch.asked_in(copies)))
         mask = batch.is_token.long().repeat(copies, 1) if batch.left_padded else None
-        with self.hooked([*hooks, (UNEMBED_IN, at_answer)]):
+        with self.hooked([*hooks, (UNEMBED_IN, row_tokens(batch.asked_in(copies)))]):
             logits = self.bridge(tokens, attention_mask=mask).to(self.device)
         if mask is not None:
             refuse_overflow(self.name, logits)
         return widen(logits[:, 0])
+
+    def generate(self, prompt: str | Sequence[int], n: int = 10) -> str:
+        """The text of the n likeliest next tokens, one after the other (more: `decoding`).
+
+        >>> Model.load("toy").generate("The capital of France is", 1)
+        ' Paris'
+
+        Raises:
+            ValueError: as `continue_greedily` and `text_of`.
+        """
+        return text_of(self, prompt, continue_greedily(self, prompt, n=n))
 
     @contextmanager
     def hooked(self, hooks: Iterable[tuple[str, Hook]]) -> Iterator[None]:
@@ -226,6 +242,7 @@ class Model:
             ValueError: if a weight was changed in memory that runs do not read.
         """
         refuse_ignored(self.name, self.standing.ignored)
+        beat()
         with turn(self.bridge), as_typed(), forgetting(self.blocks), placed(self.bridge, hooks):
             yield
 
@@ -245,30 +262,14 @@ class Model:
             ValueError: if it was made of a module or bridge in memory, or changed there since.
         """
         refuse_to_send(self.name, self.standing, in_memory=self.opened.reference is None)
-        return _load_again, (
-            self.opened.reference,
-            self._identity(self.standing.then),
-            self.tokenizer,
-        )
-
-
-def _at_tokens(chosen: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
-    return rows_at(x, chosen)[:, None]
+        then = self._identity(self.standing.then)
+        return _load_again, (self.opened.reference, then, self.tokenizer)
 
 
 def _load_again(reference: Reference, identity: Identity, tokenizer: Tokenizer | None) -> Model:
-    """The model that was sent here, loaded only once in this process.
-
-    Raises:
-        ValueError: if it is not the model that was sent.
-    """
+    """The model that was sent here, loaded only once in this process; refused if it is another."""
     model = _load(reference)
-    differ = model.identity.differences(identity.facts, COMPUTES)
-    if differ:
-        raise ValueError(
-            f"{reference.source} holds other {' and '.join(differ)} here than where it was sent "
-            "from; give all machines the same folder or revision"
-        )
+    model.identity.require_sent(identity, reference.source)
     return replace(model, tokenizer=tokenizer)
 
 
@@ -284,10 +285,7 @@ def _from(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Model:
 
 def _proven(opened: Opened) -> Model:
     name, bridge = opened.name, opened.bridge
-    with refusing(name, "its layers are not built as this workbench understands", own=True):
-        blocks = find_blocks(bridge)
-        graph = graph_of(name, blocks)
-        prove(name, bridge, blocks, opened.probe)
+    blocks, graph = found_and_proven(name, bridge, opened.probe)
     return Model(
         name=name,
         bridge=bridge,

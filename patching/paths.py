@@ -4,8 +4,8 @@ Plain runs of the clean or corrupt prompt come first, since they also show what 
 path between the two needs both before it starts. Every path works with every backward rule.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -53,7 +53,24 @@ class Step:
     sources: slice | None = None
 
 
-Between = Callable[[Ends], Iterator[Step]]
+@dataclass(frozen=True)
+class Steps:
+    """The runs between two ends, one after the other, and how many they are."""
+
+    n: int
+    each: Iterator[Step]
+
+    def __len__(self) -> int:
+        """How many."""
+        return self.n
+
+    def __iter__(self) -> Iterator[Step]:
+        """Each is made when it is asked for."""
+        return self.each
+
+
+Between = Callable[[Ends], Iterable[Step]]
+"""`Steps`, so that progress knows how many there are; or an iterator."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +102,10 @@ def along_inputs(steps: int = 5, quadrature: Quadrature = midpoint) -> Path:
     """
     points = _points(steps, quadrature)
 
-    def between(ends: Ends) -> Iterator[Step]:
+    def between(ends: Ends) -> Steps:
         start, end = ends.replaced.embedding, ends.clean.embedding
-        for position, weight in points:
-            yield Step(weight, embedding=torch.lerp(start, end, position))
+        steps = (Step(w, embedding=torch.lerp(start, end, at)) for at, w in points)
+        return Steps(len(points), steps)
 
     return Path(
         "inputs",
@@ -113,15 +130,17 @@ def along_activations(
     """
     points = _points(steps, quadrature)
 
-    def between(ends: Ends) -> Iterator[Step]:
+    def between(ends: Ends) -> Steps:
         groups = list(_groups(ends))
-        for sources, to_step in groups:
-            for position, weight in points:
-                step = to_step(1.0 - position)
-                if own_edges_only:
-                    yield Step(weight, step.embedding, step.hooks, sources)
-                else:
-                    yield Step(weight / len(groups), step.embedding, step.hooks)
+        weight = 1.0 if own_edges_only else 1 / len(groups)
+        steps = (
+            replace(
+                to_step(1.0 - at), weight=weight * w, sources=sources if own_edges_only else None
+            )
+            for sources, to_step in groups
+            for at, w in points
+        )
+        return Steps(len(groups) * len(points), steps)
 
     return Path(
         "activations-own" if own_edges_only else "activations",
@@ -145,18 +164,23 @@ def adjusted(steps: int = 5, *, scaled: bool = False) -> Path:
     """
     weight = 1.0 / len(_points(steps, midpoint))
 
-    def between(ends: Ends) -> Iterator[Step]:
-        here, end = ends.clean.embedding, ends.replaced.embedding
-        with torch.no_grad():
-            target = logits_from(ends.model, ends.batch, end)
-        apart = widen(here - end).flatten(1).norm(dim=1)
-        length = apart / steps if scaled else torch.ones_like(apart)
-        for _ in range(steps):
-            here = approach(ends.model, ends.batch, here, target, length)
-            yield Step(weight, embedding=here)
+    def between(ends: Ends) -> Steps:
+        return Steps(steps, _approaching(ends, steps, weight, scaled=scaled))
 
     name = "adjusted-scaled" if scaled else "adjusted"
     return Path(name, "3F + 2 steps (F + B)", between=between, options={"steps": steps})
+
+
+def _approaching(ends: Ends, steps: int, weight: float, *, scaled: bool) -> Iterator[Step]:
+    """The steps of `adjusted`."""
+    here, end = ends.clean.embedding, ends.replaced.embedding
+    with torch.no_grad():
+        target = logits_from(ends.model, ends.batch, end)
+    apart = widen(here - end).flatten(1).norm(dim=1)
+    length = apart / steps if scaled else torch.ones_like(apart)
+    for _ in range(steps):
+        here = approach(ends.model, ends.batch, here, target, length)
+        yield Step(weight, embedding=here)
 
 
 def _groups(ends: Ends) -> Iterator[tuple[slice, Callable[[float], Step]]]:

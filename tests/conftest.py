@@ -1,7 +1,8 @@
 """Shapes are checked in the first case of every test, and in one of eight of the others.
 
 The checks of all annotations double the time of a test, and cases of one test call the same
-functions. `SHAPES=all` checks everywhere.
+functions. `SHAPES=all` checks everywhere. Progress, which a slow machine would show among what
+commands say, is off.
 """
 
 import os
@@ -13,6 +14,8 @@ import pytest
 ONE_OF = 8
 
 first = pytest.StashKey[bool]()
+
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

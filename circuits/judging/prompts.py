@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.scores import Scores
 from circuits.scoring.batches import with_caution
 from patching.graph import Graph
+from patching.progress import within
 from patching.tasks.task import Task
 from patching.work import Parts, Run, do
 from patching.work.fingerprint import fingerprint
@@ -77,7 +78,7 @@ class _Work:
 
     def __call__(self, number: int) -> Parts:
         rows = self._rows(number)
-        found = [of_one(self.task, self.score, row) if row else self.first for row in rows]
+        found = [of_one(self.task, self.score, row) if row else self.first for row in within(rows)]
         parts = {"edges": torch.stack([one.matrix[one.graph.exists] for one in found])}
         deltas = [one.completeness for one in found if one.completeness is not None]
         return parts | ({"completeness": torch.stack(deltas)} if deltas else {})

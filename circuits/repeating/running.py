@@ -4,10 +4,10 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from circuits.circuit import Circuit, load_circuit
 from circuits.repeating.commands import AS_RECORDED, Elsewhere, command_of
@@ -32,6 +32,7 @@ from circuits.scores import Scores, load_scores
 from circuits.select import by_inclusion, by_lower_bound, greedy, threshold, top_n
 from patching.files.parsing import read_json, shown
 from patching.files.whole import write_text
+from patching.progress import show
 
 Run = Callable[[Sequence[str]], str]
 """Runs the words after `circuits` and returns what was printed."""
@@ -112,13 +113,25 @@ def in_new_process(words: Sequence[str]) -> str:
     paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     call = [sys.executable, "-P", "-m", "circuits", *words]
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ValueError(
-            f"`circuits {shlex.join(words)}` failed: {last[0].removeprefix('error: ')}"
-        )
-    return done.stdout
+    with TemporaryFile("w+", encoding="utf-8") as printed:
+        said = {"stdout": printed, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+        with subprocess.Popen(call, env=environment, **said) as process:
+            last = _passed_on(process.stderr or ())
+        if process.returncode:
+            why = last.removeprefix("error: ") or f"exit code {process.returncode}"
+            raise ValueError(f"`circuits {shlex.join(words)}` failed: {why}")
+        printed.seek(0)
+        return printed.read()
+
+
+def _passed_on(lines: Iterable[str]) -> str:
+    """Shows how far a command is, and returns the last line, which is an error if it failed."""
+    last = ""
+    for line in filter(str.strip, lines):
+        last = line.strip()
+        if not last.startswith("error: "):
+            show(line)
+    return last
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from patching.memory import in_tiles, takes_many
 from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.modes import without_gradients
+from patching.progress import within
 from patching.tasks.task import Batch
 
 Found = tuple[list[int], Float[Tensor, "chunk asked vocab"]]
@@ -153,7 +154,7 @@ def _run_planned(
     every = list(by_layer.values())
     if every and takes_many(model.device):
         every = [[i for layer in sorted(by_layer) for i in by_layer[layer]]]
-    for together in every:
+    for together in within(every):
         _run_together(model, batch, pair, {i: plans[i] for i in together}, use)
 
 

@@ -30,6 +30,7 @@ from patching.live import Point, Start
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Path
+from patching.progress import within
 from patching.runs.batches import Doing, Keeping
 from patching.span_graph import kept_apart
 from patching.tasks.task import Batch, Task
@@ -110,7 +111,7 @@ class _ScoreBatch:
         clean = capture(model, batch.clean, batch, at=tokens)
         corrupt = capture(model, batch.corrupt, batch, at=tokens)
         batch = replace(batch, clean_logits=clean.logits)
-        for k in range(self.steps + 1):
+        for k in within(range(self.steps + 1)):
             here = torch.lerp(corrupt.embedding, clean.embedding, k / self.steps)
             recorder, total = Recorder(model, tokens), GradientSum(model, tokens)
             start = Start(1.0, batch.clean, here, hooks=tuple(recorder.hooks))

@@ -50,6 +50,7 @@ from patching.metrics import Metric
 from patching.model import Model
 from patching.modes import with_gradients, without_gradients
 from patching.paths import Path
+from patching.progress import within
 from patching.runs.batches import Doing, Keeping
 from patching.tasks.task import Batch, Task
 from patching.work import Run
@@ -258,7 +259,7 @@ def _own(steered: Steered, edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "sourc
     graph = steered.model.graph
     shape = graph.exists.shape
     second, told = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.bool)
-    for some in edges.split(AT_ONCE):
+    for some in within(edges.split(AT_ONCE)):
         source, dest = some.unbind(dim=1)
         readers = torch.zeros(shape[1], dtype=torch.bool)
         readers[dest] = True

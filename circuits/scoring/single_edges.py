@@ -22,6 +22,7 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.graph import Graph
 from patching.metrics import Metric, measure
 from patching.model import Model
+from patching.progress import within
 from patching.runs.batches import Doing, Keeping
 from patching.span_graph import kept_apart, spans_of
 from patching.tasks.task import Batch, Task
@@ -115,7 +116,7 @@ class _ScoreBatch:
         clean = measure(self.metric, pair.clean.logits, batch).double().sum().cpu()
         total = torch.zeros(self.chosen.shape, dtype=torch.float64)
         graph = kept_apart(self.model.graph, batch.apart)
-        for edges in _by_layer(graph, self.chosen, self.readers):
+        for edges in within(list(_by_layer(graph, self.chosen, self.readers))):
             removed = _one_hot(graph, edges)
             kept = measure_circuits(self.model, batch, pair, removed, (self.metric,))[0]
             total[edges[:, 0], edges[:, 1]] = clean - kept.sum(dim=1)

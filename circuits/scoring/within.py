@@ -18,6 +18,7 @@ from circuits.scores import Scores
 from patching.ablations import Ablation, Prepared, resample
 from patching.metrics import Metric, measure_sloped, require_slope
 from patching.model import Model
+from patching.progress import track, within
 from patching.span_graph import kept_apart, plain_of, spans_last, spans_of
 from patching.tasks.task import Batch, Task
 
@@ -55,7 +56,8 @@ def scores_within(
     if prepared.paired:
         task.require_contrast()
     total = torch.zeros(circuit.mask.shape, dtype=torch.float64)
-    for batch in task.batches(batch_size, model.device):
+    batches = task.batches(batch_size, model.device)
+    for batch in track(batches, "scoring within", task.n_batches(batch_size)):
         total += _of_batch(model, batch, metric, circuit, steps, prepared)
     options = {"steps": steps, "quadrature": "midpoint", "within": circuit.size}
     said = describe(model, task, metric, "within a circuit", options, ablation=prepared.name)
@@ -72,7 +74,7 @@ def _of_batch(
     inside = circuit.mask.to(model.device, torch.float64)
     outside = (circuit.graph.exists & ~circuit.mask).to(inside)
     total = torch.zeros(circuit.mask.shape, dtype=torch.float64)
-    for k in range(steps):
+    for k in within(range(steps)):
         removed = (outside + (k + 0.5) / steps * inside).requires_grad_()
         with torch.enable_grad():
             logits = run_masked(model, batch, ends, spans_last(removed, circuit.graph))

@@ -75,13 +75,16 @@ def check_task_name(name: str) -> None:
         OSError: if its file cannot be found.
         ValueError: naming those that there are, and the one that was probably meant.
     """
-    from patching.tasks.generators import unknown_task
+    from patching.tasks.generators import GENERATORS, unknown_task
 
     if is_file(name):
         Path(name).stat()  # its own words where there is none
         return
+    family = name.replace("_", "-").partition(":")[0]
+    if family in GENERATORS:  # without the embedded models, which take seconds to import
+        return
     known = generators()
-    if name.replace("_", "-").partition(":")[0] not in known:
+    if family not in known:
         raise ValueError(unknown_task(name, known, f", or give a file ({', '.join(TASK_FILES)})"))
 
 

@@ -52,6 +52,11 @@ def rows_at(
     return x[tuple(index.to(x.device) for index in chosen)]
 
 
+def row_tokens(chosen: tuple[Tensor, Tensor]) -> AtLayer:
+    """A hook that leaves one token a row: those at some indices, where the activations lie."""
+    return AtLayer(lambda x: rows_at(x, chosen)[:, None])
+
+
 @contextmanager
 def placed(bridge: TransformerBridge, hooks: Iterable[tuple[str, Hook]]) -> Iterator[None]:
     """Hooks of ours at the model library's hook points, in this order, and no others removed.

@@ -71,6 +71,19 @@ class Identity:
         then = {"inside": None, **said} if "config" in said else said
         return tuple(name for name in parts if name in then and then[name] != now[name])
 
+    def require_sent(self, identity: "Identity", source: str) -> None:
+        """Refuse what was loaded here if it is not what was sent from elsewhere.
+
+        Raises:
+            ValueError: naming the parts that differ.
+        """
+        differ = self.differences(identity.facts, COMPUTES)
+        if differ:
+            raise ValueError(
+                f"{source} holds other {' and '.join(differ)} here than where it was sent from; "
+                "give all machines the same folder or revision"
+            )
+
 
 def hash_config(bridge: TransformerBridge) -> str:
     """A short hash of a model's configuration, without what changes no number.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patching.anatomy.blocks import FINAL_STREAM, Block
+from patching.anatomy.blocks import FINAL_STREAM, Block, find_blocks
 from patching.anatomy.claims import Claim, Probe, Seen, tolerance_in
 from patching.anatomy.held import held_claims, row_claims, see
 from patching.anatomy.ignored import find_ignored, refuse_ignored
@@ -51,6 +51,21 @@ def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
     if len(graphs) > 1:
         raise ValueError(f"{name} is refused: its layers differ in their numbers of heads")
     return graphs.pop()
+
+
+def found_and_proven(
+    name: str, bridge: TransformerBridge, probe: Probe
+) -> tuple[tuple[Block, ...], Graph]:
+    """The blocks of a model and their graph, held against three short runs.
+
+    Raises:
+        ValueError: naming what is not as this workbench understands.
+    """
+    with refusing(name, "its layers are not built as this workbench understands", own=True):
+        blocks = find_blocks(bridge)
+        graph = graph_of(name, blocks)
+        prove(name, bridge, blocks, probe)
+    return blocks, graph
 
 
 def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> None:

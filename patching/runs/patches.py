@@ -20,6 +20,7 @@ from patching.anatomy.places import Place, units
 from patching.memory import in_tiles, takes_many
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
+from patching.progress import within
 from patching.runs.pairs import BothRuns
 from patching.runs.recorded import Tokens, stream_points
 from patching.runs.spots import Reach, Spots
@@ -55,7 +56,7 @@ class Patching:
         groups = (
             [(0, ends[-1])] if takes_many(device) else list(zip([0, *ends], ends, strict=False))
         )
-        for start, stop in groups:
+        for start, stop in within(groups):
             work = partial(self._run, rows, values, start)
             in_tiles(stop - start, self._bytes_each(), device, work)
         found = values.cpu().view(-1, n_units).split([len(some) for some in spots])

@@ -4,9 +4,16 @@ import sys
 import time
 
 import pytest
+import torch
 
 from patching import progress
-from patching.progress import Progress, track
+from patching.memory import budget, in_tiles
+from patching.progress import Progress, beat, track, within
+
+
+@pytest.fixture(autouse=True)
+def on(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
 
 
 @pytest.fixture
@@ -39,9 +46,9 @@ def test_without_a_terminal_there_are_lines_with_rate_and_time_left(capfd, clock
             clock.append(i * 2.0)
             done.at(i)
     assert capfd.readouterr().err.splitlines() == [
-        "scoring: 10 of 100 (10%), 0.5/s, 03:00 left",
-        "scoring: 20 of 100 (20%), 0.5/s, 02:40 left",
-        "scoring: 30 of 100 (30%), 0.5/s, 02:20 left",
+        "scoring: 1 of 100 (1%), 0.5/s, 03:18 left",
+        "scoring: 11 of 100 (11%), 0.5/s, 02:58 left",
+        "scoring: 21 of 100 (21%), 0.5/s, 02:38 left",
     ]
 
 
@@ -51,8 +58,8 @@ def test_slow_work_says_something_every_minute_and_what_was_reused_is_no_speed(c
             clock.append(i * 31.0)
             work.at(500 + i)
     assert capfd.readouterr().err.splitlines() == [
-        "scoring: 502 of 1,000 (50%), 0.0323/s, 4:17:18 left",
-        "scoring: 504 of 1,000 (50%), 0.0323/s, 4:16:16 left",
+        "scoring: 501 of 1,000 (50%), 0.0323/s, 4:17:49 left",
+        "scoring: 503 of 1,000 (50%), 0.0323/s, 4:16:47 left",
     ]
 
 
@@ -97,3 +104,52 @@ def test_no_work_ends_because_its_progress_is_not_read(clock, monkeypatch):
             work.at(i)
     monkeypatch.setattr(sys, "stderr", None)
     assert list(track([1, 2], "counting", 2)) == [1, 2]
+
+
+def test_what_is_inside_an_item_says_how_far_it_is(capfd, clock):
+    """A chunk of tiles, of which each has steps: no line of their own, but a share of the whole."""
+
+    def work(span):
+        for _ in within(range(2)):
+            clock.append(clock[-1] + 10.0)
+
+    for _ in track(range(1), "patching"):
+        with budget(1):
+            in_tiles(2, 1, torch.device("cpu"), work)
+    assert capfd.readouterr().err.splitlines() == [
+        "patching: 25%, 00:30 left",
+        "patching: 50%, 00:20 left",
+        "patching: 75%, 00:10 left",
+    ]
+
+
+def test_parts_alone_and_work_that_is_hidden_show_nothing(capfd, clock):
+    for _ in within(range(3)):
+        clock.append(clock[-1] + 100.0)
+    with Progress("a worker's", 2, shown=False):
+        for _ in track(range(3), "its chunk"):
+            clock.append(clock[-1] + 100.0)
+    beat()
+    assert capfd.readouterr().err == ""
+
+
+def test_where_nobody_knows_how_much_there_is_runs_are_counted(capfd, clock):
+    with Progress("circuits doctor", None):
+        for _ in range(3):
+            clock.append(clock[-1] + 1.5)
+            beat()
+        for _ in track(range(2), "evaluating"):
+            clock.append(clock[-1] + 9.0)
+            beat()
+    assert capfd.readouterr().err.splitlines() == [
+        "circuits doctor: 2 runs of the model so far",
+        "evaluating: 0 of 2 (0%), 1 run of the model so far",
+    ]
+
+
+def test_on_a_terminal_parts_move_the_bar(monkeypatch, capfd):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress("work", 2) as outer, Progress("part", 4, shown=False) as inner:
+        outer.at(1)
+        inner.at(2)
+        assert outer._bar is not None and outer._bar.n == 1.5 and inner._bar is None
