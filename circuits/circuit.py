@@ -21,6 +21,7 @@ from patching.files.brief import as_table
 from patching.files.parsing import number, provenance_json, read_json, require_keys, shown
 from patching.files.whole import write_text
 from patching.graph import Graph
+from patching.metrics import respelled
 from patching.span_graph import AT, graph_of, plain_of, spans_of
 
 _VERSIONS = (1, 2)
@@ -242,7 +243,7 @@ def _from_content(path: str | Path, content: Mapping[str, object]) -> Circuit:
     if not isinstance(provenance, dict):
         raise ValueError(f"the provenance is {shown(provenance)}; an object would be right")
     graph = graph_of(content["graph"])
-    return from_rows(graph, [(where, *row) for where, row in named], provenance)
+    return from_rows(graph, [(where, *row) for where, row in named], respelled(provenance))
 
 
 def _checksum(content: Mapping[str, object]) -> str:

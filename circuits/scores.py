@@ -22,6 +22,7 @@ from patching.files.tensors import (
     write_tensor_file,
 )
 from patching.graph import Graph
+from patching.metrics import respelled
 from patching.span_graph import graph_of, spans_of
 
 if TYPE_CHECKING:
@@ -206,7 +207,9 @@ def load_scores(path: str | Path) -> Scores:
         provenance = parse_json(metadata["provenance"])
         if not isinstance(provenance, dict) or not torch.equal(tensors["exists"], graph.exists):
             raise ValueError("its graph, edges and provenance do not fit each other")
-        return Scores(tensors["scores"], graph, provenance, *map(tensors.get, _TENSORS[2:]))
+        return Scores(
+            tensors["scores"], graph, respelled(provenance), *map(tensors.get, _TENSORS[2:])
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

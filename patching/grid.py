@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from patching.figures import heat_map
-from patching.files.brief import briefly
+from patching.files.brief import as_table, briefly
 from patching.intervals import of_mean
 
 
@@ -105,6 +105,18 @@ class Grid:
         named = [("", ("",)), *named] if len(named) == 1 else named
         values = self.mean.double().cpu().numpy().reshape([len(labels) for _, labels in named])
         return heat_map(values, (named[0], named[1]), title=title, colour=self.quantity)
+
+    def _repr_html_(self) -> str:
+        """The mean at every place, for notebooks: two axes as rows and columns."""
+        mean, labels = self.mean.double().cpu().numpy(), list(self.axes.values())
+        names = list(self.axes)
+        if len(names) == 2:
+            across = pd.Index(labels[1], name=names[1])
+            frame = pd.DataFrame(mean, pd.Index(labels[0], name=names[0]), across)
+        else:
+            index = pd.MultiIndex.from_product(labels, names=names) if names else None
+            frame = pd.DataFrame({"mean": mean.reshape(-1)}, index)
+        return as_table(f"{self.quantity}, mean over {len(self.values)} examples:", frame)
 
     def select(self, **labels: str) -> "Grid":
         """The part of the grid at one label of some axes, which it then no longer has.

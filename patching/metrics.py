@@ -4,6 +4,7 @@ A metric takes the logits at all that is asked and the batch, and returns shape 
 example one thing is asked, the token behind its prompt, unless the batch has `several` of them.
 """
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -157,6 +158,25 @@ def accuracy(logits: Float[Tensor, "asked vocab"], batch: Batch) -> Float[Tensor
     whole = ((hit | ~some.is_token).all(dim=2) & some.is_option).any(dim=1).to(logits.dtype)
     share = _mean(hit.to(logits.dtype), some.is_token)[:, 0]
     return torch.where(batch.several.inside, share, whole)
+
+
+def name_of(metric: Metric) -> str:
+    """A metric's name in files and in the shell: one's own has that of its function.
+
+    >>> name_of(logit_diff)
+    'logit-diff'
+    """
+    return next((name for name, one in METRICS.items() if one is metric), metric.__name__)
+
+
+def respelled(said: Mapping[str, object]) -> dict[str, object]:
+    """What a file says, with the metric's name as it is now: older files have `logit_diff`.
+
+    >>> respelled({"metric": "prob_diff", "n": 3})
+    {'metric': 'prob-diff', 'n': 3}
+    """
+    name = str(said.get("metric", "")).replace("_", "-")
+    return {**said, "metric": name} if name in METRICS else dict(said)
 
 
 def measure(

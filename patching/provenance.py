@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 
 from patching.memory import current
-from patching.metrics import Metric
+from patching.metrics import Metric, name_of
 from patching.model import Model
 from patching.tasks.spans import spans_json
 from patching.tasks.task import Task
@@ -44,7 +44,7 @@ def describe(
         "origin": dict(task.origin),
         "tokens": task.hash,
         "n_examples": len(task),
-        "metric": metric.__name__,
+        "metric": name_of(metric),
         "method": method,
         "options": dict(options),
         **facts,

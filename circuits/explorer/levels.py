@@ -13,6 +13,7 @@ from circuits.judging.points import Curve
 from circuits.scores import Ranking, Scores
 from circuits.select import prune, top_n
 from patching.files.parsing import number, provenance_json, read_json
+from patching.metrics import respelled
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ def _from_json(row: object) -> Measured:
         ),
         ranking=_one_of(row["ranking"], ("signed", "absolute")),
         pruned=_one_of(row["pruned"], (True, False)),
-        metric=str(row["conditions"]["metric"]),
+        metric=str(respelled(row["conditions"])["metric"]),
         ablation=str(row["conditions"]["ablation"]),
         n_examples=len(list(row["examples"]["clean"])),
         scores=dict(row["provenance"]["scores"]),

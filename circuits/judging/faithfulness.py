@@ -29,7 +29,7 @@ from circuits.select import prune, top_n
 from patching.ablations import Ablation, resample
 from patching.graph import Graph
 from patching.intervals import check_draws, interval, ratio_of_means
-from patching.metrics import Metric, accuracy, kl
+from patching.metrics import Metric, accuracy, kl, name_of
 from patching.model import Model
 from patching.paths import Direction
 from patching.span_graph import plain_of, spans_of
@@ -167,7 +167,7 @@ def conditions(trial: Trial, sweep: Sweep) -> Conditions:
         positions=f"by span: {', '.join(spans)}" if (spans := trial.task.apart) else "all tokens",
         direction=noising if trial.direction == "noising" else denoising,
         ablated_set=sets[sweep.ablated],
-        metric=trial.metric.__name__,
+        metric=name_of(trial.metric),
         averaging="ratio of means over examples (per-example ratios beside it)",
     )
 

@@ -25,7 +25,7 @@ from patching.graph import Graph
 from patching.grid import Grid
 from patching.intervals import LEVEL
 from patching.memory import in_tiles
-from patching.metrics import Metric
+from patching.metrics import Metric, name_of
 from patching.model import Model
 from patching.tasks.task import Task
 
@@ -115,7 +115,7 @@ def shapley_values(
         axes = head_axes(model)
         shares = shares.reshape(len(task), model.graph.n_layers, model.graph.n_heads)
     made_by = {"orders": orders, "seed": seed, "ablation": ablation(model).name, "task": task.hash}
-    quantity = f"Shapley value ({metric.__name__})"
+    quantity = f"Shapley value ({name_of(metric)})"
     grid = Grid(quantity, shares, axes, values[everyone], values[frozenset()], made_by)
     return Shapley(names, grid, gains.mean(dim=2), len(values) * len(task))
 

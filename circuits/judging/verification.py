@@ -28,7 +28,7 @@ from patching.ablations import Ablation, Prepared, resample
 from patching.anatomy.identity import COMPUTES
 from patching.files.brief import briefly
 from patching.intervals import LEVEL, Estimate
-from patching.metrics import Metric
+from patching.metrics import Metric, name_of
 from patching.model import Model
 from patching.span_graph import plain_of, spans_of
 from patching.tasks.task import Task
@@ -285,7 +285,7 @@ def _check(model: Model, metric: Metric, scores: Scores, ablation: Prepared) -> 
             f"these scores were made with another {' and another '.join(differ)} than {model.name} "
             "has; the two must be the same"
         )
-    asked = {"metric": metric.__name__, "ablation": ablation.name}
+    asked = {"metric": name_of(metric), "ablation": ablation.name}
     for field, ours in asked.items():
         theirs = scores.provenance.get(field, ours)
         if theirs != ours:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from circuits.scoring import METHODS
 from patching.files.parsing import shown
-from patching.metrics import METRICS
+from patching.metrics import METRICS, respelled
 
 Provenance = Mapping[str, object]
 
@@ -134,9 +134,9 @@ def _cut(origin: Mapping[str, object]) -> dict[str, object]:
 
 
 def _metric(provenance: Provenance, elsewhere: Elsewhere) -> list[str]:
-    for name, metric in METRICS.items():
-        if metric.__name__ == provenance.get("metric"):
-            return _options({"metric": name})
+    name = respelled(provenance).get("metric")
+    if name in METRICS:
+        return _options({"metric": name})
     raise ValueError(f"a metric of a known name (it was {provenance.get('metric')})")
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from circuits.repeating.recorded import Named, Recorded
+from patching.metrics import respelled
 
 Verdict = Literal["same", "differs"]
 
@@ -188,7 +189,7 @@ def hashes(provenance: Mapping[str, object]) -> dict[str, str]:
 
 
 def _facts(provenance: Mapping[str, object]) -> dict[str, str]:
-    said = made_by(provenance)
+    said = respelled(made_by(provenance))
     facts = {name: said.get(name) for name in _TOLD}
     for group in ("versions", "files"):
         within = said.get(group)

@@ -16,7 +16,7 @@ from circuits.running.many import measure_circuits, run_circuits
 from circuits.running.pair import Pair, run_pair
 from patching.ablations import Ablation, Prepared, resample
 from patching.files.brief import as_table, briefly
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure, name_of
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Direction
@@ -177,7 +177,7 @@ class _Job:
         options = {
             "circuits": hashlib.sha256(np.packbits(masks).tobytes()).hexdigest(),
             "n_circuits": len(circuits),
-            "metrics": [metric.__name__ for metric in self.metrics],
+            "metrics": [name_of(metric) for metric in self.metrics],
             "direction": self.direction,
         }
         return describe(

@@ -17,7 +17,7 @@ from patching.anatomy.stack import skipping
 from patching.figures import COLOURS, SMALL, blank
 from patching.files.brief import briefly
 from patching.grid import Grid
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure, name_of
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.progress import track
@@ -133,7 +133,7 @@ def compress(
     clean, corrupt = (torch.cat(values) for values in zip(*ends, strict=True))
     provenance = {"place": place, "variance": space.variance.tolist(), "task": task.hash}
     axes = {"rank": tuple(map(str, chosen))}
-    return Grid(metric.__name__, torch.cat(parts), axes, clean, corrupt, provenance)
+    return Grid(name_of(metric), torch.cat(parts), axes, clean, corrupt, provenance)
 
 
 def draw_ranks(grid: Grid, *, title: str | None = None) -> Figure:

@@ -9,7 +9,7 @@ from torch import Tensor
 from patching.anatomy.blocks import widen
 from patching.anatomy.devices import rows_at
 from patching.live import Live, Start, differentiate
-from patching.metrics import Metric, require_slope
+from patching.metrics import Metric, name_of, require_slope
 from patching.model import Model
 from patching.neurons.conflicts import ConflictTask
 from patching.neurons.runs import record_neurons
@@ -51,7 +51,7 @@ def gradient_activation(
         return neurons * gradient, None
 
     require_slope(metric, "to score neurons by", at_clean=True)
-    plan = Plan("gradient-activation", f"effect on {metric.__name__}", metric, {"rule": "plain"})
+    plan = Plan("gradient-activation", f"effect on {name_of(metric)}", metric, {"rule": "plain"})
     return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 
@@ -79,7 +79,7 @@ def relp_neurons(
         return (neurons - record_neurons(model, without_context).stacked) * relevance, None
 
     require_slope(metric, "to score neurons by", at_clean=True)
-    plan = Plan("relp", f"effect on {metric.__name__}", metric, {"rule": rule.name}, (rule,))
+    plan = Plan("relp", f"effect on {name_of(metric)}", metric, {"rule": rule.name}, (rule,))
     return gather(model, conflicts, plan, work, Doing(batch_size, run))
 
 

@@ -8,7 +8,7 @@ from patching.anatomy.blocks import FINAL_STREAM, widen
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.lens.vocabulary import Vocabulary, find_vocabulary
 from patching.memory import in_tiles
-from patching.metrics import Metric, measure
+from patching.metrics import Metric, measure, name_of
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.neurons.conflicts import ConflictTask
@@ -92,7 +92,7 @@ def exact_ablation(
         raise ValueError(f"the replacement is 'without context' or 'zero', got {replacement!r}")
     _check_shortlist(model, neurons)
     options = {"replacement": replacement, "neurons": list(neurons.names)}
-    only, quantity = tuple(neurons), f"effect on {metric.__name__}"
+    only, quantity = tuple(neurons), f"effect on {name_of(metric)}"
     plan = Plan("exact-ablation", quantity, metric, options, only=only)
 
     @without_gradients

@@ -14,7 +14,7 @@ from patching.ablations import Ablation, Prepared
 from patching.anatomy.blocks import EMBEDDING
 from patching.capture import capture
 from patching.grid import Grid
-from patching.metrics import Metric, measure, require_slope
+from patching.metrics import Metric, measure, name_of, require_slope
 from patching.model import Model
 from patching.progress import track
 from patching.tasks.task import Batch, Task
@@ -70,7 +70,7 @@ def attribute_tokens(
     }
     axes = {"pos": tuple(map(str, range(task.max_length)))}
     known = corrupt if method.uses_baseline else None
-    quantity = f"{method.name} ({metric.__name__})"
+    quantity = f"{method.name} ({name_of(metric)})"
     return Grid(quantity, torch.cat(found), axes, clean, known, provenance)
 
 

@@ -15,6 +15,7 @@ from circuits.drawing import draw
 from circuits.scores import Scores
 from patching.files.brief import brief
 from patching.graph import Graph
+from patching.grid import Grid
 from patching.tasks import Prompt, Task
 
 GRAPH = Graph(n_layers=2, n_heads=2, n_kv_heads=1)
@@ -64,7 +65,10 @@ def test_results_are_tables_in_a_notebook():
     circuit = random_circuit(GRAPH, 5, 0)
     values = Evaluation(torch.ones(1, 3), torch.full((3,), 2.0), torch.zeros(3))
     compared = compare_circuits({"a": circuit, "b": Circuit.full(GRAPH)})
-    for one in (scores, circuit, values, compared):
+    axes = {"layer": ("0", "1"), "head": ("0", "1")}
+    grid = Grid("effect", torch.ones(3, 2, 2), axes)
+    grids = (grid, grid.select(layer="0"), grid.select(layer="0", head="1"))
+    for one in (scores, circuit, values, compared, *grids):
         assert "<table" in one._repr_html_()
     assert "<b>eap" not in scores._repr_html_()
     assert "0.5" in values._repr_html_()
