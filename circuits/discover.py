@@ -10,6 +10,7 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.export import save
+from circuits.judging.chance import connected_circuits
 from circuits.judging.resampling import Resampled, resampled
 from circuits.judging.smallest import ENOUGH, smallest_of
 from circuits.reporting.measurements import Kind, Measurements
@@ -17,7 +18,6 @@ from circuits.reporting.report import Findings, Measured, Verdict, render, usabl
 from circuits.running.evaluation import Evaluation, evaluate
 from circuits.running.trial import Trial, prepare
 from circuits.scores import Ranking, Scores
-from circuits.select import random_circuit
 from patching.ablations import Ablation, resample
 from patching.files.whole import write_text
 from patching.lens.text import prompt_texts
@@ -184,7 +184,7 @@ def _judge(
     """Run the circuit, others of its kind and random ones on the last of the tasks."""
     judged = tasks[-1]
     nested = _nested(search, scores, circuit)
-    chance = [random_circuit(circuit.graph, circuit.size, search.seed + i) for i in range(N_RANDOM)]
+    chance = connected_circuits(circuit, N_RANDOM, seed=search.seed)
     circuits = [*nested, *chance]
     evaluation = evaluate(
         model,

@@ -81,7 +81,7 @@ def greedy(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> 
     for _ in range(n):
         _, source, dest = heapq.heappop(heap)
         mask[source, dest] = True
-        for reader in _readers_of(graph, source, dest % n_spans) - reached:
+        for reader in readers_of(graph, source, dest % n_spans) - reached:
             reached.add(reader)
             for writer in _into(graph, reader):
                 heapq.heappush(heap, (-merit[writer][reader], writer, reader))
@@ -186,7 +186,7 @@ def _reached(
     return (same @ here.float() + moved @ anywhere.float()) > 0
 
 
-def _readers_of(graph: Graph, source: int, span: int) -> set[int]:
+def readers_of(graph: Graph, source: int, span: int) -> set[int]:
     """The readers whose input reaches what a writer writes at a span."""
     if not spans_of(graph):
         return set(graph.feeds[:, source].nonzero().flatten().tolist())

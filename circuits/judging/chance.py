@@ -1,15 +1,19 @@
 """Random circuits to compare with: what a circuit of that size keeps by chance. Knows no model."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.nodes import inner_nodes, node_circuit
-from circuits.select import prune, random_circuit
+from circuits.select import prune, random_circuit, readers_of
 from patching.graph import Graph
+from patching.span_graph import spans_of
+
+_TRIES = 50
 
 
 def uniform_circuits(circuit: Circuit, n: int, *, seed: int, pruned: bool) -> list[Circuit]:
@@ -31,6 +35,68 @@ def layer_matched_circuits(circuit: Circuit, n: int, *, seed: int, pruned: bool)
     """
     drawn = [layer_matched(circuit, seed + i) for i in range(n)]
     return _pruned(drawn) if pruned else drawn
+
+
+def connected_circuits(circuit: Circuit, n: int, *, seed: int) -> list[Circuit]:
+    """Random circuits with as many edges as `circuit`, each on a path from `embed` to `logits`.
+
+    The hardest to beat: random edges alone lead nowhere in a deep model, and keep nothing whatever
+    they are. See `connected`.
+    """
+    return [connected(circuit.graph, circuit.size, seed + i) for i in range(n)]
+
+
+def connected(graph: Graph, n: int, seed: int) -> Circuit:
+    """The union of random paths from `embed` to `logits`, of n edges or the most that fit in n.
+
+    A path goes back from the logits: from a reader to any writer before it, alike, and from there
+    to any of the writer's own readers. Shi et al. 2024, "Hypothesis Testing the Circuit Hypothesis
+    in LLMs", arXiv:2410.13032, draw the circuits they compare with so. Where no path fits any more,
+    single edges between nodes that are on one fill up.
+
+    >>> connected(Graph(n_layers=1, n_heads=1, n_kv_heads=1), 1, seed=0).edges
+    [('embed', 'logits')]
+    """
+    draw = random.Random(seed)
+    into = [column.nonzero().flatten().tolist() for column in graph.exists.T]
+    edges: set[tuple[int, int]] = set()
+    missed = 0
+    while len(edges) < n and missed < _TRIES:
+        longer = edges | set(_path(graph, into, draw))
+        missed = missed + 1 if len(longer) > n or longer == edges else 0
+        edges = edges if len(longer) > n else longer
+    mask = torch.zeros_like(graph.exists)
+    for edge in edges:
+        mask[edge] = True
+    mask = _filled(mask, graph, n, seed)
+    selection = {"selector": "random paths", "requested": n, "size": int(mask.sum()), "seed": seed}
+    return Circuit(mask, graph, None, {"selection": selection})
+
+
+def _path(
+    graph: Graph, into: Sequence[Sequence[int]], draw: random.Random
+) -> Iterator[tuple[int, int]]:
+    """The edges of one path, the last first; with spans apart, from the logits at any of them."""
+    n_spans = max(len(spans_of(graph)), 1)
+    dest, embed = len(into) - 1 - draw.randrange(n_spans), graph.source_index("embed")
+    while True:
+        source = draw.choice(into[dest])
+        yield source, dest
+        if source == embed:
+            return
+        dest = draw.choice(sorted(readers_of(graph, source, dest % n_spans)))
+
+
+def _filled(
+    mask: Bool[Tensor, "source dest"], graph: Graph, n: int, seed: int
+) -> Bool[Tensor, "source dest"]:
+    """With random edges between nodes that have edges, up to n."""
+    between = graph.exists & mask.any(dim=1)[:, None] & mask.any(dim=0)[None, :] & ~mask
+    free = between.flatten().nonzero().squeeze(1)
+    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(seed))
+    filled = mask.clone()
+    filled.view(-1)[free[order[: n - int(mask.sum())]]] = True
+    return filled
 
 
 def layer_matched(circuit: Circuit, seed: int) -> Circuit:

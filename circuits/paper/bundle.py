@@ -41,7 +41,8 @@ _PAPER = r"""%% All parts of the bundle in one document; take what you need.
 %(figures)s\begin{table}[htp]\centering\footnotesize
 \input{faithfulness.tex}
 \caption{What circuits keep of the model's metric: faithfulness by number of edges, with its 95\%%
-percentile bootstrap interval over prompts; of random circuits the mean and the range.}
+percentile bootstrap interval over prompts. The control, circuits of as many edges drawn as random
+paths from the embedding to the logits, has its mean and its range.}
 \end{table}
 \begin{table}[htp]\centering\footnotesize
 \input{edges.tex}

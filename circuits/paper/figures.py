@@ -9,7 +9,7 @@ from patching.figures import COLOURS, blank, legend_below, log_ticks
 def plot_measurements(measurements: Measurements, *, title: str | None = None) -> Figure:
     """Faithfulness by the number of edges, shaded by its 95 % interval over prompts.
 
-    The ring is the circuit that was asked for, crosses are random circuits of its size. A size of
+    The ring is the circuit that was asked for, crosses are random paths of as many edges. A size of
     0 has no place on the logarithmic axis.
     """
     figure, axes = blank(width=3.25, height=2.4, title=title)
@@ -22,7 +22,7 @@ def plot_measurements(measurements: Measurements, *, title: str | None = None) -
     axes.plot(edges, kept, color=COLOURS[0], marker="o", markersize=3, linewidth=1, label="by size")
     for kind, look, label in (
         ("circuit", {"marker": "o", "markersize": 8, "markerfacecolor": "none"}, "this circuit"),
-        ("random", {"marker": "x", "markersize": 4, "linestyle": "none"}, "random"),
+        ("random", {"marker": "x", "markersize": 4, "linestyle": "none"}, "random paths"),
     ):
         chosen = [row for row in rows if row.kind == kind]
         colour = COLOURS[1] if kind == "circuit" else "#666666"

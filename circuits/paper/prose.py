@@ -154,7 +154,9 @@ def _judging(run: Run) -> list[Piece]:
         if kept
         else ""
     )
-    chance = f"; {len(kept)} random circuits of that size kept {ends}" if kept else ""
+    chance = (
+        f"; {len(kept)} circuits of that size, drawn as random paths, kept {ends}" if kept else ""
+    )
     return [
         f"We judged the circuit on {measured.prompts}, ablating every edge outside it "
         f"{ablated(str(run.stated('ablation') or 'an unknown ablation'))}. The mean "

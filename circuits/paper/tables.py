@@ -70,7 +70,7 @@ def faithfulness_latex(run: Run) -> str:
         reached = [row.metric for row in chance]
         rows.append(
             (
-                f"{len(chance)} random",
+                f"random paths, mean of {len(chance)}",
                 f"{chance[0].edges:,}",
                 _math(readable(metric, sum(reached) / len(reached))),
                 _share(sum(kept) / len(kept)),

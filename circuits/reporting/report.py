@@ -22,6 +22,10 @@ SIGN = (
     "A positive score means that the edge helps the metric in the clean run; a negative one, that "
     "it works against it. Scores are in units of the metric."
 )
+BY_CHANCE = (
+    "Random paths are the control: circuits of as many edges, all on paths from embed to logits, "
+    "drawn at random."
+)
 _MACHINERY = ("memory",)
 _NOTHING: tuple[object, ...] = (None, [], (), {}, "")
 _FAITHFULNESS = (
@@ -192,6 +196,7 @@ def render(findings: Findings, *, figure: str, top: int = 20) -> str:
         _runs(findings),
         *([f"{findings.resampled.sentence}."] if findings.resampled else []),
         explain_faithfulness(in_markdown(str(findings.settings.get("ablation", "resample")))),
+        *([BY_CHANCE] if findings.random else []),
         f"![The circuit]({figure})",
         SIGN,
         "## Faithfulness by size",
@@ -248,7 +253,7 @@ def _runs(findings: Findings) -> str:
         ("clean run (all edges)", f"{n_edges:,}", readable(name, findings.clean), percent(1.0)),
         ("**this circuit**", f"{size:,}", *_reached(name, found)),
         *(
-            (f"random circuit {i}", f"{r.edges:,}", *_reached(name, r))
+            (f"random paths {i}", f"{r.edges:,}", *_reached(name, r))
             for i, r in enumerate(findings.random, 1)
         ),
         ("no edge", "0", readable(name, findings.corrupt), percent(0.0)),

@@ -111,6 +111,6 @@ def _print_findings(args: Namespace, findings: "Findings") -> None:
     chance = ", ".join(percent(measured.faithfulness) for measured in findings.random)
     say_choice(findings.circuit)
     say_compared(findings.circuit.provenance)
-    print(f"faithfulness {percent(found.faithfulness)}; random circuits of that size: {chance}")
+    print(f"faithfulness {percent(found.faithfulness)}; as many edges on random paths: {chance}")
     if findings.resampled is not None:
         print(fill(findings.resampled.sentence, 88))

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from circuits.judging.chance import (
+    connected,
+    connected_circuits,
     edge_layers,
     layer_matched,
     layer_matched_circuits,
@@ -9,6 +11,7 @@ from circuits.judging.chance import (
 )
 from circuits.select import prune, random_circuit
 from patching.graph import Graph
+from patching.span_graph import kept_apart
 
 GRAPHS = [Graph(3, 4, 4), Graph(3, 4, 2), Graph(2, 2, 2, parallel=True)]
 
@@ -31,6 +34,24 @@ def test_uniform_circuits_have_the_size_and_differ(graph):
     circuits = uniform_circuits(random_circuit(graph, 20, seed=0), 5, seed=1, pruned=False)
     assert [circuit.size for circuit in circuits] == [20] * 5
     assert len(set(circuits)) == 5
+
+
+@pytest.mark.parametrize("graph", [*GRAPHS, kept_apart(Graph(2, 2, 1), ("rest", "IO"))])
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_random_paths_have_the_size_differ_and_lead_from_embed_to_logits(graph, share):
+    n = max(2, int(share * graph.n_edges))
+    drawn = connected_circuits(random_circuit(graph, n, seed=0), 3, seed=1)
+    assert [circuit.size for circuit in drawn] == [n] * 3
+    assert [prune(circuit).size for circuit in drawn] == [n] * 3
+    assert len(set(drawn)) == (1 if n == graph.n_edges else 3)
+    assert connected(graph, n, seed=1) == drawn[0]
+
+
+def test_random_paths_of_a_deep_model_are_circuits_where_random_edges_are_none():
+    graph = Graph(30, 9, 3)
+    assert prune(random_circuit(graph, 100, seed=0)).size < 10
+    assert prune(connected(graph, 100, seed=0)).size == 100
+    assert connected(graph, 0, seed=0).size == 0
 
 
 @pytest.mark.parametrize("draw", [uniform_circuits, layer_matched_circuits])
