@@ -63,6 +63,8 @@ class Box:
 class Stroke:
     """A line through points in pairs: S-shaped within a pair, straight up between pairs.
 
+    `across`: straight to the right between pairs.
+
     `faint` is a dotted link that is no edge. `arrow` is the end that has a head, if one has. `ends`
     name the nodes that something is moved between.
     """
@@ -75,6 +77,18 @@ class Stroke:
     faint: bool = False
     arrow: Literal["", "start", "end"] = ""
     ends: tuple[str, str] | None = None
+    across: bool = False
+
+    def bends(self) -> list[tuple[Point, Point, Point, Point]]:
+        """Each pair of points, with the two that the curve between them bends to."""
+        found = []
+        for start, end in zip(self.points[0::2], self.points[1::2], strict=True):
+            (x0, y0), (x1, y1) = start, end
+            middle = (x0 + x1) / 2 if self.across else (y0 + y1) / 2
+            near = (middle, y0) if self.across else (x0, middle)
+            far = (middle, y1) if self.across else (x1, middle)
+            found.append((start, near, far, end))
+        return found
 
 
 @dataclass(frozen=True)

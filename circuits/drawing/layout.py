@@ -6,7 +6,7 @@ passes rows gets a lane of its own in each of them, so that no edge runs behind 
 in units of one box width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from circuits.circuit import Circuit
 from circuits.drawing.bands import bands, links
@@ -49,7 +49,8 @@ class Layout:
 
     `links` join a shared key-value head to the heads that use it; they are no edges. Neither are
     `moves`, from where a head's keys and values read to where it writes, in another span's column.
-    `heads` are the columns' names, each above its middle.
+    `heads` are the columns' names, each above its middle. `across`: rows are columns from left to
+    right, and boxes as wide as they are high elsewhere, in units that differ by direction.
     """
 
     nodes: tuple[Placed, ...]
@@ -57,13 +58,36 @@ class Layout:
     links: tuple[Arc, ...]
     moves: tuple[Arc, ...] = ()
     heads: tuple[tuple[str, Point], ...] = ()
+    across: bool = False
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Width and height of a box."""
+        return (BOX_HEIGHT, BOX_WIDTH) if self.across else (BOX_WIDTH, BOX_HEIGHT)
+
+    def turned(self) -> "Layout":
+        """From left to right what goes from the bottom to the top; names of columns have no place.
+
+        Raises:
+            ValueError: if spans have columns.
+        """
+        if self.heads:
+            raise ValueError("spans have columns side by side; leave out across")
+        nodes = tuple(replace(node, x=node.y, y=-node.x) for node in self.nodes)
+        arcs, links = (
+            tuple(replace(arc, points=tuple((y, -x) for x, y in arc.points)) for arc in some)
+            for some in (self.arcs, self.links)
+        )
+        return Layout(nodes, arcs, links, across=True)
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, right, bottom and top of everything; all 0 where there is nothing."""
         points = [point for arc in (*self.arcs, *self.links) for point in arc.points]
         xs = [x for x, _ in points]
-        xs += [node.x + side * BOX_WIDTH / 2 for node in self.nodes for side in (-1, 1)]
-        ys = [node.y + side * BOX_HEIGHT / 2 for node in self.nodes for side in (-1, 1)]
+        ys = [y for arc in self.arcs if self.across for _, y in arc.points]
+        wide, high = self.box
+        xs += [node.x + side * wide / 2 for node in self.nodes for side in (-1, 1)]
+        ys += [node.y + side * high / 2 for node in self.nodes for side in (-1, 1)]
         ys += [y + BOX_HEIGHT / 2 for _, (_, y) in self.heads]
         return (min(xs), max(xs), min(ys), max(ys)) if self.nodes else (0.0, 0.0, 0.0, 0.0)
 

@@ -22,8 +22,8 @@ from circuits.drawing.canvas import (
     fitted,
     frame,
 )
-from circuits.drawing.layout import BOX_HEIGHT, BOX_WIDTH, PORTS, Arc, Layout, Placed
-from circuits.drawing.legible import UNIT, legible, size_of
+from circuits.drawing.layout import BOX_HEIGHT, PORTS, Arc, Layout, Placed, Point
+from circuits.drawing.legible import legible, size_of, unit_of
 from circuits.drawing.roles import Roles
 from circuits.naming import plain_name
 
@@ -44,6 +44,7 @@ FIRST, SECOND = "#009E73", "#CC79A7"  # of two circuits; not the colours of the 
 MOVED = "#444444"
 
 _LETTERS = 14  # of a user's label, in one line
+_LETTER = 0.13  # inches: the letters at both sides of a name, the right ones of nothing
 
 
 def picture(
@@ -55,6 +56,7 @@ def picture(
     height: float | int | None = None,
     labels: Mapping[str, str] | None = None,
     roles: Roles | None = None,
+    across: bool = False,
 ) -> Picture:
     """The circuit from `embed` at the bottom to `logits` at the top; letters mark q, k and v.
 
@@ -70,23 +72,24 @@ def picture(
             merged and squeezed to fit.
         labels: other names for nodes.
         roles: colours for heads, explained in the legend.
+        across: from `embed` at the left to `logits` at the right, for slides and wide pages.
 
     Raises:
-        ValueError: if `most_edges` edges are not legible at that size, or are less than 1, or
-            labels or roles name nodes that are not there.
+        ValueError: if `most_edges` edges are not legible at that size, or are less than 1, labels
+            or roles name nodes that are not there, or spans that are apart are to go across.
     """
     names = _checked_labels(circuit, labels or {})
     if roles is not None:
         roles.check(circuit.graph)
     size = size_of(width, height)
-    shown, layout = legible(circuit, most_edges, size)
+    shown, layout = legible(circuit, most_edges, size, across=across)
     used = [] if roles is None else [r for r in roles.members if _is_used(r, layout, roles)]
     legend = [*signs([arc.score for arc in layout.arcs]), *_of_links(layout)]
     legend += [Key(role, roles.colour(role), square=True) for role in used if roles is not None]
     paper = _paper(layout, legend, size, title)
     largest = max((abs(arc.score or 0.0) for arc in layout.arcs), default=0.0)
     strokes = [
-        _stroke(arc, paper, largest)
+        _stroke(arc, paper, largest, across=across)
         for arc in sorted(layout.arcs, key=lambda arc: abs(arc.score or 0.0))
     ]
     caption = _caption(circuit, shown) + ("; width: |score|" if shown.scores is not None else "")
@@ -103,6 +106,7 @@ def picture_difference(
     most_edges: int | None = None,
     width: Width = None,
     height: float | int | None = None,
+    across: bool = False,
 ) -> Picture:
     """Two circuits in one drawing: edges only in the first, only in the second, and in both.
 
@@ -112,7 +116,7 @@ def picture_difference(
     mask = a.mask | (b - a).mask  # of one graph, or refused
     union = Circuit(mask, a.graph, _strength(a, b))
     size = size_of(width, height)
-    shown, layout = legible(union, most_edges, size)
+    shown, layout = legible(union, most_edges, size, across=across)
     parts = (a - b, b - a, a & b)
     counts = [f"{part.size} only in {name}" for part, name in zip(parts, names, strict=False)]
     counts.append(f"{parts[2].size} in both")
@@ -131,7 +135,8 @@ def picture_difference(
     for which, arc in zip(where, layout.arcs, strict=True):
         colour, dashed = styles[which]
         points = tuple(paper.at(point) for point in arc.points)
-        strokes.append(Stroke(points, colour, 0.7 if which == 2 else 1.3, dashed))
+        wide = 0.7 if which == 2 else 1.3
+        strokes.append(Stroke(points, colour, wide, dashed, across=across))
     strokes.sort(key=lambda stroke: stroke.colour != NEUTRAL)
     caption = f"edges: {', '.join(counts)}"
     caption += f"; {shown.size} shown" if shown.size < union.size else ""
@@ -186,12 +191,12 @@ def _paper(
     size: tuple[float | None, float],
     title: str | None,
 ) -> Frame:
-    unit, (width, height) = (UNIT, UNIT), size
+    (width, height), unit = size, unit_of(layout)
     has_title = title is not None
     return frame(layout.bounds(), unit, legend, width=width, height=height, has_title=has_title)
 
 
-def _stroke(arc: Arc, paper: Frame, largest: float) -> Stroke:
+def _stroke(arc: Arc, paper: Frame, largest: float, *, across: bool) -> Stroke:
     share = abs(arc.score) / largest if arc.score is not None and largest else 0.3
     return Stroke(
         tuple(paper.at(point) for point in arc.points),
@@ -199,6 +204,7 @@ def _stroke(arc: Arc, paper: Frame, largest: float) -> Stroke:
         0.4 + 2.0 * share,
         dashed=(arc.score or 0.0) < 0,
         opacity=0.55 + 0.45 * share,
+        across=across,
     )
 
 
@@ -211,14 +217,14 @@ def _composed(
     looks: tuple[Mapping[str, str], Roles | None],
 ) -> Picture:
     links = [
-        Stroke(tuple(paper.at(p) for p in link.points), LINK, 0.5, faint=True)
+        Stroke(tuple(map(paper.at, link.points)), LINK, 0.5, faint=True, across=layout.across)
         for link in layout.links
     ]
     links += [_move(move, paper) for move in layout.moves]
     return Picture(
         width=paper.width,
         height=paper.height,
-        boxes=tuple(_box(node, paper, *looks) for node in layout.nodes),
+        boxes=tuple(_box(node, layout, paper, *looks) for node in layout.nodes),
         strokes=(*links, *strokes),
         marks=(*_letters(layout, paper), *_heads(layout, paper)),
         legend=arranged(legend, paper.width),
@@ -227,29 +233,38 @@ def _composed(
     )
 
 
-def _box(node: Placed, paper: Frame, names: Mapping[str, str], roles: Roles | None) -> Box:
+def _box(
+    node: Placed, layout: Layout, paper: Frame, names: Mapping[str, str], roles: Roles | None
+) -> Box:
     role = None if roles is None else roles.of(node.name)
     fill = FILLS[node.kind] if role is None or roles is None else roles.colour(role)
     label = names.get(node.name, node.label)
     x, y = paper.at((node.x, node.y))
-    wide, high = BOX_WIDTH * paper.unit[0], BOX_HEIGHT * paper.unit[1]
-    lift = 0.06 * paper.unit[1] if node.kind in ("head", "group") else 0.0
-    return Box(label, x, y, wide, high, fill, fitted(label, wide - 0.01, TYPE * paper.scale), lift)
+    wide, high = layout.box[0] * paper.unit[0], layout.box[1] * paper.unit[1]
+    has_letters = node.kind in ("head", "group")
+    lift = 0.06 * paper.unit[1] if has_letters and not layout.across else 0.0
+    room = wide - (_LETTER * paper.scale if has_letters and layout.across else 0.01)
+    return Box(label, x, y, wide, high, fill, fitted(label, room, TYPE * paper.scale), lift)
 
 
 def _letters(layout: Layout, paper: Frame) -> tuple[Mark, ...]:
     """Marks at the query, key and value inputs that are used."""
     nodes = {node.name: node for node in layout.nodes}
     readers = {arc.reader: nodes[arc.dest_node] for arc in layout.arcs}
+    size = max(4.0, 4.5 * paper.scale)
     return tuple(
-        Mark(
-            (letter := plain_name(reader)[-1]),
-            *paper.at((node.x + PORTS[letter], node.y - BOX_HEIGHT / 2 + 0.02)),
-            max(4.0, 4.5 * paper.scale),
-        )
+        Mark(letter, *_port(letter, node, layout, paper, size), size)
         for reader, node in readers.items()
-        if reader != node.name
+        if reader != node.name and (letter := plain_name(reader)[-1])
     )
+
+
+def _port(letter: str, node: Placed, layout: Layout, paper: Frame, size: float) -> Point:
+    """Where a letter stands: at the foot of a box, or inside its left edge."""
+    if not layout.across:
+        return paper.at((node.x + PORTS[letter], node.y - BOX_HEIGHT / 2 + 0.02))
+    x, y = paper.at((node.x - BOX_HEIGHT / 2, node.y - PORTS[letter]))
+    return x + 0.035 * paper.scale, y - size / 2 / 72
 
 
 def _move(move: Arc, paper: Frame) -> Stroke:

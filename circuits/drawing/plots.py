@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ def draw(
     height: float | int | None = None,
     labels: Mapping[str, str] | None = None,
     roles: Roles | None = None,
+    across: bool = False,
 ) -> Figure:
     """The circuit from `embed` at the bottom to `logits` at the top, as `picture` describes.
 
@@ -39,7 +41,7 @@ def draw(
         ValueError: as `picture`.
     """
     size = {"width": width, "height": height}
-    looks = {"title": title, "labels": labels, "roles": roles}
+    looks = {"title": title, "labels": labels, "roles": roles, "across": across}
     return paint(picture(circuit, most_edges=most_edges, **size, **looks))
 
 
@@ -52,13 +54,14 @@ def draw_difference(
     most_edges: int | None = None,
     width: Width = None,
     height: float | int | None = None,
+    across: bool = False,
 ) -> Figure:
     """Edges only in the first circuit, only in the second and in both, in three looks.
 
     Raises:
         ValueError: as `picture_difference`.
     """
-    size = {"width": width, "height": height}
+    size = {"width": width, "height": height, "across": across}
     return paint(picture_difference(a, b, names, title=title, most_edges=most_edges, **size))
 
 
@@ -118,7 +121,7 @@ def render(figure: Figure, kind: str) -> bytes:
 def _paint_stroke(axes: Axes, stroke: Stroke) -> None:
     points, corners = _with_head(stroke)
     path = PathPatch(
-        _curve(points),
+        _curve(replace(stroke, points=points)),
         fill=False,
         edgecolor=stroke.colour,
         linewidth=stroke.width,
@@ -134,7 +137,7 @@ def _paint_stroke(axes: Axes, stroke: Stroke) -> None:
         axes.add_patch(Polygon(corners, facecolor=stroke.colour, linewidth=0, zorder=2.5))
 
 
-def _with_head(stroke: Stroke) -> tuple[Sequence[Point], Sequence[Point]]:
+def _with_head(stroke: Stroke) -> tuple[tuple[Point, ...], Sequence[Point]]:
     """The points of a line that ends inside its arrow's head, and the head's corners."""
     if not stroke.arrow:
         return stroke.points, ()
@@ -190,14 +193,13 @@ def _paint_key(figure: Figure, key: Key) -> None:
     figure.text((key.x + 0.22) / wide, y, key.label, **look)
 
 
-def _curve(points: Sequence[Point]) -> Curve:
-    """Straight up beside the boxes, in S-shaped curves from row to row."""
-    vertices, codes = [points[0]], [Curve.MOVETO]
-    for (x0, y0), (x1, y1) in zip(points[0::2], points[1::2], strict=True):
-        if vertices[-1] != (x0, y0):
-            vertices.append((x0, y0))
+def _curve(stroke: Stroke) -> Curve:
+    """Straight beside the boxes, in S-shaped curves from row to row."""
+    vertices, codes = [stroke.points[0]], [Curve.MOVETO]
+    for start, near, far, end in stroke.bends():
+        if vertices[-1] != start:
+            vertices.append(start)
             codes.append(Curve.LINETO)
-        middle = (y0 + y1) / 2
-        vertices += [(x0, middle), (x1, middle), (x1, y1)]
+        vertices += [near, far, end]
         codes += [Curve.CURVE4] * 3
     return Curve(vertices, codes)

@@ -4,8 +4,6 @@ Drawn from the same coordinates as every other picture. Needs the package `tikz`
 is of the class `standalone` where LaTeX has it, and otherwise an article of the picture's size.
 """
 
-from collections.abc import Sequence
-
 from circuits.drawing.canvas import Box, Key, Picture, Point, Stroke, is_dark
 from circuits.export.latex import PREAMBLE, escaped
 
@@ -74,18 +72,17 @@ def _stroke(stroke: Stroke) -> str:
         options.append("dash pattern=on 4pt off 2pt")
     if stroke.arrow:
         options.append("-latex" if stroke.arrow == "end" else "latex-")
-    return rf"\draw[{','.join(options)}] {_route(stroke.points)};"
+    return rf"\draw[{','.join(options)}] {_route(stroke)};"
 
 
-def _route(points: Sequence[Point]) -> str:
-    """Straight up between pairs of points, in an S within a pair."""
-    said, at = [_point(points[0])], points[0]
-    for start, end in zip(points[0::2], points[1::2], strict=True):
+def _route(stroke: Stroke) -> str:
+    """Straight between pairs of points, in an S within a pair."""
+    at = stroke.points[0]
+    said = [_point(at)]
+    for start, near, far, end in stroke.bends():
         if start != at:
             said.append(f"-- {_point(start)}")
-        middle = (start[1] + end[1]) / 2
-        controls = f"{_point((start[0], middle))} and {_point((end[0], middle))}"
-        said.append(f".. controls {controls} .. {_point(end)}")
+        said.append(f".. controls {_point(near)} and {_point(far)} .. {_point(end)}")
         at = end
     return " ".join(said)
 

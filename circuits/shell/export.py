@@ -36,6 +36,7 @@ def _add_looks(parser: Parser) -> None:
     group.add_argument("--by-role", action="store_true", help="draw each role as one box")
     group.add_argument("--against", metavar="CIRCUIT", help="draw what differs from this circuit")
     group.add_argument("--title", metavar="TEXT", help="above the drawing")
+    group.add_argument("--across", action="store_true", help="draw from left to right")
     group.add_argument("--height", metavar="INCHES", type=float, help="at most (8.5)")
     group.add_argument(
         "--without",
@@ -75,7 +76,7 @@ def _picture(args: Namespace, circuit: "Circuit") -> "Picture | None":
     Raises:
         ValueError: if options exclude each other, or do not fit the circuit.
     """
-    looks = (args.width, args.height, args.without, args.roles, args.by_role)
+    looks = (args.width, args.height, args.without, args.roles, args.by_role, args.across)
     if not any((*looks, args.against, args.title)):
         return None
     return _drawn(args, circuit).without(*args.without or ())
@@ -91,7 +92,7 @@ def _drawn(args: Namespace, circuit: "Circuit") -> "Picture":
     from circuits.drawing.role_pictures import picture_roles
     from circuits.drawing.roles import load_roles
 
-    size = {"width": width(args.width), "height": args.height}
+    size = {"width": width(args.width), "height": args.height, "across": args.across}
     if args.against is not None:
         if args.roles is not None or args.by_role:
             raise ValueError("--against draws two circuits; leave out --roles and --by-role")
@@ -102,5 +103,7 @@ def _drawn(args: Namespace, circuit: "Circuit") -> "Picture":
     if args.by_role:
         if roles is None:
             raise ValueError("--by-role needs --roles FILE")
+        if args.across or args.height is not None:
+            raise ValueError("--by-role draws a few boxes; leave out --across and --height")
         return picture_roles(circuit, roles, title=args.title, width=size["width"])
     return picture(circuit, title=args.title, roles=roles, **size)

@@ -1,6 +1,7 @@
 """Pictures: widths, labels, roles' colours, differences, and what is too much for the paper."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from circuits.drawing.roles import TINTS, Roles
 from circuits.drawing.strongest import strongest
 from circuits.scores import Scores
 from circuits.select import greedy, prune, random_circuit
+from circuits.spans import by_span
 from patching.graph import Graph
 
 GRAPH, GRAPH_6 = Graph(4, 4, 4), Graph(6, 8, 8)
@@ -80,6 +82,25 @@ def test_a_deep_circuit_fits_a_page_and_a_height_that_is_asked_for():
         picture(circuit, height=2.0, most_edges=60)
     with pytest.raises(ValueError, match="a height is a number of inches from 1 to 100; got 0"):
         picture(circuit, height=0)
+
+
+@pytest.mark.parametrize(("n", "graph"), [(20, GRAPH), (60, Graph(30, 9, 3))])
+def test_across_edges_run_to_the_right_and_boxes_stand_apart(n, graph):
+    circuit = scored(n, graph)
+    drawn = picture(circuit, width="page", across=True)
+    assert drawn.height < picture(circuit, width="page").height
+    assert min(box.size for box in drawn.boxes) >= LEAST_TYPE - 1e-9
+    assert all(stroke.across and stroke.points[0] < stroke.points[-1] for stroke in drawn.strokes)
+    (x0, y0), near, far, (x1, y1) = drawn.strokes[-1].bends()[0]
+    assert near == ((x0 + x1) / 2, y0) and far == ((x0 + x1) / 2, y1)
+    for a, b in combinations(drawn.boxes, 2):
+        apart = abs(a.x - b.x) >= a.width - 1e-9 or abs(a.y - b.y) >= a.height - 1e-9
+        assert apart, (a.label, b.label)
+    for box in drawn.boxes:
+        assert box.width / 2 <= box.x <= drawn.width - box.width / 2
+        assert box.height / 2 <= box.y <= drawn.height - box.height / 2
+    with pytest.raises(ValueError, match="spans have columns side by side; leave out across"):
+        picture(by_span(circuit, ("rest", "IO")), across=True)
 
 
 def test_the_strongest_edges_that_are_drawn_do_not_dangle():
