@@ -3,6 +3,8 @@
 import json
 import random
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -37,6 +39,14 @@ def save_model(folder: Path, n_layer: int) -> None:
 
 def write_task(path: Path, prompts: Sequence[object]) -> None:
     path.write_text(json.dumps({"prompts": prompts}))
+
+
+def here(words: Sequence[str]) -> str:
+    """What a command prints, run in this process: without waiting for Python to start."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert main(list(words)) == 0
+    return printed.getvalue()
 
 
 def on(home: Path) -> list[str]:

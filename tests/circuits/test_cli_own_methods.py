@@ -10,6 +10,7 @@ from circuits.cli import main
 from circuits.repeating import Permitted, rerun
 from circuits.repeating.permitted import words_of
 from circuits.scores import load_scores
+from circuits.shell import own_methods
 from circuits.shell.own_methods import find_method
 from patching.model import Model
 
@@ -189,11 +190,13 @@ def test_a_file_of_functions_lies_where_files_may_be_read(mine, tmp_path):
 
 def test_repeated_where_asked_for_it_says_whether_the_source_has_changed(home, mine):
     asked = Permitted((home,), functions=True)
-    assert not rerun(mine / "s.safetensors", permitted=asked).inputs
+    assert not rerun(mine / "s.safetensors", permitted=asked, run=shells.here).inputs
     source = mine / "scorers.py"
     source.write_text(SCORERS + "\n# another line\n")
+    own_methods._find.cache_clear()  # as in a new process
     try:
-        (changed,) = rerun(mine / "s.safetensors", permitted=asked).inputs
+        (changed,) = rerun(mine / "s.safetensors", permitted=asked, run=shells.here).inputs
     finally:
         source.write_text(SCORERS)
+        own_methods._find.cache_clear()
     assert changed.name.endswith("scorers.py:mine")

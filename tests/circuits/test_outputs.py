@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from shells import furnish, on
 
-from circuits.cli import main
+from circuits.cli import main, make_parser
+from circuits.shell.outputs import _FILES, _FOLDERS
 from circuits.shell.printing import say
 
 COMMANDS = {
@@ -34,6 +36,25 @@ COMMANDS = {
     "discover": (["discover", "@", "--size", "5", "--method", "eap"], {"--out": "found"}),
     "export": (["export", "circuit.json"], {"--out": "c.svg"}),
     "view": (["view", "circuit.json"], {"--out": "c.html"}),
+    "report": (["report", "found"], {"--out": "paper"}),
+    "lens": (["lens", "@"], {"--out": "lens"}),
+    "rivals": (
+        ["rivals", "scores.safetensors", "@", "--faithfulness", "0.3", "--most", "1"],
+        {"--out": "rivals"},
+    ),
+    "features": (
+        ["features", "trace", "--model", "model", "--tokens", "1,5", "--logits", "1"],
+        {"--out": "g.safetensors"},
+    ),
+}
+"""One command with each option that writes, but for those in `ELSEWHERE`."""
+
+ELSEWHERE = {
+    "neurons.out": "test_cli_neurons.py",
+    "neurons.export": "test_cli_neurons.py",
+    "trained": "test_cli_features.py",
+    "constants": "test_cli_constants.py",
+    "kept_in": "test_cli_runs.py",
 }
 
 
@@ -67,6 +88,8 @@ def room(tmp_path_factory) -> Path:
     home = furnish(tmp_path_factory.mktemp("room"))
     select = ["select", str(home / "scores.safetensors"), "--size", "9"]
     assert main([*select, "--out", str(home / "other.json")]) == 0
+    few = ["--size", "5", "--method", "eap", "--limit", "4"]
+    assert main(["discover", *on(home), *few, "--out", str(home / "found")]) == 0
     return home
 
 
@@ -96,32 +119,72 @@ def test_closed_streams_take_no_file(room, tmp_path, monkeypatch, name):
     assert main([*command, "--nonsense"]) == 2
 
 
-SHELL = """set -o pipefail
-export PYTHONIOENCODING=ascii LC_ALL=C
-"{python}" -m circuits {command} --csv {out}/a.csv --json | head -c 1 > /dev/null
-echo "pipe $?"
-"{python}" -m circuits {command} --csv {out}/b.csv > /dev/full 2> {out}/b.err
-echo "full $?"
-"{python}" -m circuits {command} --csv {out}/c.csv >&- 2>&-
-echo "closed $?"
+STREAMS = """
+import os, sys
+import pandas, torch
+from circuits.cli import main
+
+room, out = sys.argv[1:]
+command = ["compare", f"{room}/circuit.json", f"{room}/other.json", "--csv"]
+reader, pipe = os.pipe()
+os.close(reader)
+full, told = os.open("/dev/full", os.O_WRONLY), os.open(f"{out}/full.err", os.O_CREAT | os.O_WRONLY)
+codes = []
+for name, streams in {"pipe": (pipe, 2), "full": (full, told), "closed": ()}.items():
+    child = os.fork()
+    if child:
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        continue
+    for number in (1, 2):
+        os.dup2(streams[number - 1], number) if streams else os.close(number)
+    if not streams:
+        sys.stdout = sys.stderr = None
+    sys.exit(main([*command, f"{out}/{name}.csv"]))
+print(codes)
 """
+"""One Python that is started once and goes on three times, each with other streams."""
 
 
-def test_pipes_full_disks_and_closed_streams_of_a_real_shell(room, tmp_path):
-    command = f"compare {room}/circuit.json {room}/other.json"
-    script = SHELL.format(python=sys.executable, command=command, out=tmp_path)
+def test_pipes_full_disks_and_closed_streams_of_a_real_process(room, tmp_path):
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=False, cwd=root
-    )
-    assert done.stdout.split("\n")[:3] == ["pipe 0", "full 2", "closed 0"], done.stderr
-    assert "No space left on device" in (tmp_path / "b.err").read_text()
-    tables = {(tmp_path / f"{name}.csv").read_text() for name in "abc"}
+    run = [sys.executable, "-W", "ignore", "-c", STREAMS, str(room), str(tmp_path)]
+    settings = {
+        **os.environ,
+        "PYTHONIOENCODING": "ascii",
+        "LC_ALL": "C",
+        "PYTHONPATH": root,
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=settings)
+    assert (done.stdout, done.stderr) == ("[0, 2, 0]\n", "")
+    assert "No space left on device" in (tmp_path / "full.err").read_text()
+    tables = {(tmp_path / f"{name}.csv").read_text() for name in ("pipe", "full", "closed")}
     assert len(tables) == 1
-    assert done.stderr == ""
 
 
 # What is refused before any work.
+
+
+def test_every_option_that_writes_is_tried():
+    tried = {
+        (name, option.removeprefix("--"))
+        for name, (_, outputs) in COMMANDS.items()
+        for option in outputs
+    }
+    for option in (*_FILES, *_FOLDERS):
+        command, _, name = option.rpartition(".")
+        known = any(one[1] == name and command in ("", one[0]) for one in tried)
+        assert known or option in ELSEWHERE, option
+
+
+def test_every_option_whose_help_says_that_it_writes_is_checked_before_work():
+    known = {*_FILES, *_FOLDERS, "select.out", "export.out"}
+    (commands,) = (a.choices for a in make_parser()._actions if a.dest == "command_of" or a.choices)
+    for name, parser in commands.items():
+        for action in parser._actions:
+            says = re.search(r"to write|^write |^draw a|folder for|folder to", action.help or "")
+            if says and action.nargs != 0:
+                assert {action.dest, f"{name}.{action.dest}"} & known, (name, action.dest)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +203,13 @@ def test_pipes_full_disks_and_closed_streams_of_a_real_shell(room, tmp_path):
         ("search", ["--scores", "s.safetensors", "--log", "s.safetensors"], "are one file; name"),
         ("search", ["--out", "{home}/../{room}/task.json"], "would be written over"),
         ("export", ["--out", "{circuit}"], "--out {circuit} would be written over {circuit}"),
+        ("report", ["--out", "{circuit}"], "--out {circuit} is a file; name a folder"),
+        ("lens", ["--out", "{circuit}"], "--out {circuit} is a file; name a folder"),
+        ("rivals", ["--out", "/proc/x"], "no folder to write to"),
+        ("view", ["--out", "c.svg"], "c.svg': a file that ends in .html would be right"),
+        ("features", ["--out", "g.pt"], "g.pt': a file that ends in .safetensors, .json"),
+        ("select", ["--out", "{home}"], "--out {home} is a folder; name the file to write"),
+        ("evaluate", ["--csv", "/dev/null"], "--csv /dev/null is a device or a pipe; name a file"),
         ("discover", ["--out", "{circuit}"], "--out {circuit} is a file; name a folder"),
         ("learn", ["--start", "{scores}", "--out", "{home}"], "would be written over {scores}"),
         ("patch", ["--out", "/proc/x"], "no folder to write to"),

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-from contextlib import redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
-from shells import on, save_model
+from shells import here, on, save_model
 
 from circuits.circuit import load_circuit
 from circuits.cli import main
@@ -23,14 +21,6 @@ from patching.ablations import mean
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.tasks import from_json, generate, ioi
-
-
-def here(words) -> str:
-    """The command in this process: the same code, without waiting for Python to start."""
-    printed = StringIO()
-    with redirect_stdout(printed):
-        assert main(list(words)) == 0
-    return printed.getvalue()
 
 
 def again(path, **options):
