@@ -121,7 +121,7 @@ def test_closed_streams_take_no_file(room, tmp_path, monkeypatch, name):
 
 STREAMS = """
 import os, sys
-import pandas, torch
+import circuits.export, circuits.judging.compare, circuits.judging.points, pandas
 from circuits.cli import main
 
 room, out = sys.argv[1:]

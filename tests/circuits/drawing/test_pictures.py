@@ -111,8 +111,15 @@ def test_the_strongest_edges_that_are_drawn_do_not_dangle():
     within = circuit.scores.abs()[few.mask].min()
     better = Circuit(circuit.mask & (circuit.scores.abs() >= within), GRAPH_6, circuit.scores)
     assert prune(better) == few  # of the strongest, all that join embed to logits
-    dead = random_circuit(GRAPH, 30, seed=0)
-    assert strongest(dead, 5).edges == dead.edges[:5]  # hardly any joins them: as they are
+    chains = scored(300, Graph(30, 9, 3))  # of the strongest hardly any join embed to logits
+    assert prune(chains).size > 60
+    few = strongest(chains, 60)
+    assert 50 < few.size <= 60 and prune(few) == few
+    best = strongest(prune(chains), 1000).scored_edges()
+    top = max(best, key=lambda edge: abs(edge[2] or 0.0))
+    assert top in few.scored_edges()
+    dead = Circuit.from_edges(GRAPH, [("a0.h0", "m1"), ("a0.h1", "m2"), ("m1", "a2.h0.q")])
+    assert strongest(dead, 2).edges == dead.edges[:2]  # nothing joins them: as they are
 
 
 def test_the_legend_names_what_is_drawn_and_nothing_else():
