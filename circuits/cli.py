@@ -112,7 +112,9 @@ def make_parser() -> options.Parser:
     parser = options.Parser(
         prog="circuits",
         description="Find, judge and draw circuits in transformer language models.",
-        epilog="\n".join(("examples:", *(f"  {lines[0]}" for lines in EXAMPLES.values()))),
+        epilog="\n".join(
+            ("examples:", *(f"  {lines[0]}" for one, lines in EXAMPLES.items() if " " not in one))
+        ),
         formatter_class=Help,
     )
     commands_of = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -13,7 +13,7 @@ from circuits.select import prune, random_circuit, readers_of
 from patching.graph import Graph
 from patching.span_graph import spans_of
 
-_TRIES = 50
+_TRIES = 20
 
 
 def uniform_circuits(circuit: Circuit, n: int, *, seed: int, pruned: bool) -> list[Circuit]:
@@ -57,7 +57,18 @@ def connected(graph: Graph, n: int, seed: int) -> Circuit:
     >>> connected(Graph(n_layers=1, n_heads=1, n_kv_heads=1), 1, seed=0).edges
     [('embed', 'logits')]
     """
-    draw = random.Random(seed)
+    draw, mask = random.Random(seed), torch.zeros_like(graph.exists)
+    for _ in range(_TRIES):  # a start of short paths may leave room for none of the others
+        found = _filled(_paths(graph, n, draw), graph, n, seed)
+        mask = found if found.sum() > mask.sum() else mask
+        if mask.sum() == n:
+            break
+    selection = {"selector": "random paths", "requested": n, "size": int(mask.sum()), "seed": seed}
+    return Circuit(mask, graph, None, {"selection": selection})
+
+
+def _paths(graph: Graph, n: int, draw: random.Random) -> Bool[Tensor, "source dest"]:
+    """Random paths, until no other one fits into n edges."""
     into = [column.nonzero().flatten().tolist() for column in graph.exists.T]
     edges: set[tuple[int, int]] = set()
     missed = 0
@@ -68,9 +79,7 @@ def connected(graph: Graph, n: int, seed: int) -> Circuit:
     mask = torch.zeros_like(graph.exists)
     for edge in edges:
         mask[edge] = True
-    mask = _filled(mask, graph, n, seed)
-    selection = {"selector": "random paths", "requested": n, "size": int(mask.sum()), "seed": seed}
-    return Circuit(mask, graph, None, {"selection": selection})
+    return mask
 
 
 def _path(

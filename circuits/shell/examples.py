@@ -1,4 +1,4 @@
-"""How every command is used: two examples each, at the end of its help."""
+"""How every command and every action is used: two examples each, at the end of its help."""
 
 EXAMPLES = {
     "discover": (
@@ -81,6 +81,34 @@ EXAMPLES = {
     "features": (
         'circuits features trace --model toy --prompt "The capital of" --out graph.safetensors',
         "circuits features view graph.safetensors --model toy --out page.html",
+    ),
+    "features trace": (
+        'circuits features trace --model toy --prompt "The capital of" --out graph.safetensors',
+        'circuits features trace --model toy --prompt "The capital of" --out g.json --aim " the"',
+    ),
+    "features effects": (
+        "circuits features effects --model toy --task ioi --out effects.safetensors",
+        "circuits features effects --model toy --task ioi --exact 20 --out effects.csv",
+    ),
+    "features circuit": (
+        "circuits features circuit --model toy --task ioi --nodes 50 --out circuit.safetensors",
+        "circuits features circuit --model toy --task ioi --curve --plot curve.svg",
+    ),
+    "features show": (
+        "circuits features show graph.safetensors --top 50",
+        "circuits features show graph.json --json",
+    ),
+    "features view": (
+        "circuits features view graph.safetensors --out graph.html",
+        "circuits features view graph.safetensors --model toy --out graph.html",
+    ),
+    "features check": (
+        "circuits features check transcoders --model toy",
+        "circuits features check saes --model gpt2 --text book.txt --n 64",
+    ),
+    "features train": (
+        "circuits features train --model toy --out transcoders",
+        "circuits features train --model gpt2 --sites resid --text book.txt --out saes",
     ),
     "doctor": (
         "circuits doctor --model toy",

@@ -3,7 +3,8 @@
 import argparse
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from circuits.shell import (
@@ -13,9 +14,11 @@ from circuits.shell import (
     features_train,
     features_view,
 )
+from circuits.shell.examples import examples_of
 from circuits.shell.features_read import read_dictionaries
 from circuits.shell.inputs import open_model, open_task
 from circuits.shell.options import Parser, add_out, task_options
+from circuits.shell.parser import Help
 from circuits.shell.printing import print_columns
 from circuits.shell.run_options import leads_here, open_run, run_options
 from circuits.shell.values import natural, numbers, positive
@@ -29,12 +32,12 @@ if TYPE_CHECKING:
 def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
     """The actions with their options; `model`: which one, how loaded; `maybe`: one or none."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    add = partial(_add_action, actions)
     text = "find the attribution graph of one prompt"
-    long = (model, run_options())
-    tracing = actions.add_parser("trace", help=text, description=f"F{text[1:]}.", parents=long)
+    tracing = add("trace", text, model, run_options())
     _add_tracing(tracing)
     text = "print what a file holds: a graph, effects, or a circuit"
-    showing = actions.add_parser("show", help=text, description=f"P{text[1:]}.")
+    showing = add("show", text)
     showing.add_argument("file", metavar="GRAPH", help="a .safetensors or .json file")
     for one, act in ((tracing, trace), (showing, show)):
         one.add_argument("--top", type=positive, default=20, metavar="K", help="nodes shown (20)")
@@ -42,33 +45,42 @@ def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
         one.add_argument("--json", action="store_true", help="print JSON instead of text")
         one.set_defaults(act=act)
     text = "write a page to explore a graph with"
-    viewing = actions.add_parser("view", help=text, description=f"W{text[1:]}.", parents=(maybe,))
+    viewing = add("view", text, maybe)
     features_view.add_options(viewing)
     viewing.set_defaults(act=features_view.view)
     text = "say how well dictionaries fit a model"
-    checking = actions.add_parser("check", help=text, description=f"S{text[1:]}.", parents=(model,))
+    checking = add("check", text, model)
     features_check.add_options(checking)
     checking.set_defaults(act=features_check.check)
     text = "train transcoders and autoencoders of a model"
-    training = actions.add_parser("train", help=text, description=f"T{text[1:]}.", parents=(model,))
+    training = add("train", text, model)
     features_train.add_options(training)
     training.set_defaults(act=features_train.train)
-    _add_of_tasks(actions, model)
+    _add_of_tasks(add, model)
 
 
-def _add_of_tasks(actions: "argparse._SubParsersAction[Parser]", model: Parser) -> None:
+def _add_action(
+    actions: "argparse._SubParsersAction[Parser]", name: str, text: str, *parents: Parser
+) -> Parser:
+    return actions.add_parser(
+        name,
+        help=text,
+        description=f"{text.capitalize()}.",
+        epilog=examples_of(f"features {name}"),
+        formatter_class=Help,
+        parents=parents,
+    )
+
+
+def _add_of_tasks(add: Callable[..., Parser], model: Parser) -> None:
     """`effects` and `circuit`."""
     task = task_options()
     text = "estimate what features and errors are worth on a task"
-    known = actions.add_parser(
-        "effects", help=text, description=f"E{text[1:]}.", parents=(model, task)
-    )
+    known = add("effects", text, model, task)
     features_task.add_effects_options(known)
     known.set_defaults(act=features_task.effects)
     text = "find and judge a circuit of features of a task"
-    found = actions.add_parser(
-        "circuit", help=text, description=f"F{text[1:]}.", parents=(model, task)
-    )
+    found = add("circuit", text, model, task)
     features_task.add_circuit_options(found)
     found.set_defaults(act=features_task.circuit)
 

@@ -32,6 +32,10 @@ BEFORE = {
     "select SCORES --out c.json --faithfulness 0.5": "give --model and --task too, or --size N",
     "select SCORES --out c.json --size 0": "a whole number from 1 is needed, got '0'",
     "compare SCORES SCORES2 --difference d.json": "--difference writes a circuit",
+    "compare CIRCUIT OTHER --resamples 2": "--resamples chooses circuits from scores",
+    "evaluate @ CIRCUIT --resamples 2": "--resamples N and --scores SCORES go together",
+    "evaluate @ CIRCUIT --scores SCORES SCORES2 --resamples 2": "--scores takes one file for all",
+    "evaluate @ CIRCUIT --scores SCORES --resamples 2 --ablated inside": "--resamples ablates what",
     "curve @ SCORES --resamples 2 --granularity nodes": "--resamples finds circuits of edges",
     "curve @ SCORES --sizes -1": "a whole number from 0 is needed, got '-1'",
     "export CIRCUIT --out c.svg --by-role": "--by-role needs --roles FILE",
@@ -82,10 +86,12 @@ def given(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "roles.json").write_text('{"heads": ["a0.h0"]}')
     (tmp_path / "neurons.json").write_text(NEURONS)
+    (tmp_path / "other.json").write_bytes((home / "circuit.json").read_bytes())
     (tmp_path / "other.safetensors").write_bytes((home / "scores.safetensors").read_bytes())
     names = {
         "SCORES": str(home / "scores.safetensors"),
         "SCORES2": "other.safetensors",
+        "OTHER": "other.json",
         "CIRCUIT": str(home / "circuit.json"),
         "ROLES": "roles.json",
         "NEURONS": "neurons.json",

@@ -191,7 +191,7 @@ class TestRefusals:
             verify(model, families.task(), logit_diff, descending(GPT2_SMALL))
 
     def test_another_metric(self, model, scores):
-        with pytest.raises(ValueError, match=r"another metric \(logit_diff\).*\(prob_diff\)"):
+        with pytest.raises(ValueError, match=r"another metric \(logit-diff\).*\(prob-diff\)"):
             verify(model, families.task(), prob_diff, scores)
 
     def test_another_ablation(self, model, scores):
