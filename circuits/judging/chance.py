@@ -73,9 +73,10 @@ def _paths(graph: Graph, n: int, draw: random.Random) -> Bool[Tensor, "source de
     edges: set[tuple[int, int]] = set()
     missed = 0
     while len(edges) < n and missed < _TRIES:
-        longer = edges | set(_path(graph, into, draw))
-        missed = missed + 1 if len(longer) > n or longer == edges else 0
-        edges = edges if len(longer) > n else longer
+        more = set(_path(graph, into, draw)) - edges
+        fits = bool(more) and len(edges) + len(more) <= n
+        edges |= more if fits else set()
+        missed = 0 if fits else missed + 1
     mask = torch.zeros_like(graph.exists)
     for edge in edges:
         mask[edge] = True

@@ -63,7 +63,7 @@ def test_a_curve_as_json_holds_all_numbers_of_every_file(home, task, tmp_path, c
     assert first["points"] == second["points"]
     assert set(first["areas"]) == {"CPR", "CMD", "CPR, log axis", "CMD, log axis"}
     assert first["areas"]["CPR"]["low"] <= first["areas"]["CPR"]["high"]
-    assert first["conditions"]["metric"] == "logit_diff"
+    assert first["conditions"]["metric"] == "logit-diff"
     assert first["in_sample"] is (task == on(home))
 
 

@@ -27,7 +27,7 @@ def test_a_sweep_writes_the_largest_circuit_and_how_far_each_edge_gets(home, tmp
 def test_the_other_commands_keep_their_metric(home, tmp_path):
     scores = tmp_path / "s.safetensors"
     assert main(["score", *shells.on(home), "--limit", "2", "--out", str(scores)]) == 0
-    assert load_scores(scores).provenance["metric"] == "logit_diff"
+    assert load_scores(scores).provenance["metric"] == "logit-diff"
 
 
 def test_the_program_is_a_selector(home, tmp_path):

@@ -268,7 +268,7 @@ def test_metrics_that_need_the_clean_run_have_it(model):
 
 def test_results_say_where_they_come_from_and_can_be_drawn(gpt2):
     grid = activation_patching(gpt2, families.task(), logit_diff)
-    assert grid.provenance["metric"] == "logit_diff"
+    assert grid.provenance["metric"] == "logit-diff"
     assert grid.provenance["direction"] == "denoising"
     assert as_share(grid).quantity == "effect, share of the clean-corrupt gap"
     assert grid.plot().axes[0].get_xlabel() == "pos"

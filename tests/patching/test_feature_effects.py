@@ -198,7 +198,7 @@ def test_tables_are_ranked_and_survive_a_file(effects, tmp_path):
     effects.save(tmp_path / "e.safetensors")
     again = load_effects(tmp_path / "e.safetensors")
     assert (again.names, again.top(5)) == (effects.names, effects.top(5))
-    assert again.provenance["metric"] == "logit_diff"
+    assert again.provenance["metric"] == "logit-diff"
     replace(effects, values=effects.values[:, 1:]).save(tmp_path / "e.safetensors")
     with pytest.raises(ValueError, match="its effects do not fit its"):
         load_effects(tmp_path / "e.safetensors")

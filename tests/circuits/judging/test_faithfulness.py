@@ -120,7 +120,7 @@ def test_the_conditions_of_a_number_travel_with_it(linear):
     sweep = Sweep("signed", sizes=(3,), n_random=0, n_bootstrap=0, seed=7)
     found = curve(linear, toys.task(), by_hand(linear), logit_diff, sweep)
     said = json.loads(found.to_json())
-    assert said["conditions"]["metric"] == "logit_diff"
+    assert said["conditions"]["metric"] == "logit-diff"
     assert said["conditions"]["ablated_set"] == "every edge outside the circuit"
     assert said["provenance"]["options"]["seed"] == 7
     assert said["provenance"]["ablation"] == said["conditions"]["ablation"]

@@ -312,7 +312,7 @@ def test_the_curve_marks_the_circuit_and_the_random_ones(folder):
     (axes,) = figure.axes
     lines = {str(line.get_label()): line for line in axes.get_lines()}
     assert np.asarray(lines["this circuit"].get_xdata()).tolist() == [20]
-    assert np.size(lines["random"].get_xdata()) == 3
+    assert np.size(lines["random paths"].get_xdata()) == 3
     assert axes.get_xscale() == "log"
 
 
