@@ -38,6 +38,7 @@ def _counted(iterable: Iterable[T], what: str, total: int | None, *, shown: bool
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with Progress(what, total, shown=shown) as progress:
+        progress.caller = id(sys._getframe(1))
         for i, item in enumerate(iterable):
             yield item
             progress.at(i + 1)
@@ -88,8 +89,11 @@ class Progress:
     """How far some work is, for a `with`.
 
     Of `total` items (None: nobody knows), `done` were done before. `shown` off shows nothing, for
-    workers of which another one tells, and for parts of one item.
+    workers of which another one tells, and for parts of one item. `caller` is the frame that goes
+    through items of `track`: an error may have left it while its traceback keeps all alive.
     """
+
+    caller: int | None = None
 
     def __init__(self, what: str, total: int | None, *, done: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._first, self._done = what, total, done, done
@@ -100,13 +104,13 @@ class Progress:
         self._told: float | None = None
 
     def __enter__(self) -> "Progress":
-        running = _RUNNING.get()
+        running = _running()
         self._shown &= all(one._shown and one._total is None for one in running)
         if running:
             self._outer, self._lines = running[-1], running[-1]._lines
         if self._shown and _draws_bars():
             self._bar = _bar(self._what, self._total, self._done)
-        _RUNNING.set((*running, self))
+        _RUNNING.set((*_RUNNING.get(), self))
         return self
 
     def __exit__(
@@ -159,7 +163,7 @@ class Progress:
         told, total = self._told, self._total
         tenth = told is None or (total is not None and (done - told) * 10 >= total)
         due = since >= SHORTEST and tenth if lines.any else since >= FIRST
-        if (due or since >= LONGEST) and done != self._total:
+        if (due or since >= LONGEST) and done != self._total and self in _running():
             self._write(self._line(done, now - self._start))
             lines.last, lines.any, self._told = now, True, done
 
@@ -197,6 +201,16 @@ class Progress:
 
 _RUNNING: ContextVar[tuple[Progress, ...]] = ContextVar("progress", default=())
 """What is going on in this thread, the outermost first."""
+
+
+def _running() -> tuple[Progress, ...]:
+    """What is going on, without what an error has left."""
+    running, stack = _RUNNING.get(), set[int]()
+    frame = sys._getframe()
+    while frame is not None and any(one.caller for one in running):
+        stack.add(id(frame))
+        frame = frame.f_back
+    return tuple(one for one in running if one.caller is None or one.caller in stack)
 
 
 def _clock(seconds: float) -> str:

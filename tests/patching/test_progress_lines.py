@@ -123,6 +123,20 @@ def test_what_is_inside_an_item_says_how_far_it_is(capfd, clock):
     ]
 
 
+def test_what_an_error_has_left_hides_nothing(capfd, clock):
+    def fail():
+        for _ in track(range(3), "left"):
+            raise ValueError
+
+    with pytest.raises(ValueError) as kept:  # whose traceback keeps the loop alive
+        fail()
+    with Progress("next", 10) as work:
+        clock.append(3.0)
+        work.at(1)
+    beat()
+    assert kept and capfd.readouterr().err == "next: 1 of 10 (10%), 0.333/s, 00:27 left\n"
+
+
 def test_parts_alone_and_work_that_is_hidden_show_nothing(capfd, clock):
     for _ in within(range(3)):
         clock.append(clock[-1] + 100.0)
