@@ -39,7 +39,7 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     why = "one is no better than the mean, or better beside its place"
-    parser.epilog = f"exit code: 0 all fit, {UNFIT} {why}, 2 an error"
+    parser.epilog = f"exit code: 0 all fit, {UNFIT} {why}, 2 an error\n\n{parser.epilog}"
 
 
 def add_places(parser: Parser) -> None:

@@ -53,6 +53,8 @@ ELSEWHERE = {
     "neurons.out": "test_cli_neurons.py",
     "neurons.export": "test_cli_neurons.py",
     "trained": "test_cli_features.py",
+    "effects_out": "test_cli_features_task.py",
+    "circuit_out": "test_cli_features_task.py",
     "constants": "test_cli_constants.py",
     "kept_in": "test_cli_runs.py",
 }
