@@ -207,9 +207,8 @@ def load_scores(path: str | Path) -> Scores:
         provenance = parse_json(metadata["provenance"])
         if not isinstance(provenance, dict) or not torch.equal(tensors["exists"], graph.exists):
             raise ValueError("its graph, edges and provenance do not fit each other")
-        return Scores(
-            tensors["scores"], graph, respelled(provenance), *map(tensors.get, _TENSORS[2:])
-        )
+        more = map(tensors.get, _TENSORS[2:])
+        return Scores(tensors["scores"], graph, respelled(provenance), *more)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -290,10 +289,8 @@ def _stated(scores: Scores, field: str) -> str:
 def _n_examples(scores: Scores) -> int:
     n = scores.provenance.get("n_examples")
     if not isinstance(n, int) or n < 1:
-        raise ValueError(
-            f"cannot merge scores without the number of examples behind them: "
-            f"provenance['n_examples'] is {n!r}, a positive whole number would be right"
-        )
+        told = f"provenance['n_examples'] is {n!r}, a positive whole number would be right"
+        raise ValueError(f"cannot merge scores without the number of examples behind them: {told}")
     return n
 
 
