@@ -120,13 +120,13 @@ class _PullBack(torch.autograd.Function):
     @staticmethod
     def vmap(
         info: object,
-        in_dims: tuple[int | None, int | None, None],
-        pattern: Tensor,
-        g: Tensor,
-        looks_back: bool,
+        in_dims: tuple[int | None, ...],
+        *args: Tensor | bool,
     ) -> tuple[Tensor, int]:
+        pattern, g, looks_back = args
+        assert isinstance(pattern, Tensor) and isinstance(g, Tensor)
         assert in_dims[0] is None and in_dims[1] is not None, "targets differ in gradients alone"
-        return pull_back(pattern, g.movedim(in_dims[1], 0), looks_back=looks_back), 0
+        return pull_back(pattern, g.movedim(in_dims[1], 0), looks_back=bool(looks_back)), 0
 
 
 def _fit(values: Tensor, pattern: Tensor, z: Tensor) -> bool:

@@ -68,8 +68,8 @@ class Tracing:
 def rows_of(tracing: Tracing, number: int, *, keep: float) -> Parts:
     """The rows of one chunk: edges, and for every target what it reads, constants and rests."""
     first, units = tracing.chunks[number]
-    made = _logit_rows if units is None else _unit_rows
-    reads, constants, (at, positions, vectors) = made(tracing, units)
+    made = _logit_rows(tracing) if units is None else _unit_rows(tracing, units)
+    reads, constants, (at, positions, vectors) = made
     numbers = torch.arange(first, first + len(vectors), device=at.device)
     rows = SparseRows(keep)
     _add_rows(tracing, rows, numbers, (at, positions, vectors))
@@ -139,7 +139,7 @@ def _unit_rows(tracing: Tracing, units: Units) -> tuple[Tensor, Tensor, Readers]
     return reads, (constant * vectors).sum(dim=-1), (at, units.positions, vectors)
 
 
-def _logit_rows(tracing: Tracing, none: None) -> tuple[Tensor, Tensor, Readers]:
+def _logit_rows(tracing: Tracing) -> tuple[Tensor, Tensor, Readers]:
     """The same of logits, in the dtype of the others."""
     targets, at = tracing.targets, tracing.run.final
     like = tracing.writers.embedding

@@ -98,3 +98,22 @@ def test_a_page_to_explore_is_written(graph, tmp_path, capsys):
 def test_pages_that_cannot_be_written_are_refused(capsys, graph, words, message):
     assert main(["features", "view", str(graph), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_folder_keeps_rows_and_labels_go_into_the_file(tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("place,feature,label\nm1,0,says unknown\n")
+    graph, kept = tmp_path / "g.json", tmp_path / "kept"
+    words = ["--model", "truth/comparison-relu", "--tokens", "1,5,6", "--logits", "1"]
+    words += ["--dictionaries", "neurons", "--no-prune", "--labels", str(tmp_path / "labels.csv")]
+    given = ["features", "trace", *words, "--run", str(kept), "--out", str(graph)]
+    assert main(given) == 0
+    (folder,) = kept.glob("attribution-graph-*")
+    first = graph.read_text()
+    assert '"clerp": "says unknown"' in first and "says unknown" in capsys.readouterr().out
+    assert main(given) == 0
+    assert graph.read_text() == first
+    assert '"reused"' in (folder / "log.jsonl").read_text()
+    capsys.readouterr()
+    assert main(["features", "show", str(graph), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["facts"]["labels"] == {"m1": {"0": "says unknown"}}
