@@ -1,10 +1,10 @@
 // The drawing: boxes, edges, zoom. Elements are kept from one size to the next and only moved.
 
 function openDrawing(stage) {
-  const layers = { links: shape("g"), edges: shape("g"), grips: shape("g"), nodes: shape("g") };
+  const layers = { links: shape("g"), edges: shape("g", { class: "lines" }), lit: shape("g", { class: "lines lit" }), nodes: shape("g") };
   const svg = shape("svg", { role: "group", "aria-label": "circuit", xmlns: SVG }, ...Object.values(layers));
   stage.append(svg);
-  return { svg, layers, edges: new Map(), grips: new Map(), nodes: new Map(), view: null, fitted: true, least: READABLE };
+  return { svg, layers, routes: new Map(), nodes: new Map(), view: null, fitted: true, least: READABLE };
 }
 
 // Where every node stands: in the first drawing for so many edges that has them all, else the grid.
@@ -48,20 +48,14 @@ function keep(layer, held, wanted, create) {
 function drawAll(drawing, data, found, on) {
   const { edges } = found;
   const places = placesFor(drawing, data, edges, found.size);
-  const routes = new Map(route(edges, places).map((one) => [one.edge.key, one]));
-  const largest = largestScore(data);
-  keep(drawing.layers.edges, drawing.edges, routes, () => shape("path"));
-  keep(drawing.layers.grips, drawing.grips, routes, ({ edge }) => gripFor(edge, on));
-  for (const [key, { edge, points }] of routes) {
-    const text = pathOf(points);
-    styleEdge(drawing.edges.get(key), edge, data, largest).setAttribute("d", text);
-    drawing.grips.get(key).setAttribute("d", text);
-  }
+  const routes = route(edges, places);
+  drawLines(drawing, data, routes);
   const boxes = new Map([...places.keys()].sort(byPlace(places)).map((index) => [index, data.graph.nodes[index]]));
   keep(drawing.layers.nodes, drawing.nodes, boxes, (node) => boxFor(node, on));
-  for (const index of boxes.keys()) styleNode(drawing, data, places, index, edges);
+  const own = edgesOfNodes(edges);
+  for (const index of boxes.keys()) styleNode(drawing, data, places, index, own.get(index));
   drawLinks(drawing, data, places);
-  drawing.box = boundsOf(places, routes.values());
+  drawing.box = boundsOf(places, routes);
   if (drawing.fitted) fit(drawing, drawing.least);
 }
 
@@ -73,28 +67,15 @@ function largestScore(data) {
   return Math.max(...data.lists.map((list) => (list.score ? list.score.reduce((most, s) => Math.max(most, Math.abs(s)), 0) : 0)));
 }
 
-function styleEdge(path, edge, data, largest) {
-  const share = largest > 0 && data.lists.some((list) => list.score) ? sizeOf(edge) / largest : 0.3;
-  path.setAttribute("class", `edge ${sideOf(data, edge)}`);
-  const [thin, faint] = data.lists.length > 1 ? [1.2, 0.7] : [0.9, 0.6];
-  path.setAttribute("stroke-width", round(thin + 3.3 * share));
-  path.setAttribute("opacity", Math.round((faint + (1 - faint) * share) * 100) / 100);
-  return path;
-}
-
-// What colours an edge: its sign, or its part in a comparison.
-function sideOf(data, edge) {
-  if (data.lists.length > 1) return edge.part;
-  return edge.scores[0] > 0 ? "helps" : edge.scores[0] < 0 ? "hurts" : "";
-}
-
-// An unseen wide path over an edge, to hover over.
-function gripFor(edge, on) {
-  const grip = shape("path", { class: "grip" });
-  grip.addEventListener("pointerenter", (event) => on.edge(edge.key, event));
-  grip.addEventListener("pointermove", (event) => putCard(find("card"), event));
-  grip.addEventListener("pointerleave", on.leave);
-  return grip;
+// Of every node the edges that it writes or reads.
+function edgesOfNodes(edges) {
+  const own = new Map();
+  for (const edge of edges)
+    for (const index of new Set([edge.source, edge.dest])) {
+      if (!own.has(index)) own.set(index, []);
+      own.get(index).push(edge);
+    }
+  return own;
 }
 
 function boxFor(node, on) {
@@ -113,11 +94,10 @@ function boxFor(node, on) {
   return box;
 }
 
-function styleNode(drawing, data, places, index, edges) {
+function styleNode(drawing, data, places, index, own) {
   const [box, node, { x, y }] = [drawing.nodes.get(index), data.graph.nodes[index], places.get(index)];
   box.style.transform = `translate(${round(x)}px, ${round(y)}px)`;
   box.setAttribute("transform", `translate(${round(x)} ${round(y)})`);
-  const own = edges.filter((edge) => edge.source === index || edge.dest === index);
   const parts = new Set(own.map((edge) => edge.part));
   const only = parts.size === 1 && !parts.has("a") && !parts.has("both") ? [...parts][0] : "";
   box.setAttribute("class", `node ${node.kind} ${only}`);
@@ -138,10 +118,7 @@ function drawLinks(drawing, data, places) {
 
 // Light up some edges and nodes and fade the rest; null lights everything.
 function light(drawing, lit) {
-  for (const [key, path] of drawing.edges) {
-    path.classList.toggle("faded", lit !== null && !lit.keys.has(key));
-    path.classList.toggle("lit", lit !== null && lit.keys.has(key));
-  }
+  lightLines(drawing, lit === null ? null : lit.keys);
   for (const [index, box] of drawing.nodes) box.classList.toggle("faded", lit !== null && !lit.nodes.has(index));
 }
 

@@ -228,6 +228,7 @@ function listen(page) {
   find("zoom-out").addEventListener("click", () => zoomBy(page, 1 / 1.3));
   find("zoom-fit").addEventListener("click", () => fitAll(page));
   listenToMatrix(page);
+  listenToLines(drawing, page.on);
   window.addEventListener("hashchange", () => { readAddress(page); refresh(page); });
   drawing.svg.addEventListener("click", (event) => { if (event.target === drawing.svg && state.chosen !== null && drawing.fitted) clear(page); });
   document.addEventListener("keydown", (event) => pageKey(page, event));
@@ -251,15 +252,16 @@ function fitAll(page) {
   showMatrix(page);
 }
 
-// The drawing as it is seen, with its legend and without what only serves to hover over.
+// The drawing as it is seen, with its legend, and every edge as a line of its own.
 function save(page) {
-  const { svg, layers, view } = page.drawing;
+  const { svg, layers, routes, view } = page.drawing;
   const legend = legendShape(legendRows(page.data), view);
-  layers.grips.remove();
+  const lines = [...layers.edges.children];
+  layers.edges.replaceChildren(...[...routes.values()].map(({ look, text }) => lineOf(look, text)));
   svg.append(legend);
   download(svg, "circuit.svg");
   legend.remove();
-  svg.insertBefore(layers.grips, layers.nodes);
+  layers.edges.replaceChildren(...lines);
 }
 
 function slideOver(page, chosen, stops) {

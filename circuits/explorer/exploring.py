@@ -26,6 +26,7 @@ PARTS = Parts(
         "trace.js",
         "stage.js",
         "draw.js",
+        "lines.js",
         "curve.js",
         "legend.js",
         "panel.js",

@@ -1,7 +1,7 @@
 // Where nodes of a graph of features stand: a column for every token, a row for every layer. Nodes that
 // share both stand side by side, the most influential first, so that they stay while others come.
 
-const CELL = { wide: [92, 17], tight: [15, 15], few: 120, high: 5, gap: 26, row: 40, widest: 130, empty: 9 };
+const CELL = { wide: [92, 17], tight: [19, 15], few: 120, high: 5, gap: 26, row: 40, widest: 130, empty: 9 };
 
 // So many nodes as have a drawing of their own: it changes at these sizes only.
 function bucketOf(data, size) {
@@ -79,5 +79,5 @@ function boxOfPlaces({ places, columns, rows }) {
   const ys = [...places.values()].map((place) => place.y);
   const [top, bottom] = [Math.min(...ys), Math.max(...ys)];
   const right = columns.at(-1).left + columns.at(-1).width;
-  return [-52, top - 24, right + 52 + 76, bottom - top + 24 + 44];
+  return [-52, top - 24, right + 52 + 130, bottom - top + 24 + 44];
 }

@@ -22,14 +22,19 @@ function xAt(from, to, y) {
   return from.x + (to.x - from.x) * RISE[Math.round(share * 64)];
 }
 
-// The rows of boxes, each with its gaps as [left, right]; the outermost gaps are open.
+// The rows of boxes from the lowest up, each with its boxes and its gaps as [left, right] in order; the
+// outermost gaps are open.
 function rowsOf(places) {
   const rows = new Map();
   for (const place of places.values()) {
     if (!rows.has(place.y)) rows.set(place.y, []);
     rows.get(place.y).push(place.x);
   }
-  return [...rows].map(([y, xs]) => ({ y, xs, gaps: gapsBetween(xs.sort((a, b) => a - b), y) }));
+  const lowestFirst = [...rows].sort(([a], [b]) => b - a);
+  return lowestFirst.map(([y, xs]) => {
+    const gaps = gapsBetween(xs.sort((a, b) => a - b), y);
+    return { y, xs, gaps, lefts: gaps.map((gap) => gap.left) };
+  });
 }
 
 function gapsBetween(xs, y) {
@@ -39,40 +44,58 @@ function gapsBetween(xs, y) {
   return gaps.filter((gap) => gap.left <= gap.right);
 }
 
+// How many of some numbers, in order, are not above another.
+function countUpTo(values, x) {
+  let [low, high] = [0, values.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (values[middle] <= x) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+// The gap that is nearest to a place.
 function gapAt(row, x) {
-  const away = (gap) => Math.max(gap.left - x, x - gap.right, 0);
-  return row.gaps.reduce((best, gap) => (away(gap) < away(best) ? gap : best));
+  const left = countUpTo(row.lefts, x) - 1;
+  const [gap, next] = [row.gaps[left], row.gaps[left + 1]];
+  return next === undefined || x - gap.right <= next.left - x ? gap : next;
 }
 
 // Points on the way: where the curve would meet a box, the worst first, it goes up through a gap.
-// A gap gives two points, below and above the row, that share one x.
-function pointsBetween(rows, from, to) {
-  const worst = worstMeeting(rows, from, to);
+// A gap gives two points, below and above the row, that share one x. `first` and `end` say which rows lie
+// between.
+function pointsBetween(rows, from, to, first = 0, end = rows.length) {
+  const worst = worstMeeting(rows, from, to, first, end);
   if (worst === null) return [];
-  const { gap, row, x } = worst;
+  const { gap, row, x, at } = worst;
   const [below, above] = [1, -1].map((side) => ({ x, y: row.y + (side * BOX.height) / 2, gap }));
-  return [...pointsBetween(rows, from, below), below, above, ...pointsBetween(rows, above, to)];
+  return [...pointsBetween(rows, from, below, first, at), below, above, ...pointsBetween(rows, above, to, at + 1, end)];
 }
 
-// The row between two points where the curve must go furthest aside to miss the boxes, or null.
-function worstMeeting(rows, from, to) {
-  let worst = null;
-  for (const row of rows) {
-    const [bottom, top] = [row.y + BOX.height / 2, row.y - BOX.height / 2];
-    if (bottom >= from.y - 1 || top <= to.y + 1) continue;
-    const [enters, leaves] = [xAt(from, to, bottom), xAt(from, to, top)];
-    if (!row.xs.some((middle) => meets(middle, enters, leaves))) continue;
-    const wish = xAt(from, to, row.y);
-    const gap = gapAt(row, wish);
-    const x = Math.min(Math.max(wish, gap.left), gap.right);
-    if (worst === null || Math.abs(x - wish) > worst.aside) worst = { row, gap, x, aside: Math.abs(x - wish) };
+// The row between two points where the curve must go furthest aside to miss the boxes, or null. Run for
+// every row that an edge passes: nothing is made in it but what is given back.
+function worstMeeting(rows, from, to, first, end) {
+  const [half, reach, width] = [BOX.height / 2, BOX.width / 2 + 2, to.x - from.x];
+  const perPixel = 64 / (to.y - from.y);
+  const aside = (y) => from.x + width * RISE[Math.min(64, Math.max(0, Math.round((y - from.y) * perPixel)))];
+  let [worst, most] = [null, -1];
+  for (let at = first; at < end; at += 1) {
+    const { y, xs } = rows[at];
+    if (y + half >= from.y - 1) continue;
+    if (y - half <= to.y + 1) break;
+    const enters = aside(y + half);
+    const leaves = aside(y - half);
+    const next = countUpTo(xs, (enters < leaves ? enters : leaves) - reach); // the first box that could be met
+    if (next >= xs.length || xs[next] >= (enters < leaves ? leaves : enters) + reach) continue;
+    const wish = aside(y);
+    const gap = gapAt(rows[at], wish);
+    const x = wish < gap.left ? gap.left : wish > gap.right ? gap.right : wish;
+    if (Math.abs(x - wish) <= most) continue;
+    most = Math.abs(x - wish);
+    worst = { row: rows[at], gap, x, at };
   }
   return worst;
-}
-
-function meets(middle, enters, leaves) {
-  const reach = BOX.width / 2 + 2;
-  return Math.min(enters, leaves) < middle + reach && Math.max(enters, leaves) > middle - reach;
 }
 
 // Edges that share a gap stand side by side in it, in the order in which they came.
@@ -102,7 +125,8 @@ function fan(edges, placeOf, towards) {
   const groups = new Map();
   for (const edge of [...edges].sort((a, b) => towards(a) - towards(b))) {
     const place = placeOf(edge);
-    groups.set(place, [...(groups.get(place) ?? []), edge.key]);
+    if (!groups.has(place)) groups.set(place, []);
+    groups.get(place).push(edge.key);
   }
   const aside = new Map();
   for (const group of groups.values()) {

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from browser import Visit, needs_browser, visit
+from browser import Visit, needs_browser, timed, visit
 
 from circuits.explorer import explore_features
 from circuits.features import FeatureGraph, FeatureInsides, Steering
@@ -248,6 +248,22 @@ def test_themes_zoom_kinds_and_the_saved_drawing(seen: Visit):
     tree = ElementTree.fromstring(seen.said["svg"])
     paths = list(tree.iter("{http://www.w3.org/2000/svg}path"))
     assert len(paths) > UNITS and not re.search(r"var\(|class=|hidden", seen.said["svg"])
+
+
+@needs_browser
+def test_a_thousand_nodes_answer_at_once(page, tmp_path):
+    act = """
+said.took = {
+  size: answer((i) => change("#size", String(960 - i), "change")),
+  edges: answer((i) => change("#most", i % 2 ? "1000" : "10000", "change")),
+  choose: answer((i) => $$(".unit")[100 + i].dispatchEvent(
+    new MouseEvent("click", { bubbles: true }))),
+  search: answer((i) => change("#search", `m${i}`, "input")),
+};
+"""
+    seen = timed(page.content, act, tmp_path)
+    assert seen.console == []
+    assert max(seen.said["took"].values()) < 200
 
 
 def test_a_page_holds_the_best_of_a_graph_that_is_too_large(monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import Visit, needs_browser, visit
+from browser import Visit, needs_browser, timed, visit
 
 from circuits.circuit import Circuit
 from circuits.explorer import Insides, Level, explore
@@ -45,7 +45,7 @@ def measured(scores: Scores) -> Measured:
 
 ACT = """
 const drawn = () => $$("#stage .node").map((node) => node.dataset.node).sort();
-const edges = () => $$("#stage > svg path.edge").length;
+const edges = () => lines(".edge");
 said.start = [edges(), $("#size").value];
 said.kept = $("#kept").textContent;
 await type($("#slider"), 4, "input");
@@ -66,9 +66,9 @@ q.checked = false; q.dispatchEvent(new Event("change")); await frame();
 said.without_q = $$(".edge-row").some((row) => row.textContent.includes(".q")) ? "q" : edges();
 said.count = $("#shown").textContent;
 q.checked = true; q.dispatchEvent(new Event("change")); await frame();
-enter($(".grip"));
+enter($(".edge-row"));
 said.edge_card = $("#card").textContent;
-enter($(".grip"), "pointerleave");
+enter($(".edge-row"), "pointerleave");
 said.hidden = $("#card").hidden;
 """
 
@@ -76,10 +76,10 @@ CHOOSE = """
 const node = $('[data-node="logits"]');
 await click(node);
 said.chosen = [node.classList.contains("chosen"), $("#paths").textContent];
-said.lit = $$("path.edge.lit").length;
-said.faded = $$("path.edge.faded").length;
+said.lit = lines(".edge", ".lit");
+said.behind = $$(".lines.behind").length;
 await press(document.body, "Escape");
-said.cleared = [$$(".chosen").length, $$(".faded").length];
+said.cleared = [$$(".chosen").length, $$(".faded").length, $$(".behind").length];
 node.focus();
 said.node_card = $("#card").textContent;
 await press(node, "ArrowDown");
@@ -185,8 +185,8 @@ def test_a_click_lights_the_paths_through_a_node_and_escape_clears(chosen: Visit
     assert is_chosen
     # Grown from the logits, every edge leads there.
     assert f"{len(circuit.nodes) - 1} nodes upstream, 0 nodes downstream, 20 edges" in words
-    assert (chosen.said["lit"], chosen.said["faded"]) == (20, 0)
-    assert chosen.said["cleared"] == [0, 0]
+    assert (chosen.said["lit"], chosen.said["behind"]) == (20, 1)
+    assert chosen.said["cleared"] == [0, 0, 0]
 
 
 def test_the_keyboard_reaches_nodes_their_cards_and_their_strongest_edges(chosen: Visit):
@@ -238,16 +238,26 @@ def test_two_circuits_are_told_apart(tmp_path: Path):
     b = Circuit.from_edges(GRAPH, [("embed", "m0"), ("m1", "logits")])
     script = """
     const parts = ["only-a", "only-b", "both"];
-    said.parts = parts.map((part) => $$(`#stage > svg .edge.${part}`).length);
+    said.parts = parts.map((part) => lines(`.edge.${part}`));
+    const path = $("#stage > svg .edge.both");
+    const half = path.getPointAtLength(path.getTotalLength() / 2);
+    const middle = half.matrixTransform(path.getScreenCTM());
+    const point = (aside) => $("#stage > svg").dispatchEvent(
+      new PointerEvent("pointermove", { clientX: middle.x + aside, clientY: middle.y }));
+    point(2);
+    said.card = [$("#card strong").textContent, lines(".edge", ".lit")];
+    point(40);
+    said.off = [$("#card").hidden, lines(".edge", ".lit")];
     said.nodes = $$("#stage .node").map((node) => [node.dataset.node, node.getAttribute("class")]);
     const tick = $('[data-kind="both"]');
     tick.checked = false; tick.dispatchEvent(new Event("change")); await frame();
-    said.left = $$("#stage > svg .edge").length;
+    said.left = lines(".edge");
     said.no_threshold = $("#threshold-label").hidden;
     """
     seen = visit(explore(a, other=b).content, script, tmp_path)
     assert seen.console == []
     assert seen.said["parts"] == [1, 1, 1]
+    assert seen.said["card"] == ["embed\u2192m0", 1] and seen.said["off"] == [True, 0]
     assert dict(seen.said["nodes"])["m1"].endswith("only-b")
     assert seen.said["left"] == 2
     assert seen.said["no_threshold"]
@@ -260,7 +270,7 @@ def test_a_page_without_an_edge_to_draw_works_all_the_same(tmp_path: Path):
       tick.checked = false; tick.dispatchEvent(new Event("change")); await frame();
     }
     said.shown = $("#shown").textContent;
-    said.edges = $$("#stage > svg .edge").length;
+    said.edges = lines(".edge");
     """
     hidden = visit(explore(greedy(made_up(GRAPH), 5, ranking="absolute")).content, hide, tmp_path)
     empty = visit(explore(Circuit.empty(GRAPH)).content, hide, tmp_path)
@@ -277,7 +287,7 @@ def test_pruning_in_the_page_is_pruning_in_the_library(tmp_path: Path):
     $("#prune").checked = true; $("#prune").dispatchEvent(new Event("change")); await frame();
     for (const n of [3, 10, 20, 40, 80]) {
       await type($("#size"), n, "change");
-      said.sizes.push($$("#stage > svg .edge").length);
+      said.sizes.push(lines(".edge"));
     }
     said.links = $$("#stage > svg .link").length;
     """
@@ -300,6 +310,23 @@ said.then = [$("#matrix").hidden, $("#shown").textContent];
     assert seen.console == []
     assert seen.said["first"] == [False, "32,491 edges drawn"]
     assert seen.said["then"] == [True, "the strongest 300 of 32,491 edges drawn"]
+
+
+def test_1500_edges_answer_at_once(tmp_path: Path):
+    act = """
+$("#as-drawing").click();
+change("#most", "1500", "change");
+said.edges = lines(".edge");
+said.paths = $$("#stage > svg .edge").length;
+said.took = {
+  size: answer((i) => change("#size", String(1499 - i), "change")),
+  choose: answer((i) => $$(".node")[10 + i].dispatchEvent(new MouseEvent("click"))),
+};
+"""
+    seen = timed(explore(made_up(DEEP), size=1500).content, act, tmp_path)
+    assert seen.console == []
+    assert seen.said["edges"] == 1500 and seen.said["paths"] <= 2 * 9
+    assert max(seen.said["took"].values()) < 200
 
 
 DEEP = Graph(30, 9, 3)
