@@ -16,7 +16,9 @@ from patching.span_graph import kept_apart
 from patching.tasks.spans import END, Span
 from patching.tasks.task import Task
 
-SHARES = (0.1, 0.02)
+SHARES = (0.5, 0.1)
+"""Of fewer random edges, circuits without spans are mostly dead: runs of them skip nearly all."""
+
 PLACES = (0.15, 0.3, 0.6)
 """Where in a prompt three spans of one token stand, as shares of its length; the last is `end`."""
 

@@ -7,7 +7,7 @@ function start() {
   const data = openData();
   const state = { size: data.start, most: LINES, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null, view: data.start > LINES ? "matrix" : "drawing", skipFirst: false };
   const [drawing, matrix] = [openDrawing(find("stage")), openMatrix(find("stage"))];
-  const page = { data, state, drawing, matrix, stops: bySize(data), found: null, lit: null, insides: openInsides(data), moveMark: () => {} };
+  const page = { data, state, drawing, matrix, stops: bySize(data), found: null, lit: null, insides: openInsides(data), spans: openSpans(data), moveMark: () => {} };
   readAddress(page);
   page.on = handlers(page);
   writeOnce(page);
@@ -68,11 +68,12 @@ function later(page) {
 function relight(page) {
   const { data, state, drawing, found } = page;
   const paths = state.chosen === null ? null : pathsThrough(data.graph, found.edges, state.chosen);
-  light(drawing, paths);
+  const lit = paths ?? heldSpan(page);
+  light(drawing, lit);
   mark(drawing, "chosen", new Set(state.chosen === null ? [] : [state.chosen]));
   showDetails(data, found.edges, state.chosen, paths, page.on);
   if (paths !== null) find("paths").after(...insideOf(page, data.graph.nodes[state.chosen]));
-  page.lit = paths;
+  page.lit = lit;
   showMatches(page);
   showMatrix(page);
 }
@@ -185,6 +186,7 @@ function writeOnce(page) {
   }
   writeTicks(page);
   showPrompt(page);
+  showSpans(page);
 }
 
 function writeTicks(page) {

@@ -9,9 +9,11 @@ from circuits.explorer.content import Ordered, edge_list, names, ordered
 from circuits.explorer.insides import Insides
 from circuits.explorer.levels import Measured, fitting_levels, level_rows, measured
 from circuits.explorer.placing import Places, drawings, grid
+from circuits.explorer.span_keys import span_keys
 from circuits.judging.points import Curve
 from circuits.judging.uncertainty import Uncertain
 from circuits.scores import Ranking, Scores
+from circuits.spans import collapsed
 from patching.files.parsing import provenance_json
 from patching.graph import Graph
 from patching.span_graph import require_whole
@@ -32,6 +34,7 @@ PARTS = Parts(
         "panel.js",
         "matrix.js",
         "inside.js",
+        "spans.js",
         "search.js",
         "address.js",
         "seen.js",
@@ -59,7 +62,9 @@ def explore(
 
     A slider runs over the number of edges, best first, or over |score|; hovering names nodes and
     edges, a click on a node shows its up- and downstream paths. Blue edges help the metric in the
-    clean run, vermillion ones hurt it.
+    clean run, vermillion ones hurt it. Where spans are kept apart, edges are shown without, and the
+    prompt along the bottom lights up those of a span: a circuit's at its own, scores where they are
+    largest.
 
     >>> from patching.graph import Graph
     >>> page = explore(Circuit.from_edges(Graph(1, 1, 1), [("embed", "m0"), ("m0", "logits")]))
@@ -79,15 +84,16 @@ def explore(
         title: of the page; else what the provenance says.
 
     Raises:
-        ValueError: if graphs differ or keep spans apart, the size is out of range, or the curve is
-            of other circuits.
+        ValueError: if graphs differ, uncertainty is by span, the size is out of range, or the curve
+            is of other circuits.
     """
     if isinstance(result, Uncertain):
         result, uncertain = result.scores, uncertain or result
-    require_whole(result.graph, "the explorer")
     _check_graphs(result.graph, other, uncertain)
+    apart, result = result, collapsed(result)
+    scores, other = (None if one is None else collapsed(one) for one in (scores, other))
     found = measured(curve) if isinstance(curve, Curve) else curve
-    ranking = _ranking(result.provenance, found)
+    ranking = _ranking(apart.provenance, found)
     order = ordered(result, scores, ranking)
     orders = [order] if other is None else [order, ordered(other, None, ranking)]
     start = max(one.start for one in orders) if size is None else size
@@ -103,8 +109,9 @@ def explore(
         "ranking": ranking,
         "curve": None if found is None else _curve(found, order),
         "insides": None if insides is None else insides.content(result),
-        "subtitle": _subtitle(result.provenance),
-        "facts": _facts(result, other),
+        "spans": span_keys(apart, order),
+        "subtitle": _subtitle(apart.provenance),
+        "facts": _facts(apart, other),
     }
     picture = partial(draw, order.prefix(start), title=title, most_edges=_STILL_EDGES)
     return Page(title, assemble(title, PARTS, data), picture, height=680)
@@ -149,6 +156,8 @@ def _ranking(provenance: Mapping[str, object], found: Measured | None) -> Rankin
 def _check_graphs(
     graph: Graph, other: Circuit | Scores | None, uncertain: Uncertain | None
 ) -> None:
+    if uncertain is not None:
+        require_whole(uncertain.scores.graph, "uncertainty in the explorer")
     beside = {
         "the other circuit": None if other is None else other.graph,
         "the uncertainty": None if uncertain is None else uncertain.scores.graph,

@@ -78,10 +78,10 @@ function round10(share) {
   return Math.round((0.08 + 0.92 * share) * 100) / 100;
 }
 
-// The prompt, token by token, above the drawing.
+// The prompt, token by token, above the drawing; below it where there are spans.
 function showPrompt(page) {
   const { insides } = page;
-  find("prompt").hidden = insides === null;
+  find("prompt").hidden = insides === null || page.spans !== null;
   if (insides === null) return;
   const tokens = insides.tokens.map((token) => make("span", { class: "token" }, visible(token)));
   find("prompt").replaceChildren(...tokens);

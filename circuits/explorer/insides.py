@@ -15,6 +15,7 @@ from patching.lens.projection import logit_lens
 from patching.lens.text import prompt_texts, token_texts
 from patching.model import Model
 from patching.tasks import Task
+from patching.tasks.spans import labels
 from patching.views.page import packed
 
 _FULL = 255  # stands for 1 in the page: shares of attention travel as whole numbers of 8 bits
@@ -26,8 +27,8 @@ class Insides:
     """One prompt's tokens, every head's pattern, and what every node promotes at the last token.
 
     `promoted` has for each of `embed`, heads and MLPs the tokens whose logit its write raises
-    most, with by how much; `said` is the prompt with its answers in a line. `effects` are what
-    was measured of nodes exactly, in units of the metric.
+    most, with by how much; `said` is the prompt with its answers in a line, `spans` are those of
+    its tokens. `effects` are what was measured of nodes exactly, in units of the metric.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Insides:
     patterns: Float[Tensor, "layer head query key"]
     promoted: Mapping[str, tuple[tuple[str, float], ...]]
     effects: Mapping[str, float]
+    spans: tuple[str, ...] = ()
 
     def content(self, result: Circuit | Scores) -> dict[str, object]:
         """What a page of these results is given.
@@ -55,6 +57,7 @@ class Insides:
         return {
             "said": self.said,
             "tokens": list(self.tokens),
+            "spans": list(self.spans),
             "heads": heads,
             "patterns": packed(shares, "uint8"),
             "promoted": {
@@ -99,6 +102,7 @@ def look_inside(
     if most < 1:
         raise ValueError(f"cannot name {most} tokens; 1 is the least")
     one = Task(task.name, (task.prompts[prompt],))
+    at = labels(one.prompts[0].spans, task.span_names, len(one.prompts[0].clean))
     lens = logit_lens(model, one, ["embed", "heads", "mlp_out"], scale="frozen", softcap=False)
     if unknown := set(effects or {}) - {*lens.nodes}:
         raise ValueError(f"no node is named {min(unknown)!r}; {lens.nodes[1]} or m0 would be right")
@@ -116,4 +120,5 @@ def look_inside(
             for node, ids, by in pairs
         },
         effects=dict(effects or {}),
+        spans=tuple(task.span_names[i] for i in at),
     )

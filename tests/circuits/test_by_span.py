@@ -296,13 +296,12 @@ def test_columns_share_heights_whatever_is_in_them():
     assert len(routes[0]) == 4  # it passes the row in which its column has no box
 
 
-@pytest.mark.parametrize("who", ["EAP-IG's form", "Neuronpedia's form", "the explorer"])
+@pytest.mark.parametrize("who", ["EAP-IG's form", "Neuronpedia's form"])
 def test_forms_without_spans_say_so(tmp_path, who):
     circuit = _circuit("embed->m0@a")
     write = {
         "EAP-IG's form": lambda: to_mib_json(circuit, tmp_path / "c.json", d_model=8),
         "Neuronpedia's form": lambda: save(circuit, tmp_path / "c.neuronpedia.json"),
-        "the explorer": lambda: save(circuit, tmp_path / "c.html"),
     }
     with pytest.raises(ValueError, match=f"{who} knows no spans; give what"):
         write[who]()
