@@ -55,8 +55,8 @@ def test_a_smaller_picture_keeps_a_rare_colour():
     assert len(again) < len(file.getvalue()) / 2
 
 
-def test_all_eight_are_there():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 9)]
+def test_all_nine_are_there():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 10)]
 
 
 @each
