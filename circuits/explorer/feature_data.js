@@ -40,8 +40,10 @@ function incident(n, edges) {
   return { into, outOf };
 }
 
+// By the place that it writes at, which is before a norm in some families.
 function labelOf(data, node) {
-  return node.kind === "feature" ? data.labels.get(`${node.place} ${node.number}`) ?? "" : "";
+  if (node.kind !== "feature") return "";
+  return data.labels.get(`${node.place} ${node.number}`) ?? data.labels.get(`${node.place}.out ${node.number}`) ?? "";
 }
 
 // What a node is called: by people, by its token, or by its number.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from circuits.features.graph import EMBEDDING, ERROR, FEATURE, KINDS, LOGIT, FeatureGraph
 from circuits.features.influence import merits
+from circuits.features.labelled import labels_of
 from circuits.features.told import FeatureInsides
-from patching.dictionaries.labels import Labels
+from patching.dictionaries.labels import Feature, Labels
 from patching.figures import LABEL, TITLE, Figure, token_labels
 from patching.files.parsing import provenance_json
 from patching.views.page import Page, Parts, assemble, packed
@@ -71,7 +72,7 @@ def explore_features(
         graph: as `trace` made it, or read from a file.
         insides: what `look_at_features` read of the model: examples, activations over the prompt,
             and what came of changing units in the real model.
-        labels: of features.
+        labels: of features, beside those that the graph has.
         size: how many features and errors are shown at first.
         title: of the page.
 
@@ -97,7 +98,7 @@ def explore_features(
         "said": graph.facts.get("logits") or {},
         "validity": validity if isinstance(validity, Mapping) else None,
         "scores": scores if isinstance(scores, Mapping) else None,
-        "labels": _labels(labels),
+        "labels": _labels({**labels_of(graph), **(labels or {})}),
         "total": {"nodes": len(graph), "edges": graph.n_edges},
         "facts": dict(graph.facts),
         "values": {},
@@ -178,10 +179,10 @@ def _insides(insides: FeatureInsides, graph: FeatureGraph) -> dict[str, object]:
     }
 
 
-def _labels(labels: Labels | None) -> dict[str, dict[str, str]]:
+def _labels(labels: Mapping[Feature, str]) -> dict[str, dict[str, str]]:
     """All labels, also of features that are not here: the page saves them again."""
     found: dict[str, dict[str, str]] = {}
-    for (place, number), text in (labels or {}).items():
+    for (place, number), text in labels.items():
         found.setdefault(place, {})[str(number)] = text
     return found
 

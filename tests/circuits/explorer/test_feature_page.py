@@ -13,6 +13,7 @@ from circuits.explorer import explore_features
 from circuits.features import FeatureGraph, FeatureInsides, Steering
 from circuits.features.graph import Nodes
 from circuits.features.influence import with_influence
+from circuits.features.labelled import labelled
 from circuits.features.steering import Steered
 from patching.dictionaries import Labels, load_labels
 from patching.dictionaries.examples import Context, Example, Examples
@@ -273,6 +274,14 @@ def test_a_page_holds_the_best_of_a_graph_that_is_too_large(monkeypatch):
     assert len(data["names"]) == 40 and data["total"]["nodes"] == len(GRAPH)
     assert set(data["names"]) == {name for name, _ in GRAPH.top(26)} | {*GRAPH.names[UNITS:]}
     assert data["total"]["edges"] == GRAPH.n_edges
+
+
+def test_labels_of_the_graph_are_there_and_others_go_before_them():
+    graph = labelled(GRAPH, Labels({BEST_KEY: "its own"}))
+    own, place = data_of(explore_features(graph))["labels"], BEST_KEY[0]
+    assert own == {place: {str(BEST_KEY[1]): "its own"}}
+    given = data_of(explore_features(graph, labels=LABELS))["labels"]
+    assert given[place] == {str(BEST_KEY[1]): EVIL} and "r9.post" in given
 
 
 def test_a_graph_without_facts_or_features_has_a_page():

@@ -11,10 +11,15 @@ from browser import Visit, needs_browser, timed, visit
 from circuits.circuit import Circuit
 from circuits.explorer import Insides, Level, explore
 from circuits.explorer.levels import Measured
+from circuits.judging.faithfulness import Sweep, curve
 from circuits.judging.uncertainty import Uncertain
+from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.select import greedy, top_n
 from patching.graph import Graph
+from patching.metrics import logit_diff
+from patching.model import Model
+from patching.models import known
 
 pytestmark = needs_browser
 
@@ -156,6 +161,25 @@ def test_faithfulness_is_that_of_the_size_or_between_two_or_not_known(seen: Visi
     assert seen.said["between"][1].startswith("interpolated between 10 and 20 edges")
     assert EVIL.split("\u2028")[0] in seen.said["between"][1]
     assert seen.said["beyond"] == "not measured at this size"
+
+
+def test_what_is_shown_of_a_circuit_is_what_evaluate_says_of_it(tmp_path: Path):
+    model, task = Model.load("truth/induction"), known("truth/induction", n=4).task
+    scores = made_up(model.graph)
+    sizes = (12, 25)
+    sweep = Sweep("absolute", sizes=sizes, prune=False, n_random=0, n_bootstrap=0)
+    found = curve(model, task, scores, logit_diff, sweep)
+    circuits = [top_n(scores, n, ranking="absolute") for n in sizes]
+    shares = evaluate(model, task, circuits, logit_diff).faithfulness.tolist()
+    act = """
+said.kept = [$("#kept").textContent];
+await type($("#size"), "12", "change");
+said.kept.push($("#kept").textContent, $("#kept-about").textContent);
+"""
+    page = explore(circuits[1], scores=scores, curve=found)
+    kept = visit(page.content, act, tmp_path).said["kept"]
+    written = [f"{100 * share:.1f} %".replace("-", "\u2212") for share in shares]
+    assert kept[:2] == written[::-1] and kept[2].startswith("measured at 12 edges")
 
 
 def test_hiding_query_inputs_leaves_the_others(seen: Visit):
