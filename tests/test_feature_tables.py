@@ -136,11 +136,11 @@ def test_correlations_over_single_nodes_are_those_of_the_prototypes(model, strea
 @pytest.mark.slow
 @pytest.mark.parametrize("others", ["free", "held"])
 def test_integrated_gradients_choose_the_most_faithful_nodes(model, streams, others):
+    """RelP and the plain gradient change places from one training of autoencoders to the next."""
     found = faithfulness(model, streams, "name_copy", 6, others)
-    at = dict(zip(SHARES, range(len(SHARES)), strict=True))
-    small, large = at[0.05], at[0.4]
-    assert found["ig-10"][small] > found["relp-ah"][small] > found["relp"][small]
-    assert found["relp"][small] > found["plain"][small] > 0.1
+    small, large = SHARES.index(0.05), SHARES.index(0.4)
+    best = min(found[key][small] for key in ("ig-10", "ig-5", "relp-ah"))
+    assert best > 0.1 + max(found[key][small] for key in ("plain", "ln", "relp"))
     assert found["ig-10"][small] == pytest.approx(0.69, abs=0.1)
     assert found["ig-10"][large] == pytest.approx(1.0, abs=0.05)
     assert max(map(abs, found["random"])) < 0.03
