@@ -77,9 +77,10 @@ def test_a_name_that_is_not_there_is_refused():
         exec("from circuits import evalute")
 
 
-def test_a_package_can_be_imported_without_torch():
+def test_packages_and_the_shells_parser_need_no_torch():
     code = (
-        f"import sys, {', '.join(FACES)}; print(sorted({{'torch', 'pandas'}} & set(sys.modules)))"
+        f"import sys, circuits.cli, {', '.join(FACES)}; circuits.cli.make_parser(); "
+        "print(sorted({'torch', 'pandas', 'tqdm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
     assert done.stdout.decode().strip() == "[]"

@@ -17,6 +17,7 @@ from circuits.scores import load_scores
 from circuits.scoring import eap_ig
 from circuits.select import prune, top_n
 from circuits.shell.examples import EXAMPLES
+from circuits.shell.waiting import waiting
 from patching.metrics import METRICS, logit_diff
 from patching.model import Model
 from patching.tasks import from_json
@@ -236,6 +237,22 @@ def test_the_package_runs_as_a_program():
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert "find, judge and draw circuits" in done.stdout.lower()
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "loads"),
+    [
+        (["score", "--model", "gpt2", "--task", "ioi", "--out", "s.safetensors"], "gpt2"),
+        (["show", "s.safetensors"], "libraries"),
+        (["methods"], None),
+    ],
+)
+def test_before_libraries_are_loaded_a_line_says_what_for(words, loads, monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.delitem(sys.modules, "torch")
+    with waiting(make_parser().parse_args(words)):
+        said = capsys.readouterr().err
+    assert said == (f"circuits {words[0]}: loading {loads}\n" if loads else "")
 
 
 def test_same_numbers_as_from_python(home):
