@@ -1,11 +1,12 @@
 """`circuits features`: graphs from the shell."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from circuits.cli import main
-from circuits.features import load_graph
+from circuits.features import load_graph, save_graph
 from patching import Model, tasks
 
 
@@ -117,3 +118,10 @@ def test_a_run_folder_keeps_rows_and_labels_go_into_the_file(tmp_path, capsys):
     assert main(["features", "show", str(graph), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["facts"]["labels"] == {"m1": {"0": "says unknown"}}
+
+
+def test_the_page_of_a_graph_over_dictionaries_needs_them(graph, tmp_path, capsys):
+    path, facts = tmp_path / "g.safetensors", dict(load_graph(graph).facts)
+    save_graph(replace(load_graph(graph), facts={**facts, "letter": "f"}), path)
+    assert main(["features", "view", str(path), "--model", "toy-llama"]) == 2
+    assert "--dictionaries is needed: the graph is not of neurons" in capsys.readouterr().err

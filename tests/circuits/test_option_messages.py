@@ -83,8 +83,12 @@ AFTER = {
     "score @ --out s.safetensors --method exact --constants k.safetensors": "both, or neither",
 }
 
-ELSEWHERE = ("give --overwrite", "leave out --run", " --help)")
-"""In tests/circuits: test_outputs.py, test_cli_own_methods.py, test_cli_errors.py."""
+ELSEWHERE = (
+    *("give --overwrite", "leave out --run", " --help)"),
+    *("needs --model: features are looked at", "--dictionaries is needed: the graph"),
+)
+"""In tests/circuits: test_outputs.py, test_cli_own_methods.py, test_cli_errors.py; and in
+test_cli_features.py, which has a graph of features."""
 OUTPUTS = ("{_named(", "{_option(")
 """What messages about outputs are made with: in test_outputs.py, all of them."""
 

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "neurons.out": "test_cli_neurons.py",
     "neurons.export": "test_cli_neurons.py",
     "trained": "test_cli_features.py",
+    "page": "test_cli_features.py",
     "effects_out": "test_cli_features_task.py",
     "circuit_out": "test_cli_features_task.py",
     "constants": "test_cli_constants.py",
