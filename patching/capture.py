@@ -4,7 +4,7 @@ Writers are kept as small as they are: heads before their output projection, in 
 difference of two runs is taken; `expand_writes` makes d_model of a few tokens at a time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -160,14 +160,16 @@ def capture(
     *,
     at: Bool[Tensor, "batch pos"] | None = None,
     seen: Mapping[str, int] = _NOTHING,
+    hooks: Sequence[tuple[str, Hook]] = (),
 ) -> Run:
     """Run `tokens` (the clean or corrupt ones of `batch`) and keep what its writers wrote.
 
     Writes are kept at `batch.can_differ` unless told otherwise: the only tokens where the two
-    runs of a pair can differ and still reach the answer. `seen` as `Recorder` has it.
+    runs of a pair can differ and still reach the answer. `seen` as `Recorder` has it; `hooks` act
+    before anything is kept.
     """
     recorder = Recorder(model, batch.can_differ if at is None else at, seen)
-    return recorder.finish(model.answer_logits(tokens, batch, recorder.hooks))
+    return recorder.finish(model.answer_logits(tokens, batch, [*hooks, *recorder.hooks]))
 
 
 def expand_writes(model: Model, writes: Writes) -> Float[Tensor, "source token d_model"]:

@@ -19,12 +19,13 @@ from patching.anatomy.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Run, Writes, capture
 from patching.live import Point, Start
 from patching.metrics import Metric, measure, require_slope
-from patching.model import Model
+from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.paths import Ends, Path, Step, at_clean
 from patching.progress import within
 from patching.provenance import describe
 from patching.rules import Rule, plain
+from patching.runs.recorded import last_mlp_at_answers
 from patching.tasks.task import Batch, Task
 
 G = TypeVar("G")
@@ -81,6 +82,7 @@ class Job(Generic[G]):
 
     `new_sum` makes an empty sum at some tokens; `seen` names hook points whose values at both
     plain runs are wanted, with the axis that counts positions; `facts` are the method's own.
+    `short` says that no one looks inside the last MLP, or at what it writes where nothing is asked.
     """
 
     model: Model
@@ -90,6 +92,7 @@ class Job(Generic[G]):
     new_sum: Callable[[Bool[Tensor, "batch pos"]], Sum[G]]
     seen: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    short: bool = False
 
     def check(self, task: Task, purpose: str, *, elsewhere: str) -> None:
         """Check that everything fits together, before any expensive work.
@@ -170,11 +173,18 @@ class _Runs(Generic[G]):
         """Where writes can differ from their replacements and still reach the answer."""
         return self._job.prepared.tokens(self.batch)
 
+    @cached_property
+    def _shortening(self) -> tuple[tuple[str, Hook], ...]:
+        return tuple(last_mlp_at_answers(self._job.model, self.batch)) if self._job.short else ()
+
     def plain(self, prompts: Int[Tensor, "batch pos"], weight: float) -> Run:
         """A plain run, with gradients if they have weight."""
         job = self._job
         if weight == 0.0:
-            return capture(job.model, prompts, self.batch, at=self.tokens, seen=job.seen)
+            hooks = self._shortening
+            return capture(
+                job.model, prompts, self.batch, at=self.tokens, seen=job.seen, hooks=hooks
+            )
         recorder = Recorder(job.model, self.tokens, job.seen)
         return recorder.finish(self._add(Start(weight, prompts, hooks=tuple(recorder.hooks))))
 
@@ -192,6 +202,7 @@ class _Runs(Generic[G]):
         key = rows.start, rows.stop
         if key not in self._sums:
             self._sums[key] = job.new_sum(self.tokens)
+        start = replace(start, hooks=(*self._shortening, *start.hooks))
         point = self._sums[key].add(self.batch, job.metric, start)
         if rows.start == 0:
             slope = widen(point.embedding_gradient)

@@ -18,6 +18,7 @@ def prepare(model: Model, task: Task, metric: Metric, recipe: Recipe) -> Job[Rea
     """
     prepared = recipe.ablation(model)
     readers = partial(GradientSum, model, rule=recipe.rule)
-    job = Job(model, metric, recipe, prepared, readers, facts=facts_of(prepared.name))
+    facts, short = facts_of(prepared.name), not recipe.rule.parts
+    job = Job(model, metric, recipe, prepared, readers, facts=facts, short=short)
     job.check(task, "to score edges by", elsewhere=", or integrate over inputs (eap_ig)")
     return job

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM
+from patching.anatomy.devices import AtLayer
 from patching.anatomy.stack import skipping
 from patching.files.brief import briefly
 from patching.model import Hook, Model
@@ -87,6 +88,19 @@ def record(
     return Recorded(model, batch, tokens, logits, *seen)
 
 
+def last_mlp_at_answers(model: Model, batch: Batch) -> list[tuple[str, Hook]]:
+    """Hooks by which the last MLP works where logits are asked alone, and writes 0 elsewhere.
+
+    Nothing that is asked sees what it writes there. None where most tokens are asked.
+    """
+    block, tokens = model.blocks[-1], batch.asked
+    if 2 * len(tokens[0]) > batch.clean.numel():
+        return []
+    there = tuple(index.to(block.device) for index in tokens)
+    alone = AtLayer(partial(_alone, tuple(batch.clean.shape), there))
+    return [(block.mlp_in, AtLayer(partial(_take, there))), (block.mlp_out, alone)]
+
+
 def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     kept[name] = tensor
 
@@ -106,5 +120,13 @@ def _put(
     made: Float[Tensor, "1 token d_model"],
 ) -> Float[Tensor, "row pos d_model"]:
     out = before[rows]
+    out[tokens] = made[0]
+    return out
+
+
+def _alone(
+    shape: tuple[int, int], tokens: Tokens, made: Float[Tensor, "1 token d_model"]
+) -> Float[Tensor, "row pos d_model"]:
+    out = made.new_zeros(*shape, made.shape[-1])
     out[tokens] = made[0]
     return out
