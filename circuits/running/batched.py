@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.running.pair import Pair
@@ -26,6 +26,9 @@ from patching.anatomy.stack import skipping
 from patching.capture import Writes
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
+
+Places = tuple[Int[Tensor, " token"], Int[Tensor, " token"]]
+"""Row and position of some tokens."""
 
 
 def run_pass(
@@ -191,15 +194,31 @@ class _Pass:
         return out.flatten(0, 1)
 
     def _mlp_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        """The MLP runs on the parts in which it is active, at tokens where anything differs."""
+        """The MLP runs on the parts in which it is active, at tokens where anything differs.
+
+        The last at the answers alone: nothing else sees what it writes.
+        """
         mlp, reader = self._graph.mlp_source(block.index), self._graph.mlp_reader(block.index)
-        ran = [part for part in self._parts if part.plan.active[mlp]]
+        ran = [
+            part
+            for part in self._parts
+            if part.plan.active[mlp] and (len(part.asked) or not self._is_last(block))
+        ]
         hooks: list[tuple[str, Hook]] = []
         if self._is_computed(slice(reader, reader + 1)):
             hooks.append((block.mlp_stream, self._keep_stream(block.mlp_stream)))
         hooks.append((block.mlp_in, lambda live: self._mlp_input(block, live, ran)))
         hooks.append((block.mlp_out, lambda out: self._on_mlp_out(block, out, ran)))
         return hooks
+
+    def _is_last(self, block: Block) -> bool:
+        return block.index == self._graph.n_layers - 1
+
+    def _mlp_tokens(self, block: Block, part: Part) -> tuple[Tensor | slice, Places]:
+        """Where an MLP works: among a part's tokens, and their rows and positions."""
+        if self._is_last(block):
+            return part.asked, part.asked_places
+        return slice(None), part.places
 
     def _keep_stream(self, name: str) -> Hook:
         return lambda stream: self._streams.update({name: stream})
@@ -211,11 +230,13 @@ class _Pass:
         n_sources = self._graph.sources_before_mlp(block.index)
         stream, made = self._streams.pop(block.mlp_stream, None), []
         for part in ran:
-            x = self._chosen(live, part)
+            at, places = self._mlp_tokens(block, part)
+            x = self._by_circuit(live)[part.circuit][places]
             if part.plan.computed[reader]:
                 assert stream is not None, "the stream is kept for every reader put together"
                 self._set_starts(part, block.mlp_stream, self._chosen(stream, part))
-                x = part.sums.inputs(torch.tensor([reader]), n_sources)[0].to(live.dtype)
+                some = None if isinstance(at, slice) else at
+                x = part.sums.inputs(torch.tensor([reader]), n_sources, some)[0].to(live.dtype)
                 x = x if block.mlp_norm is None else block.mlp_norm(x)
             made.append(x)
         x = torch.cat(made)[None] if made else live[:1, :1]
@@ -228,15 +249,16 @@ class _Pass:
         mlp = self._graph.mlp_source(block.index)
         clean = self._pair.mlp_outs[block.mlp_out]
         whole = clean.repeat(self._n, *[1] * clean.ndim).view(self._n, *clean.shape)
-        sizes = [len(part.places[0]) for part in ran]
+        sizes = [len(self._mlp_tokens(block, part)[1][0]) for part in ran]
         tokens = out.flatten(0, 1)[: sum(sizes)].split(sizes) if ran else []
         for part, made in zip(ran, tokens, strict=True):
-            whole[part.circuit][part.places] = made
+            whole[part.circuit][self._mlp_tokens(block, part)[1]] = made
         for part in self._parts:
             rows, which = part.sums.rows(slice(mlp, mlp + 1))
             if len(which):
-                live = widen(whole[part.circuit][part.places])
-                rows[0] = self._pair.replaced.mlps[block.index][part.span] - live
+                at, places = self._mlp_tokens(block, part)
+                replaced = self._pair.replaced.mlps[block.index][part.span][at]
+                rows[0, at] = replaced - widen(whole[part.circuit][places])
         return whole.flatten(0, 1)
 
     def _set_starts(self, part: Part, name: str, live: Float[Tensor, "token d_model"]) -> None:

@@ -12,6 +12,7 @@ from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import Recorder, Run, Writes, indices
 from patching.model import Model
 from patching.modes import without_gradients
+from patching.runs.recorded import record, stream_points
 from patching.tasks.task import Batch
 
 
@@ -64,18 +65,16 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
     """Run the clean prompts, and the corrupt ones where the ablation uses them."""
     tokens = ablation.tokens(batch)
     chosen = indices(tokens)
-    streams: dict[str, Tensor] = {}
-    mlp_outs: dict[str, Tensor] = {}
     recorder = Recorder(model, tokens)
-    names = [*(block.stream_in for block in model.blocks), FINAL_STREAM]
-    hooks = [(name, partial(_keep, streams, name)) for name in names]
-    hooks += [(block.mlp_out, partial(_keep, mlp_outs, block.mlp_out)) for block in model.blocks]
-    clean = recorder.finish(model.answer_logits(batch.clean, batch, [*recorder.hooks, *hooks]))
+    whole = record(model, batch.clean, batch, recorder.hooks)
+    clean = recorder.finish(whole.logits)
+    streams = dict(zip(stream_points(model), whole.streams, strict=True))
+    mlp_outs = {block.mlp_out: out for block, out in zip(model.blocks, whole.mlps, strict=True)}
     corrupt, seen = _run_corrupt(model, batch, tokens) if ablation.paired else (None, {})
     replaced = ablation.replace(batch, clean, corrupt).writes.to(model.device)
     if corrupt is None:
         seen = replaced_streams(model, replaced, clean.positions[chosen])
-        narrow = {name: seen[name].to(streams[name].dtype) for name in names}
+        narrow = {name: seen[name].to(streams[name].dtype) for name in streams}
         seen |= replaced_projections(model, narrow)
     clean = replace(clean, writes=clean.writes.to(model.device))
     return Pair(tokens, clean, replaced, streams, mlp_outs, corrupt, seen)
@@ -93,10 +92,6 @@ def _run_corrupt(
     hooks = [(name, partial(_keep_chosen, seen, chosen, name)) for name in names]
     logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks])
     return recorder.finish(logits), seen
-
-
-def _keep(store: dict[str, Tensor], name: str, tensor: Float[Tensor, "batch pos ..."]) -> None:
-    store[name] = tensor
 
 
 def _keep_chosen(

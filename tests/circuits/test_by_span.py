@@ -110,7 +110,7 @@ def test_methods_that_keep_no_spans_apart_say_so(gpt2, name):
 
 def test_exact_scores_by_span_are_what_the_edge_is_worth_there(gpt2):
     graph = SpanGraph.of(gpt2.graph, TASK.apart)
-    edges = [("embed", "a1.h0.v@b"), ("m0", "logits@end"), ("a0.h1", "m1@a")]
+    edges = [("embed", "a1.h0.v@b"), ("m0", "logits@end"), ("embed", "m0@a")]
     found = exact(gpt2, TASK, logit_diff, edges=edges)
     full = Circuit.full(graph)
     without = [full - Circuit.from_edges(graph, [edge]) for edge in edges]
