@@ -122,4 +122,4 @@ def test_stories_are_rebuilt_as_well_as_in_the_specification():
     made = train_dictionaries(model, own_text(model, n=1024, length=128), ["mlp", "resid"])
     for fit in attach(model, made, own_text(model, n=64, length=128, seed=1)).fits:
         assert fit.fvu <= (0.2 if fit.writes.startswith("m") else 0.12), fit
-        assert fit.silent <= 0.05 * fit.n_features
+        assert fit.silent <= 0.05 * fit.n_features and fit.l0 == pytest.approx(12, abs=0.1)
