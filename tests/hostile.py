@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import _SIZE, load, save
 from torch import Tensor
 
 from circuits.circuit import _checksum as checksum_of_circuit
@@ -185,6 +185,7 @@ def _holed(x: Tensor, rng: random.Random) -> Tensor:
     return changed.reshape(x.shape).to(x.dtype)
 
 
+COMPLEX = torch.complex64 if torch.complex64 in _SIZE else torch.float16  # safetensors' oldest
 WAYS: dict[str, Callable[[Tensor, random.Random], Tensor]] = {
     "gone": lambda x, rng: x,
     "renamed": lambda x, rng: x,
@@ -197,7 +198,7 @@ WAYS: dict[str, Callable[[Tensor, random.Random], Tensor]] = {
     "whole numbers": lambda x, rng: x.long(),
     "half": lambda x, rng: x.half(),
     "truths": lambda x, rng: x.bool(),
-    "complex": lambda x, rng: x.to(torch.complex64),
+    "complex": lambda x, rng: x.to(COMPLEX),
     "holed": _holed,
     "other numbers": lambda x, rng: x * 3 + 1,
 }

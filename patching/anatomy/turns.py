@@ -5,6 +5,7 @@ of it would be kept in the wrong place. A thread that has its turn may take it a
 at the same time, give each thread a model of its own: `copy.deepcopy(model)`.
 """
 
+from contextlib import AbstractContextManager
 from threading import Lock, RLock
 from weakref import WeakKeyDictionary
 
@@ -14,7 +15,7 @@ _TURNS: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
 _MAKING = Lock()
 
 
-def turn(bridge: nn.Module) -> "RLock":
+def turn(bridge: nn.Module) -> AbstractContextManager[bool]:
     """The lock that whoever runs a model holds, one for each model."""
     with _MAKING:
         return _TURNS.setdefault(bridge, RLock())
