@@ -146,12 +146,13 @@ function exampleOf(page, node) {
 
 function contextOf(context, largest) {
   const line = make("p", { class: "context" });
+  const between = context.tokens.some((token) => token.includes(" ")) ? "" : " "; // as its tokenizer has it
   context.tokens.forEach((token, i) => {
     const value = context.values[i];
     const word = make("span", { class: i === context.at ? "peak" : "" }, token.replace(/\n/g, "\u21b5"));
     if (value > 0) word.style.background = tinted(value / (largest || 1));
     word.title = digits(value);
-    line.append(word);
+    line.append(word, between);
   });
   return line;
 }

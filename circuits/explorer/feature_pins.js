@@ -125,7 +125,7 @@ function gripOver(entities, edge, d) {
 function entityBox(page, one, place) {
   const { data } = page;
   const node = data.nodes[one.members[0]];
-  const below = one.kind === "several" ? `${one.members.length} nodes` : one.kind === "embedding" ? `token ${node.position}` : `${node.unit ?? node.place} at ${visible(data.tokens[node.position])}`;
+  const below = one.kind === "several" ? `${one.members.length} nodes` : one.kind === "embedding" ? `token ${node.position}` : one.kind === "logit" ? `logit, ${percent(node.weight)}` : `${node.unit ?? node.place} at ${visible(data.tokens[node.position])}`;
   const { width, height } = BOX;
   const box = shape("g", { class: `group-box ${one.kind}`, transform: `translate(${round(place.x)} ${round(place.y)})` },
     shape("rect", { x: -width / 2, y: -height / 2, width, height, rx: 6 }),

@@ -1,6 +1,6 @@
 """`explore_features`: from a graph of features to a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -44,6 +44,7 @@ MOST_NODES, MOST_EDGES = 4_000, 40_000
 """More than these do not go into a page; the best do, and the page says so."""
 
 _FIRST = 300  # features and errors seen at first
+_LONGEST = 60  # letters of the prompt in a title
 
 
 def explore_features(
@@ -85,7 +86,7 @@ def explore_features(
     if not 0 <= start <= inner:
         raise ValueError(f"cannot show {start} features and errors at first; there are {inner}")
     texts = _texts(graph)
-    title = title or f"Features of \u201c{''.join(texts).strip()[:60]}\u201d"
+    title = title or f"Features of \u201c{_prompt(texts)}\u201d"
     provenance_json(graph.facts)
     told = {} if insides is None else _insides(insides, held)
     validity, scores = graph.facts.get("validity"), graph.facts.get("scores")
@@ -190,6 +191,13 @@ def _labels(labels: Mapping[Feature, str]) -> dict[str, dict[str, str]]:
 def _texts(graph: FeatureGraph) -> list[str]:
     texts = graph.facts.get("texts")
     return [str(text) for text in (texts if isinstance(texts, list) else graph.tokens.tolist())]
+
+
+def _prompt(texts: Sequence[str]) -> str:
+    """The prompt in short; words that a tokenizer gives without spaces are kept apart."""
+    between = "" if any(" " in text for text in texts) else " "
+    told = between.join(texts).strip()
+    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1].rstrip()}\u2026"
 
 
 def _subtitle(graph: FeatureGraph) -> str:

@@ -292,6 +292,13 @@ def test_a_graph_without_facts_or_features_has_a_page():
     assert data_of(explore_features(bare))["start"] == 0
 
 
+def test_a_title_keeps_words_apart():
+    words = {**GRAPH.facts, "texts": ["a", "cat"] + ["b"] * (POSITIONS - 2)}
+    page = explore_features(replace(GRAPH, facts=words))
+    assert page.title.startswith("Features of \u201ca cat b b")
+    assert explore_features(GRAPH).title.endswith("\u2026\u201d")  # too long to be told whole
+
+
 def test_a_size_that_is_not_there_is_refused():
     with pytest.raises(
         ValueError, match="cannot show 961 features and errors at first; there are 960"
