@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 T = TypeVar("T")
 
@@ -241,7 +241,7 @@ def _bar(what: str, total: int | None, done: int) -> _Bar:
     if _in_notebook() and find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as notebook_bar
 
-        return notebook_bar(**options, bar_format=form)
+        return cast(_Bar, notebook_bar(**options, bar_format=form))
     from tqdm import tqdm
 
     return tqdm(**options, bar_format=form, file=sys.stderr)
