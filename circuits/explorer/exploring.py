@@ -90,8 +90,9 @@ def explore(
     if isinstance(result, Uncertain):
         result, uncertain = result.scores, uncertain or result
     _check_graphs(result.graph, other, uncertain)
-    apart, result = result, collapsed(result)
-    scores, other = (None if one is None else collapsed(one) for one in (scores, other))
+    apart, result = result, _whole(result)
+    scores = None if scores is None else collapsed(scores)
+    other = None if other is None else _whole(other)
     found = measured(curve) if isinstance(curve, Curve) else curve
     ranking = _ranking(apart.provenance, found)
     order = ordered(result, scores, ranking)
@@ -115,6 +116,10 @@ def explore(
     }
     picture = partial(draw, order.prefix(start), title=title, most_edges=_STILL_EDGES)
     return Page(title, assemble(title, PARTS, data), picture, height=680)
+
+
+def _whole(result: Circuit | Scores) -> Circuit | Scores:
+    return collapsed(result) if isinstance(result, Circuit) else collapsed(result)
 
 
 def _edges(orders: list[Ordered], uncertain: Uncertain | None) -> dict[str, object]:

@@ -7,8 +7,9 @@ from functools import partial
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw, draw_texts
+from patching.tasks.spans import mark, with_end
 from patching.tasks.task import Prompt, Task
-from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt
+from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, token_spans
 
 Operation = Callable[[int, int], int]
 Tokens = tuple[int, ...]
@@ -47,9 +48,10 @@ def arithmetic(
         template, first = rng.choice(spelled) + gap, rng.choice(firsts)
         a, b = pairs.draw(rng, first)
         c, d = pairs.draw(rng, first if same_first else rng.choice(firsts), other=operation(a, b))
-        clean, corrupt = template.format(a=a, b=b), template.format(a=c, b=d)
+        clean = template.format(a=mark("a", str(a)), b=mark("b", str(b)))
+        corrupt = template.format(a=c, b=d)
         right, wrong = (f"{' '[len(gap) :]}{operation(*two)}" for two in ((a, b), (c, d)))
-        return TextPrompt(clean, corrupt, (right,), (wrong,))
+        return TextPrompt.marked(clean, corrupt, (right,), (wrong,))
 
     left = {"results": (len(known), len(results)), "templates": (len(spelled), len(templates))}
     return draw_texts(name, n, seed, text, tokenizer, left=left)
@@ -138,11 +140,13 @@ def _years_prompt(
 ) -> Prompt:
     """One pair; up to 99 answers are looked up, since encoding each of them would be slow."""
     made = text(rng, starts)
-    known = ids[made.clean[-2:]]
+    known, clean = ids[made.clean[-2:]], encode_prompt(tokenizer, made.clean)
+    spans = token_spans(tokenizer, made.clean, clean, made.spans).values()
     return Prompt(
-        clean=encode_prompt(tokenizer, made.clean),
+        clean=clean,
         corrupt=encode_prompt(tokenizer, made.corrupt),
         answers=tuple(known[digits] for digits in made.answers if digits in known),
         wrong_answers=tuple(known[digits] for digits in made.wrong_answers if digits in known),
         extra={"clean_text": made.clean, "corrupt_text": made.corrupt},
+        spans=with_end([span for span in spans if span], len(clean)),
     )

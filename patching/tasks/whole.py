@@ -7,6 +7,7 @@ from functools import partial
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw
+from patching.tasks.spans import Span, with_end
 from patching.tasks.task import Prompt, Task
 from patching.tasks.tokens import Tokenizer, encode_prompt
 
@@ -55,12 +56,14 @@ def repeat_whole(
     else:
         before, wrong = others, others[1:]
     first = len(start) + size
+    lists = (Span("first", len(start), first), Span("again", first, first + size))
     return Prompt(
         clean=(*start, *listed, *listed),
         corrupt=(*start, *before, *listed),
         answers=tuple(listed[1:]),
         wrong_answers=tuple(wrong),
         answer_positions=tuple(range(first, first + size - 1)),
+        spans=with_end(lists, first + size),
     )
 
 

@@ -95,4 +95,5 @@ def test_the_tables_are_printed(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "ESTIMATE for NVIDIA A100" in said
     assert re.search(r"answers of 3 tokens, EAP +\d", said)
+    assert re.search(r"by span, EAP +\d", said) and "by span, 8 random circuits of 10%" in said
     assert "EAP-IG, 5 steps" in said and "forwards a circuit" in said

@@ -366,6 +366,8 @@ def test_forms_hold_answers_of_more_than_one_length_or_ask_at_positions(apart, n
     check_task(task, apart)
     _require_new_and_varied(task, apart, name)
     assert task.take(9).hash == generate(name, apart, 9).hash
+    assert {prompt.spans[-1].name for prompt in task.prompts} == {"end"}
+    assert all(len(prompt.spans) > 1 for prompt in task.prompts)
     if name.endswith("whole"):
         assert all(len(p.answer_positions) == len(p.answers) > 3 for p in task.prompts)
     elif not name.startswith(("languages", "opposites")):  # whole words in this tokenizer
