@@ -28,8 +28,8 @@ Measures = Measure | Sequence[Measure]
 
 Join = Callable[[Parts, Parts], Parts]
 
-Axes = Callable[[str, int, int], Mapping[int, int]]
-"""From a part, the number of its measure and of examples to lengths of axes that are known."""
+Axes = Callable[[str, int, int], Mapping[int, int | None]]
+"""From a part, the number of its measure and of examples to lengths of axes: None, if unknown."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class _Work:
         """How many chunks a batch makes."""
         return len(self.measures) // self.task.n_batches(self.batch_size)
 
-    def lengths(self, axes: Axes, number: int, part: str) -> Mapping[int, int]:
+    def lengths(self, axes: Axes, number: int, part: str) -> Mapping[int, int | None]:
         """Lengths of a part in a chunk, as far as they are known before it is done."""
         batch, measure = divmod(number, self.n_portions)
         left = len(self.task) - batch * self.batch_size

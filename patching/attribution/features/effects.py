@@ -7,7 +7,7 @@ patched. Together they are `(y_clean - y_patch) . g`. Marks et al. 2024, arXiv:2
 4; with the gradient of RelP, Rezaei Jafari et al. 2025, arXiv:2508.21258.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 
@@ -105,7 +105,8 @@ def feature_effects(
     doing = Doing(setting.batch_size, run)
     deciding = (metric, rule, path, setting.ablation, setting.by_position)
     keeping = Keeping("features", described, deciding, doing, called="effects of features")
-    batches = in_batches(model, task, partial(_measure, looking, setting), keeping, join=joined)
+    measure = partial(_measure, looking, setting)
+    batches = in_batches(model, task, measure, keeping, join=joined, axes=_lengths)
     return added_up(batches, task, doing, _one_more, partial(_finish, sites, described))
 
 
@@ -182,6 +183,11 @@ def joined(first: Parts, second: Parts) -> Parts:
     where[:, 0] += len(first["clean"])
     rows = {name: torch.cat([part, second[name]]) for name, part in first.items()}
     return {**rows, "where": torch.cat([first["where"], where])}
+
+
+def _lengths(part: str, measure: int, n_examples: int) -> Mapping[int, int | None]:
+    """How many nodes differ is known when a batch is done."""
+    return {0: None if part in ("where", "value") else n_examples}
 
 
 def _one_more(before: Parts | None, batch: Sequence[Parts]) -> Parts:
