@@ -97,7 +97,8 @@ def last_mlp_at_answers(model: Model, batch: Batch) -> list[tuple[str, Hook]]:
     if 2 * len(tokens[0]) > batch.clean.numel():
         return []
     there = tuple(index.to(block.device) for index in tokens)
-    alone = AtLayer(partial(_alone, tuple(batch.clean.shape), there))
+    rows, positions = batch.clean.shape
+    alone = AtLayer(partial(_alone, (rows, positions), there))
     return [(block.mlp_in, AtLayer(partial(_take, there))), (block.mlp_out, alone)]
 
 
