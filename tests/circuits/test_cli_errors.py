@@ -173,7 +173,7 @@ def test_texts_need_a_tokenizer(home, fails, tmp_path):
 )
 def test_what_was_probably_meant_is_said(fails, tmp_path, monkeypatch, arguments, meant):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when imported
     usual = {"--model": "toy", "--task": "ioi", "--out": "s.safetensors"}
     lacking = {} if arguments == ["scroe"] else usual
     given = [*arguments, *(w for k, v in lacking.items() if k not in arguments for w in (k, v))]
