@@ -12,6 +12,7 @@ from circuits.features.labelled import labelled, labels_of
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune
 from circuits.features.running import FeatureRuns, Handling, run_feature_circuits
+from circuits.features.shrinking import FewUnits, few_units, judge_units
 from circuits.features.steering import Steering, steer
 from circuits.features.told import FeatureInsides, look_at_features
 from circuits.features.trace import CONVENTIONS, Convention, trace
@@ -24,6 +25,7 @@ __all__ = [
     "FeatureCircuit",
     "FeatureGraph",
     "FeatureRuns",
+    "FewUnits",
     "Handling",
     "FeatureInsides",
     "Neurons",
@@ -33,7 +35,9 @@ __all__ = [
     "direct_edges",
     "draw_feature_circuit",
     "feature_circuit",
+    "few_units",
     "heads_through",
+    "judge_units",
     "labelled",
     "labels_of",
     "load_feature_circuit",
