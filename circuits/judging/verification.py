@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -190,7 +189,7 @@ def sample(scores: Scores, k: int, *, seed: int) -> Sample:
     return Sample(torch.cat(edges), tuple(names), torch.tensor(weights, dtype=torch.float64))
 
 
-def weighted_pearson(x: NDArray, y: NDArray, weight: NDArray) -> NDArray:
+def weighted_pearson(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Pearson correlation over the last axis; NaN where one side is constant."""
     share = weight / weight.sum(axis=-1, keepdims=True)
     x = x - (share * x).sum(axis=-1, keepdims=True)
@@ -200,7 +199,7 @@ def weighted_pearson(x: NDArray, y: NDArray, weight: NDArray) -> NDArray:
         return np.asarray((share * x * y).sum(axis=-1) / np.sqrt(spread))
 
 
-def weighted_spearman(x: NDArray, y: NDArray, weight: NDArray) -> NDArray:
+def weighted_spearman(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Pearson correlation of weighted ranks over the last axis; ties share their mean rank."""
     return weighted_pearson(_ranks(x, weight), _ranks(y, weight), weight)
 
@@ -234,29 +233,31 @@ def plot_verification(verification: Verification, *, title: str | None = None) -
     return figure
 
 
-def _ranks(x: NDArray, weight: NDArray) -> NDArray:
+def _ranks(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The weight below each value and half of that equal to it."""
     below = (x[..., None, :] < x[..., :, None]) * 1.0
     below += 0.5 * (x[..., None, :] == x[..., :, None])
     return (below @ weight[..., None])[..., 0]
 
 
-def _same_sign(score: NDArray, true: NDArray) -> NDArray:
+def _same_sign(score: np.ndarray, true: np.ndarray) -> np.ndarray:
     return _signs(score) == _signs(true)
 
 
-def _signs(x: NDArray) -> NDArray:
+def _signs(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) > ROUNDING * np.abs(x).max(initial=0), np.sign(x), 0)
 
 
-def _share(x: NDArray, axis: int = -1) -> NDArray:
+def _share(x: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.asarray(x.mean(axis=axis))
 
 
-def _estimate(statistic: Callable[..., NDArray], data: Sequence[NDArray], seed: int) -> Estimate:
+def _estimate(
+    statistic: Callable[..., np.ndarray], data: Sequence[np.ndarray], seed: int
+) -> Estimate:
     """The statistic with its 95 % percentile interval, edges drawn together with their weights."""
 
-    def over_last(*parts: NDArray, axis: int = -1) -> NDArray:
+    def over_last(*parts: np.ndarray, axis: int = -1) -> np.ndarray:
         return statistic(*(np.moveaxis(part, axis, -1) for part in parts))
 
     n = len(data[0])

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool
-from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from scipy.sparse import coo_array
 from torch import Tensor
@@ -147,11 +146,11 @@ class _Constraints:
 
     n_edges: int
     n_variables: int
-    rows: list[NDArray]
-    columns: list[NDArray]
-    values: list[NDArray]
-    lowest: list[NDArray]
-    highest: list[NDArray]
+    rows: list[np.ndarray]
+    columns: list[np.ndarray]
+    values: list[np.ndarray]
+    lowest: list[np.ndarray]
+    highest: list[np.ndarray]
     n_rows: int = 0
 
     @staticmethod
@@ -174,7 +173,7 @@ class _Constraints:
             made.at_most_sum(int(reader[d]), edges[feeds[d, at]])
         return made
 
-    def at_most(self, smaller: NDArray, larger: NDArray) -> None:
+    def at_most(self, smaller: np.ndarray, larger: np.ndarray) -> None:
         """`smaller <= larger`, one row for each pair."""
         rows = np.arange(len(smaller))
         ones = np.ones(len(smaller))
@@ -182,7 +181,7 @@ class _Constraints:
             len(rows), np.r_[rows, rows], np.r_[smaller, larger], np.r_[ones, -ones], -np.inf, 0
         )
 
-    def at_most_sum(self, one: int, terms: NDArray) -> None:
+    def at_most_sum(self, one: int, terms: np.ndarray) -> None:
         """`one <= sum of terms`."""
         columns = np.r_[one, terms]
         values = np.r_[1.0, -np.ones(len(terms))]
@@ -194,7 +193,7 @@ class _Constraints:
         ones = np.ones(self.n_edges)
         self._add(1, np.zeros_like(edges), edges, ones, n if exactly else 0, n)
 
-    def share(self, good: NDArray, least: float) -> None:
+    def share(self, good: np.ndarray, least: float) -> None:
         """At least this share of the chosen edges is good."""
         edges = np.arange(self.n_edges)
         if least > 0:
@@ -203,9 +202,9 @@ class _Constraints:
     def _add(
         self,
         n: int,
-        rows: NDArray,
-        columns: NDArray,
-        values: NDArray,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        values: np.ndarray,
         low: float | int,
         high: float | int,
     ) -> None:
@@ -226,7 +225,7 @@ class _Constraints:
         return LinearConstraint(matrix, *ends)  # pyright: ignore[reportArgumentType]
 
 
-def _feeds(graph: Graph, n_spans: int) -> NDArray:
+def _feeds(graph: Graph, n_spans: int) -> np.ndarray:
     """Which writer, at each span, each reader at each is an input of: at its own, or (k, v) at any.
 
     Spans are on the inside of both axes.
@@ -237,7 +236,7 @@ def _feeds(graph: Graph, n_spans: int) -> NDArray:
     return found.reshape(len(graph.destinations) * n_spans, len(graph.sources) * n_spans)
 
 
-def _solve(merit: NDArray, constraints: _Constraints, seconds: float) -> OptimizeResult:
+def _solve(merit: np.ndarray, constraints: _Constraints, seconds: float) -> OptimizeResult:
     n_others = constraints.n_variables - len(merit)
     scale = float(np.abs(merit).max(initial=0)) or 1.0  # HiGHS's tolerances are for numbers near 1
     found = milp(

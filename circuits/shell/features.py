@@ -60,7 +60,7 @@ def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
 
 
 def _add_action(
-    actions: "argparse._SubParsersAction[Parser]", name: str, text: str, *parents: Parser
+    actions: argparse._SubParsersAction, name: str, text: str, *parents: Parser
 ) -> Parser:
     return actions.add_parser(
         name,
