@@ -237,7 +237,7 @@ def _each(check: Check | str, names: str) -> dict[str, Check | str]:
     return dict.fromkeys(names.split(), check)
 
 
-_names, _tasks = partial(_each_of, _name), partial(_each_of, _task)
+_names, _tasks, _files = (partial(_each_of, check) for check in (_name, _task, _file))
 _LOADED: dict[str, Check | str] = {
     "model": _model,
     "revision": _revision,
@@ -287,7 +287,7 @@ OPTIONS: dict[str, dict[str, Check | str]] = {
         **_each(_plain, "size steps rate penalty patience spans"),
         "start": _file,
     },
-    "evaluate": _JUDGING,
+    "evaluate": {**_JUDGING, "resamples": _plain, "scores": _files},
     "curve": {**_JUDGING, **_each(_plain, "ranking sizes granularity random bootstrap resamples")},
     "patch": {**_ON_TASK, "method": _name, **_each(_plain, "what over direction top")},
     "neurons": {

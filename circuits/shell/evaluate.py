@@ -46,11 +46,14 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--scores",
-        nargs="+",
-        default=(),
-        metavar="SCORES",
+        type=_paths,
+        metavar="FILE,...",
         help="for --resamples: the scores, kept by prompt, of all circuits or of each in turn",
     )
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def evaluate(args: Namespace) -> None:

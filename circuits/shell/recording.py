@@ -18,6 +18,9 @@ _METHODS = ("method", "start", "members")
 _READ = ("task", "eval_task", "ablation_task", "constants", "guess", "start", "device_map")
 """Options that may name a file to read; what is in it may be written in several ways."""
 
+_READ_IN_TURN = ("scores",)
+"""Options that may name several, with commas between."""
+
 
 def recorded(args: Namespace) -> dict[str, object]:
     """For a provenance: the command, and a hash of every file it was given to read.
@@ -33,6 +36,10 @@ def recorded(args: Namespace) -> dict[str, object]:
         for option, path in given.items()
         if path is not None and Path(path).is_file()
     }
+    for option in _READ_IN_TURN:
+        paths = getattr(args, option, None)
+        if isinstance(paths, tuple):
+            named |= {f"--{option} {Path(path).name}": _hash(path) for path in paths}
     functions = own_sources(_names(args))
     return {
         "command": [*_words(args), *files],

@@ -86,7 +86,7 @@ def check_scores(args: Namespace) -> None:
     """
     if bool(args.resamples) != bool(args.scores):
         raise ValueError("--resamples N and --scores SCORES go together")
-    if len(args.scores) not in (0, 1, len(args.files)):
+    if args.scores and len(args.scores) not in (1, len(args.files)):
         raise ValueError(
             f"--scores takes one file for all circuits, or one for each of {len(args.files)}; got "
             f"{len(args.scores)}"

@@ -45,7 +45,7 @@ def test_scores_are_of_the_embedded_weights_and_of_prompts_that_can_be_drawn_aga
         "model": pair[0],
         "task": pair[1],
         "method": "exact",
-        "metric": "logit-diff",
+        "metric": "logit_diff",  # as it was spelled when they were measured
         "dtype": "float64",
     }
 

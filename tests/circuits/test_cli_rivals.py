@@ -71,8 +71,11 @@ def test_circuits_and_methods_are_judged_on_resamples_of_the_prompts_they_were_f
         assert main(["select", path, "--size", "20", "--prune", "--out", circuit]) == 0
     command = ["evaluate", *on(home), *circuits, "--resamples", "3", "--scores"]
     capsys.readouterr()
-    assert main([*command, *files, "--json"]) == 0
-    first, second = (row["resampled"] for row in json.loads(capsys.readouterr().out))
+    assert main([*command, ",".join(files), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    read = rows[0]["provenance"]["files"]
+    assert {"--scores one.safetensors", "--scores two.safetensors"} <= {*read}
+    first, second = (row["resampled"] for row in rows)
     assert first["low"] <= first["faithfulness"] <= first["high"]
     assert second["more"] == second["faithfulness"] - first["faithfulness"]
     assert main([*command, files[0]]) == 2

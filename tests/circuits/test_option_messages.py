@@ -43,7 +43,7 @@ BEFORE = {
     "compare SCORES SCORES2 --difference d.json": "--difference writes a circuit",
     "compare CIRCUIT OTHER --resamples 2": "--resamples chooses circuits from scores",
     "evaluate @ CIRCUIT --resamples 2": "--resamples N and --scores SCORES go together",
-    "evaluate @ CIRCUIT --scores SCORES SCORES2 --resamples 2": "--scores takes one file for all",
+    "evaluate @ CIRCUIT --scores a,b --resamples 2": "--scores takes one file for all",
     "evaluate @ CIRCUIT --scores SCORES --resamples 2 --ablated inside": "--resamples ablates what",
     "curve @ SCORES --resamples 2 --granularity nodes": "--resamples finds circuits of edges",
     "curve @ SCORES --sizes -1": "a whole number from 0 is needed, got '-1'",

@@ -210,7 +210,7 @@ def test_provenance_says_what_was_done(gpt2):
     assert said["options"]["steps"] == 2
     assert said["options"]["quadrature"] == "left"
     assert (said["options"]["rule"], said["options"]["path"]) == ("plain", "inputs")
-    assert said["metric"] == "prob_diff"
+    assert said["metric"] == "prob-diff"
     assert said["n_examples"] == len(families.task())
     assert said["weights"] == gpt2.weights
     assert said["sign"] == "clean - corrupt: positive helps the metric in the clean run"
