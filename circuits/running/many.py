@@ -142,7 +142,7 @@ def _run_planned(
     corrupt: list[int] = []
     by_layer: dict[int, list[int]] = {}
     for i, plan in enumerate(plans):
-        if plan.first_layer is None:
+        if plan.first_layer is None or not len(pair.replaced.embed):  # no token can differ
             clean.append(i)
         elif plan.is_corrupt and pair.corrupt is not None:
             corrupt.append(i)

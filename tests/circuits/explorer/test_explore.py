@@ -58,7 +58,7 @@ def test_the_file_refers_to_nothing_outside():
 
 def test_the_file_is_small_and_an_edge_takes_some_ten_bytes():
     page = explore(Circuit.from_edges(Graph(12, 12, 12), [("embed", "logits")]))
-    assert len(page.content.encode()) < 100_000
+    assert len(page.content.encode()) < 120_000  # what it does, without data; 300 kB are the limit
     order = ordered(random_scores(Graph(12, 12, 12)), None, "absolute")
     # two indices of 2 bytes and a score of 4, a third more in base64
     assert len(json.dumps(edge_list("A", order))) < 100 + 32_491 * 8 * 4 / 3
