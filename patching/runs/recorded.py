@@ -63,7 +63,8 @@ class Recorded:
         ours: list[tuple[str, Hook]] = [(first, partial(_rows, self.streams[layer], rows))]
         for i, tokens in (mlps_at or {}).items():
             block, put = model.blocks[i], partial(_put, self.mlps[i], rows, tokens)
-            ours += [(block.mlp_in, partial(_take, tokens)), (block.mlp_out, put)]
+            if not block.mlp_keeps_shape:
+                ours += [(block.mlp_in, partial(_take, tokens)), (block.mlp_out, put)]
         batch = self.batch.at(examples)
         with skipping(model.bridge, layer, as_tuple=model.blocks_return_tuples):
             return model.answer_logits(self.tokens[rows], batch, [*ours, *hooks])
@@ -91,10 +92,11 @@ def record(
 def last_mlp_at_answers(model: Model, batch: Batch) -> list[tuple[str, Hook]]:
     """Hooks by which the last MLP works where logits are asked alone, and writes 0 elsewhere.
 
-    Nothing that is asked sees what it writes there. None where most tokens are asked.
+    Nothing that is asked sees what it writes there. None where most tokens are asked, or the MLP
+    takes no other shape than the model's.
     """
     block, tokens = model.blocks[-1], batch.asked
-    if 2 * len(tokens[0]) > batch.clean.numel():
+    if block.mlp_keeps_shape or 2 * len(tokens[0]) > batch.clean.numel():
         return []
     there = tuple(index.to(block.device) for index in tokens)
     rows, positions = batch.clean.shape

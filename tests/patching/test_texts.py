@@ -153,11 +153,11 @@ def test_the_shell_scores_a_text_by_its_loss(tmp_path, capsys):
     assert main([*given, "--out", str(out)]) == 2
     assert "a text has none: take zero, mean or optimal" in capsys.readouterr().err
     assert main([*given, "--ablation", "zero", "--out", str(out)]) == 0
-    assert load_scores(out).provenance["metric"] == "logprob_per_token"
+    assert load_scores(out).provenance["metric"] == "logprob-per-token"
 
 
 def test_the_shell_takes_the_usual_metric_of_a_form(tmp_path):
     out = tmp_path / "s.safetensors"
     given = ["--model", "toy", "--task", "facts:any", "--n", "3", "--method", "eap"]
     assert main(["score", *given, "--out", str(out)]) == 0
-    assert load_scores(out).provenance["metric"] == "logprob_diff"
+    assert load_scores(out).provenance["metric"] == "logprob-diff"

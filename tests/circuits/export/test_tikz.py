@@ -78,8 +78,9 @@ def test_a_page_of_all_that_is_special_compiles(tmp_path):
     if shutil.which("pdftotext"):
         command = ["pdftotext", path.name, "-"]
         said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert "50% of {a_1} & b^2" in said.stdout.replace("ˆ", "^")
-        assert "a & b_1 {%}" in said.stdout
+        text = said.stdout.replace("ˆ", "^").replace("_", " ")  # a bar may be drawn as a rule
+        assert "50% of {a 1} & b^2" in text
+        assert "a & b 1 {%}" in text
 
 
 @latex

@@ -154,4 +154,4 @@ def test_bad_wishes_are_refused():
     for method in (gradient_activation, relp_neurons):
         with pytest.raises(ValueError, match="accuracy has no gradient to score neurons by"):
             method(model, task, metric=accuracy)
-        assert method(model, task, metric=logit_diff).grid.quantity == "effect on logit_diff"
+        assert method(model, task, metric=logit_diff).grid.quantity == "effect on logit-diff"
