@@ -6,6 +6,7 @@ commands say, is off.
 """
 
 import os
+from pathlib import Path
 from zlib import crc32
 
 import jaxtyping
@@ -35,3 +36,18 @@ def has_shapes_checked(item: pytest.Item) -> bool:
 def pytest_runtest_protocol(item: pytest.Item):
     jaxtyping.config.update("jaxtyping_disable", not has_shapes_checked(item))
     return (yield)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run commands in, shared by the tests of the shell."""
+    import shells  # imports the packages, whose types are prepared after this file is read
+
+    return shells.furnish(tmp_path_factory.mktemp("shell"))
+
+
+@pytest.fixture(autouse=True)
+def quiet(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks turn progress off in their process: here, for the length of a test."""
+    if "benchmarks" in request.path.parts:
+        monkeypatch.setenv("TQDM_DISABLE", "1")

@@ -109,4 +109,4 @@ def test_the_first_look_at_circuits_shows_few_rooms():
 def test_no_two_files_of_tests_have_one_name():
     """Without packages among the tests, a second file of one name is an error of collection."""
     names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
-    assert [name for name, times in names.items() if times > 1 and name != "conftest.py"] == []
+    assert [name for name, times in names.items() if times > 1] == []

@@ -148,7 +148,7 @@ TASK_FAULTS = {
         "unusable",
     ),
     "no BOS": (
-        each(lambda p: replace(p, clean=p.clean[1:], corrupt=p.corrupt[1:])),
+        each(lambda p: replace(p, clean=p.clean[1:], corrupt=p.corrupt[1:], spans=())),
         "one BOS",
         "doubtful",
     ),
@@ -338,7 +338,7 @@ def test_a_metric_that_cannot_be_measured_is_found(model):
 
 def test_spans_are_told_with_the_rows_that_have_none():
     marked = replace(TASK.prompts[0], spans=(Span("a", 0, 1), Span("b", 1, 3), Span("b", 4, 5)))
-    rows = (marked, marked, replace(marked, spans=(Span("a", 0, 2),)), TASK.prompts[1])
+    rows = (marked, marked, replace(marked, spans=(Span("a", 0, 2),)), replace(marked, spans=()))
     found = pairs.spans(replace(TASK, prompts=rows), range(4))
     assert (found.measured, found.rows, found.verdict) == (1, (3,), "doubtful")
     n = len(marked.clean)

@@ -49,7 +49,7 @@ def test_scores_are_at_the_span_where_they_are_largest():
 
 
 ACT = """
-const lit = () => $$("path.edge.lit").length;
+const lit = () => lines(".edge", ".lit");
 const bar = $$("#spans button");
 said.bar = bar.map((one) => one.textContent);
 said.above = $("#prompt").hidden;
