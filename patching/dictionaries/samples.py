@@ -68,14 +68,26 @@ def text_rows(model: Model, source: str | Path, *, n: int = 16, length: int = 64
     return Prompts(tuple(rows), Path(source).name)
 
 
+def fills_cache(model: Model, tokens: Tensor) -> bool:
+    """Whether a run leaves keys and values behind: under some versions of transformers none does.
+
+    There, what is generated with a cache sees nothing but the last token, without a word.
+    """
+    with model.hooked(()):
+        kept = getattr(model.bridge.original_model(tokens, use_cache=True), "past_key_values", None)
+    return kept is not None and kept.get_seq_length() == tokens.shape[1]
+
+
 def _continued(model: Model, tokens: Tensor, length: int) -> Tensor:
     """The tokens with what the model says after them; ends of text end nothing."""
+    cached = fills_cache(model, tokens[:1])
     with model.hooked(()):
         found = model.bridge.generate(
             tokens,
             max_new_tokens=length - tokens.shape[1],
             do_sample=True,
             stop_at_eos=False,
+            use_past_kv_cache=cached,
             prepend_bos=False,
             return_type="tokens",
             verbose=False,

@@ -44,7 +44,8 @@ def intervening(model: Model, *interventions: Intervention) -> Iterator[None]:
 
     Raises:
         ValueError: if there is no such place; and from a run inside, before it starts: if a prompt
-            has no such position or another length than the patch, or the shapes do not fit.
+            has no such position or another length than the patch, the shapes do not fit, or text
+            is generated with a key-value cache that is not filled.
     """
     _ = model.blocks_return_tuples  # found out by a run of its own, which must not be changed
     watch = _Watch(tuple(_Ready(model, find(model, i.place), i) for i in interventions))
@@ -182,6 +183,8 @@ class _Watch:
         assert isinstance(tokens, Tensor), "a model reads tokens or embeddings"
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         first = 0 if cache is None else int(cast(_Cache, cache).get_seq_length())
+        if cache is not None:
+            _refuse_unfilled(mask, first + tokens.shape[1])
         starts = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
         if isinstance(mask, Tensor) and mask.ndim == 2:
             starts = mask.long().argmax(dim=1)
@@ -214,6 +217,20 @@ class _Watch:
             self._offsets[name] = tensor
 
         return hook
+
+
+def _refuse_unfilled(mask: object, n: int) -> None:
+    """Refuse a cache that holds less than the mask speaks of: earlier runs have not filled it.
+
+    Raises:
+        ValueError: saying what would be right.
+    """
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != n:
+        raise ValueError(
+            f"the attention mask is of {mask.shape[1]} tokens, and the key-value cache with what "
+            f"is run now of {n}: this version of transformers does not fill the cache that "
+            "generate goes by; use_past_kv_cache=False would be right"
+        )
 
 
 def _shape(model: Model, place: Place, call: _Call, n_chosen: int) -> tuple[int, ...]:
