@@ -102,10 +102,16 @@ def open_named(name: str, device: str) -> Subject:
 
 
 def open_subject(folder: str, device: str, n: int = 16) -> Subject:
-    """A model on disk, and prompts that it can read: indirect objects, or random tokens."""
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    torch.nn.Module.to(plain.eval().requires_grad_(False), device)
+    """A model on disk, and prompts that it can read: indirect objects, or random tokens.
+
+    The plain model is of the same type, whatever its file is of: bfloat16 is slow on a CPU.
+    """
     model = Model.load(folder, device=device)
+    dtype = next(model.bridge.parameters()).dtype
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=dtype
+    )
+    torch.nn.Module.to(plain.eval().requires_grad_(False), device)
     vocab = int(model.bridge.cfg.d_vocab)
     task = random_tokens(vocab, 16) if model.tokenizer is None else ioi(model.tokenizer, n, seed=0)
     (batch,) = task.batches(len(task), model.device)
