@@ -1,6 +1,7 @@
 """The faces of the packages: every name once, all there, nothing heavy until one is used."""
 
 import ast
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -10,16 +11,22 @@ import pytest
 
 import circuits
 import patching
+from circuits.circuit import Circuit
+from circuits.scores import Scores
+from patching.graph import Graph
 
 ROOT = Path(__file__).resolve().parent.parent
 FACES = (
     "circuits",
     "circuits.drawing",
+    "circuits.explorer",
     "circuits.judging",
+    "circuits.repeating",
     "circuits.running",
     "patching",
     "patching.neurons",
 )
+SMALL = Graph(1, 1, 1)
 MOVES = {**circuits.moved.MOVES, **patching.moved.MOVES}
 
 
@@ -84,6 +91,36 @@ def test_packages_and_the_shells_parser_need_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
     assert done.stdout.decode().strip() == "[]"
+
+
+WITHOUT_A_MODEL = (
+    "select s.safetensors --size 2 --out c.json",
+    "select s.safetensors --size 2 --selector greedy --out g.json",
+    "show .",
+    "show curve.json",
+    "compare c.json g.json",
+    "export c.json --out c.svg --out c.pdf --out c.tikz --out c.html --out c.graphml",
+    "view . --scores s.safetensors --out page.html",
+)
+
+
+def test_commands_that_run_no_model_load_no_model_library(tmp_path):
+    """It takes four seconds to load, and a person waits."""
+    given = {"model": "m", "task": "t", "method": "eap", "metric": "logit_diff"}
+    Scores(SMALL.exists.double(), SMALL, given).save(tmp_path / "s.safetensors")
+    Circuit(SMALL.exists, SMALL, None, given).save(tmp_path / "circuit.json")
+    (tmp_path / "curve.json").write_text('{"provenance": {}, "points": [{"faithfulness": 0.5}]}')
+    code = (
+        "import sys; from circuits.cli import main\n"
+        f"for line in {WITHOUT_A_MODEL}:\n"
+        "    done = main(line.split())\n"
+        "    found = {'transformer_lens', 'transformers'} & {*sys.modules}\n"
+        "    assert done == 0 and not found, (line, done, found)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("old", MOVES)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.circuit import Circuit, kind_of, node_of
-from circuits.judging.uncertainty import Uncertain
+from circuits.judging.uncertain import Uncertain
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
 from patching.views.page import packed

@@ -11,7 +11,7 @@ from circuits.explorer.levels import Measured, fitting_levels, level_rows, measu
 from circuits.explorer.placing import Places, drawings, grid
 from circuits.explorer.span_keys import span_keys
 from circuits.judging.points import Curve
-from circuits.judging.uncertainty import Uncertain
+from circuits.judging.uncertain import Uncertain
 from circuits.scores import Ranking, Scores
 from circuits.spans import collapsed
 from patching.files.parsing import provenance_json

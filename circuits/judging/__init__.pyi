@@ -32,7 +32,7 @@ from .subsets import class_subsets as class_subsets
 from .subsets import edge_units as edge_units
 from .subsets import node_units as node_units
 from .subsets import random_subsets as random_subsets
-from .uncertainty import Uncertain as Uncertain
+from .uncertain import Uncertain as Uncertain
 from .uncertainty import ensemble as ensemble
 from .verification import Verification as Verification
 from .verification import plot_verification as plot_verification

@@ -18,8 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.judging.resampling import resamples
-from circuits.judging.stability import agreement
+from circuits.judging.stability import agreement, resamples
 from circuits.scores import Ranking, Scores, rank, ranked_by
 from circuits.select import top_n
 from patching.files.brief import as_table, briefly

@@ -4,7 +4,7 @@ Reference values of Méloux et al. 2025 (arXiv:2510.00845) for bootstrap resampl
 for GPT-2, 0.39 for Llama-3.2-1B; their advice is above 0.8 with 100 resamples or more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Scores
+from circuits.select import require_rows
 from patching.files.brief import briefly
+from patching.intervals import counts
 from patching.progress import track
 from patching.tasks.task import Task
 
@@ -137,3 +139,19 @@ def across_seeds(
 
 def _resample(task: Task, rows: Sequence[int]) -> Task:
     return replace(task, prompts=tuple(task.prompts[i] for i in rows))
+
+
+def resamples(scores: Scores, n: int, seed: int) -> Iterator[Scores]:
+    """Scores of n bootstrap draws of the prompts, as many as there are, with replacement.
+
+    The same draws for all scores of as many prompts.
+
+    Raises:
+        ValueError: if scores were not kept by prompt.
+    """
+    rows, exists = require_rows(scores), scores.graph.exists
+    for i, often in enumerate(torch.from_numpy(counts(len(rows), n, seed))):
+        matrix, drawn = torch.zeros_like(scores.matrix), rows.repeat_interleave(often.long(), dim=0)
+        matrix[exists] = drawn.mean(dim=0)
+        said = {**scores.provenance, "resample": {"number": i, "seed": seed}}
+        yield replace(scores, matrix=matrix, provenance=said, completeness=None, by_prompt=drawn)

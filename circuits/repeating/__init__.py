@@ -1,18 +1,8 @@
-"""Repeating results: from the provenance to the command, its run, and what came out differently."""
+"""Repeating results: from the provenance to the command, its run, and what came out differently.
 
-from circuits.repeating.commands import Elsewhere
-from circuits.repeating.comparison import Comparison, Fact, Numbers
-from circuits.repeating.permitted import Permitted, downloads
-from circuits.repeating.running import rerun
-from circuits.repeating.telling import summary
+Names are imported when first used: what a file records is read without a model library.
+"""
 
-__all__ = [
-    "Comparison",
-    "Elsewhere",
-    "Fact",
-    "Numbers",
-    "Permitted",
-    "downloads",
-    "rerun",
-    "summary",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,14 +7,17 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.judging.resampling import Resampled
 from circuits.scores import Ranking
 from patching.files.visible import in_markdown, visible
+
+if TYPE_CHECKING:
+    from circuits.judging.resampling import Resampled
 
 MIN_SHARE_RIGHT = 0.6
 MIN_GAP = 0.1
@@ -114,7 +117,7 @@ class Findings:
     random: Sequence[Measured]
     settings: Mapping[str, object]
     examples: Sequence[str] = ()
-    resampled: Resampled | None = None
+    resampled: "Resampled | None" = None
 
 
 def usable(

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.judging.uncertainty import Uncertain
+from circuits.judging.uncertain import Uncertain
 from circuits.scores import Ranking, Scores, ranked_by
 from patching.graph import Graph
 from patching.span_graph import plain_of, reads_elsewhere, spans_of

@@ -134,10 +134,11 @@ def open_metric(args: Namespace) -> "Metric":
 
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     """The selector of `--selector` with `--ranking`, `--prune` and `--no-prune` filled in."""
-    from circuits.search.programming import program
     from circuits.select import by_inclusion, by_lower_bound, greedy, top_n
 
     if args.selector == "program":
+        from circuits.search.programming import program  # searches load the model library
+
         return lambda scores, size: program(scores, size, ranking=args.ranking)
     selector = {
         "top-n": top_n,

@@ -8,15 +8,12 @@ from contextlib import contextmanager
 from circuits.shell.printing import complain
 from patching.progress import Progress, is_on
 
-_LIGHT = ("methods",)
-"""Commands that need neither torch nor a model."""
-
 
 @contextmanager
 def waiting(args: Namespace) -> Iterator[None]:
     """Inside, whoever waits is told at once what for, and later how many runs there were."""
     name = args.run.__name__
-    if is_on() and "torch" not in sys.modules and name not in _LIGHT:
+    if is_on() and "torch" not in sys.modules:
         model = getattr(args, "model", None)
         complain(f"circuits {name}: loading {'libraries' if model is None else model}")
     with Progress(f"circuits {name}", None):

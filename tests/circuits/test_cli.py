@@ -244,7 +244,7 @@ def test_the_package_runs_as_a_program():
     [
         (["score", "--model", "gpt2", "--task", "ioi", "--out", "s.safetensors"], "gpt2"),
         (["show", "s.safetensors"], "libraries"),
-        (["methods"], None),
+        (["methods"], "libraries"),
     ],
 )
 def test_before_libraries_are_loaded_a_line_says_what_for(words, loads, monkeypatch, capsys):
@@ -252,7 +252,7 @@ def test_before_libraries_are_loaded_a_line_says_what_for(words, loads, monkeypa
     monkeypatch.delitem(sys.modules, "torch")
     with waiting(make_parser().parse_args(words)):
         said = capsys.readouterr().err
-    assert said == (f"circuits {words[0]}: loading {loads}\n" if loads else "")
+    assert said == f"circuits {words[0]}: loading {loads}\n"
 
 
 def test_same_numbers_as_from_python(home):

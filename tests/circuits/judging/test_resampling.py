@@ -8,8 +8,8 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.judging.prompts import by_prompt
-from circuits.judging.resampling import Resampled, difference, resampled, resamples
-from circuits.judging.stability import agreement
+from circuits.judging.resampling import Resampled, difference, resampled
+from circuits.judging.stability import agreement, resamples
 from circuits.running.trial import prepare
 from circuits.scores import Scores, load_scores, merge
 from circuits.scoring import Recipe, along_inputs, at_both, eap, score, score_each
