@@ -5,7 +5,7 @@ const LINES = 300; // more edges than this are first seen as a matrix
 
 function start() {
   const data = openData();
-  const state = { size: data.start, most: LINES, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null, view: data.start > LINES ? "matrix" : "drawing", skipFirst: false };
+  const state = { size: data.start, most: LINES, hidden: new Set(), prune: data.curve !== null && data.curve.pruned, chosen: null, view: data.start > LINES ? "matrix" : "drawing", skipFirst: false, matches: false, query: null };
   const [drawing, matrix] = [openDrawing(find("stage")), openMatrix(find("stage"))];
   const page = { data, state, drawing, matrix, stops: bySize(data), found: null, lit: null, insides: openInsides(data), spans: openSpans(data), moveMark: () => {} };
   readAddress(page);

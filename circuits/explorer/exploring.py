@@ -34,6 +34,7 @@ PARTS = Parts(
         "panel.js",
         "matrix.js",
         "inside.js",
+        "heads.js",
         "spans.js",
         "search.js",
         "address.js",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from patching.files.brief import briefly
 from patching.views.page import packed
 
 _FULL = 255  # stands for 1 in the page: shares of attention travel as whole numbers of 8 bits
+_HUNDREDTHS, _FURTHEST, _UNSEEN = 100, 32_000, -32_768  # scores travel as hundredths of 16 bits
 
 
 @briefly
@@ -32,6 +34,18 @@ class Insides:
     promoted: Mapping[str, tuple[tuple[str, float], ...]]
     effects: Mapping[str, float]
     spans: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> Float[Tensor, "layer head query key"]:
+        """What every query scores every key, before the softmax, less the mean over its keys.
+
+        `q k / sqrt(d_head)` after rotation, with whatever the family adds to it or caps: the
+        logarithms of the shares, which tell scores up to one number a query; no share hangs on
+        that number. NaN where a key has no share: hidden from the query, or too small to be told.
+        """
+        logs = self.patterns.double().log()
+        logs = torch.where(logs.isfinite(), logs, torch.nan)
+        return logs - logs.nanmean(dim=-1, keepdim=True)
 
     def content(self, result: Circuit | Scores) -> dict[str, object]:
         """What a page of these results is given.
@@ -54,9 +68,15 @@ class Insides:
             "spans": list(self.spans),
             "heads": heads,
             "patterns": packed(shares, "uint8"),
+            "scores": packed(_hundredths(self.scores.numpy()[:, :, rows, columns]), "int16"),
             "promoted": {
                 node: [[token, round(by, 3)] for token, by in words]
                 for node, words in self.promoted.items()
             },
             "effects": dict(self.effects),
         }
+
+
+def _hundredths(scores: np.ndarray) -> np.ndarray:
+    whole = np.clip(np.rint(scores * _HUNDREDTHS), -_FURTHEST, _FURTHEST)
+    return np.where(np.isfinite(whole), whole, _UNSEEN)

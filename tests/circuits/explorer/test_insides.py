@@ -6,6 +6,7 @@ import torch
 from circuits.circuit import Circuit
 from circuits.explorer import Insides, explore, look_inside
 from patching import tasks
+from patching.anatomy.insides import softmax
 from patching.graph import Graph
 from patching.model import Model
 
@@ -48,6 +49,21 @@ def test_patterns_are_shares_of_the_prompts_tokens(task, inside):
     )
     assert inside.effects == {"m0": 0.5}
     assert " -> " in inside.said
+
+
+def test_scores_are_those_before_the_softmax_less_their_mean_over_a_querys_keys(
+    model, task, inside
+):
+    batch, found = next(tasks.Task("one", (task.prompts[1],)).batches(1)), []
+    places = [points.scores for block in model.blocks if (points := softmax(block))]
+    model.answer_logits(batch.clean, batch, [(name, found.append) for name in places])
+    scores = torch.stack([of_layer[0].double() for of_layer in found])
+    n = scores.shape[-1]
+    hidden = torch.ones(n, n).triu(1).bool()
+    means = scores.masked_fill(hidden, 0).sum(-1, keepdim=True) / torch.arange(1, n + 1)[:, None]
+    expected = (scores - means).masked_fill(hidden, torch.nan)
+    # the softmax runs in float32, and shares down to 1e-6 of a row keep 7 digits
+    torch.testing.assert_close(inside.scores, expected, atol=1e-4, rtol=0, equal_nan=True)
 
 
 def test_a_prompt_or_node_that_is_not_there_and_another_model_are_refused(model, task, inside):

@@ -434,6 +434,14 @@ const room = map.getBoundingClientRect();
 const at = { clientX: room.left + 2, clientY: room.bottom - 2 };
 map.dispatchEvent(new PointerEvent("pointermove", at));
 said.card = $("#card").textContent;
+said.keys = $$(".keys tr").map((row) => row.textContent);
+await click($("#as-scores"));
+said.scores = [$$(".pattern .match").length, $$(".pattern .clash").length, document.activeElement.id, location.hash];
+await type($("#query"), 1, "change");
+said.asked = [$$(".keys tr").map((row) => row.textContent), location.hash];
+await click($("#theme"));
+said.dark = getComputedStyle($(".match")).fill === getComputedStyle($(".edge.helps")).stroke;
+await click($("#as-shares"));
 await click($("#skip-first"));
 said.skipped = $$(".pattern .share").length;
 await click($('[data-node="logits"]'));
@@ -459,5 +467,12 @@ def test_a_click_shows_what_a_node_does_on_the_prompt(tmp_path: Path):
     for said in ("exact effect −0.375", "·Mary 1.25", "<i> 0.5", "Attention of a1.h2"):
         assert said in text
     assert "c → <b>" in seen.said["card"] and "80.0 %" in seen.said["card"]
+    # log .8 and .2 are .69 from their mean; the middle key has no share, and so no score
+    assert seen.said["keys"] == ["c matchesq·kshare", "0 <b>+0.6980 %", "2 c−0.6920 %"]
+    matched = [1, 1, "as-scores", "#edges=100&node=a1.h2&inside=qk"]
+    assert seen.said["scores"] == matched  # scores of one key, or of equal shares, are their mean
+    asked = ["·b matchesq·kshare", "0 <b>0.0050 %", "1 ·b0.0050 %"]
+    assert seen.said["asked"] == [asked, "#edges=100&node=a1.h2&inside=qk&query=1"]
+    assert seen.said["dark"]
     assert seen.said["skipped"] == 2  # b to b, c to c
     assert seen.said["logits"] == [0, False]
