@@ -249,6 +249,21 @@ def fitted(text: str, room: float, size: float) -> float:
     return min(size, room * 72 / max(_extent(text), 0.1))
 
 
+def above_letters(
+    high: float, size: float, letters: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Of a name in a box: its size of type, `size` at most, and how far above the middle it stands.
+
+    `letters` below it have their feet so many inches above the box's, and so many points. From its
+    middle a name reaches .37 of its size up and .59 down; from its foot a letter .76 of its own.
+    """
+    if letters is None:
+        return size, 0.0
+    below = letters[0] + 0.76 * letters[1] / 72 + 0.004
+    size = min(size, 72 * (high - below - 0.006) / 0.96)
+    return size, max(0.12 * high, below + 0.59 * size / 72 - high / 2)
+
+
 def is_dark(colour: str) -> bool:
     """Whether text on a colour should be white (relative luminance, ITU-R BT.709)."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

@@ -18,6 +18,7 @@ from circuits.drawing.canvas import (
     Picture,
     Stroke,
     Width,
+    above_letters,
     arranged,
     fitted,
     frame,
@@ -44,6 +45,7 @@ FIRST, SECOND = "#009E73", "#CC79A7"  # of two circuits; not the colours of the 
 MOVED = "#444444"
 
 _LETTERS = 14  # of a user's label, in one line
+_FOOT = 0.02  # units from the foot of a box to that of its letters
 _LETTER = 0.13  # inches: the letters at both sides of a name, the right ones of nothing
 
 
@@ -242,29 +244,34 @@ def _box(
     x, y = paper.at((node.x, node.y))
     wide, high = layout.box[0] * paper.unit[0], layout.box[1] * paper.unit[1]
     has_letters = node.kind in ("head", "group")
-    lift = 0.06 * paper.unit[1] if has_letters and not layout.across else 0.0
     room = wide - (_LETTER * paper.scale if has_letters and layout.across else 0.01)
-    return Box(label, x, y, wide, high, fill, fitted(label, room, TYPE * paper.scale), lift)
+    foot = _FOOT * paper.unit[1], _letter_size(paper)
+    letters = foot if has_letters and not layout.across else None
+    size, lift = above_letters(high, fitted(label, room, TYPE * paper.scale), letters)
+    return Box(label, x, y, wide, high, fill, size, lift)
 
 
 def _letters(layout: Layout, paper: Frame) -> tuple[Mark, ...]:
     """Marks at the query, key and value inputs that are used."""
     nodes = {node.name: node for node in layout.nodes}
     readers = {arc.reader: nodes[arc.dest_node] for arc in layout.arcs}
-    size = max(4.0, 4.5 * paper.scale)
     return tuple(
-        Mark(letter, *_port(letter, node, layout, paper, size), size)
+        Mark(letter, *_port(letter, node, layout, paper), _letter_size(paper))
         for reader, node in readers.items()
         if reader != node.name and (letter := plain_name(reader)[-1])
     )
 
 
-def _port(letter: str, node: Placed, layout: Layout, paper: Frame, size: float) -> Point:
+def _letter_size(paper: Frame) -> float:
+    return max(4.0, 4.5 * paper.scale)
+
+
+def _port(letter: str, node: Placed, layout: Layout, paper: Frame) -> Point:
     """Where a letter stands: at the foot of a box, or inside its left edge."""
     if not layout.across:
-        return paper.at((node.x + PORTS[letter], node.y - BOX_HEIGHT / 2 + 0.02))
+        return paper.at((node.x + PORTS[letter], node.y - BOX_HEIGHT / 2 + _FOOT))
     x, y = paper.at((node.x - BOX_HEIGHT / 2, node.y - PORTS[letter]))
-    return x + 0.035 * paper.scale, y - size / 2 / 72
+    return x + 0.035 * paper.scale, y - _letter_size(paper) / 2 / 72
 
 
 def _move(move: Arc, paper: Frame) -> Stroke:

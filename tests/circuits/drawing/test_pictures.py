@@ -78,10 +78,19 @@ def test_a_deep_circuit_fits_a_page_and_a_height_that_is_asked_for():
     low = picture(circuit, height=4.0)
     assert low.height <= 4.0 and min(box.size for box in low.boxes) >= LEAST_TYPE
     assert min(box.height for box in (*whole.boxes, *low.boxes)) * 72 > LEAST_TYPE + 4  # and letter
+    for box in (*whole.boxes, *low.boxes):
+        assert box.lift + 0.37 * box.size / 72 < box.height / 2  # no name leaves its box
+    for mark in whole.marks:  # and none meets a letter below it
+        (box,) = (one for one in whole.boxes if _is_in(mark, one))
+        assert mark.y + 0.76 * mark.size / 72 < box.y + box.lift - 0.59 * box.size / 72
     with pytest.raises(ValueError, match=r"60 edges are not legible at 2 inches of height; draw"):
         picture(circuit, height=2.0, most_edges=60)
     with pytest.raises(ValueError, match="a height is a number of inches from 1 to 100; got 0"):
         picture(circuit, height=0)
+
+
+def _is_in(mark, box) -> bool:
+    return abs(box.x - mark.x) < box.width / 2 and abs(box.y - mark.y) < box.height / 2
 
 
 @pytest.mark.parametrize(("n", "graph"), [(20, GRAPH), (60, Graph(30, 9, 3))])
