@@ -122,6 +122,7 @@ def _sites(
     own = any(part in type(plain).__name__ for part in ADDS_THE_STREAM)
     for block in model.blocks:
         i, mlp = block.index, ("mlp", "out") if own else ("mlp",)
+        mlp = ("ln2_post",) if hasattr(block.bridge, "ln2_post") else mlp  # behind experts too
         letters = ("q", "k", "v", "gate")[: len(block.projections)]
         paths = {letter: _path(model, plain, i, ("attn", letter)) for letter in letters}
         if path := _path(model, plain, i, mlp):

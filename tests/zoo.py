@@ -57,6 +57,13 @@ _LOCAL_GLOBAL = {"layer_types": ["sliding_attention", "full_attention"]}
 _LINEAR_FULL = {"layer_types": ["linear_attention", "full_attention"]}
 _CONV_FULL = {"layer_types": ["conv", "full_attention"]}
 _LATENT = {"num_key_value_heads": 4}
+_GEMMA_4 = {
+    **_LOCAL_GLOBAL,
+    "hidden_size_per_layer_input": 0,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+}
 _PECULIAR: dict[str, dict[str, object]] = {
     "AXK1ForCausalLM": _LATENT,
     "AXK2ForCausalLM": _LATENT,
@@ -91,7 +98,12 @@ _PECULIAR: dict[str, dict[str, object]] = {
         "activation_sparsity_pattern": [0.0, 0.0],
     },
     "Gemma4ForCausalLM": _LOCAL_GLOBAL,
+    "Gemma4ForCausalLM:experts": {**_GEMMA_4, "enable_moe_block": True},
     "Gemma4ForCausalLM:no-ple": {**_LOCAL_GLOBAL, "hidden_size_per_layer_input": 0},
+    "Gemma4ForCausalLM:wide": _GEMMA_4,
+    "Gemma4ForConditionalGeneration:wide": {"text_config": _GEMMA_4},
+    "Gemma4UnifiedForCausalLM": _GEMMA_4,
+    "Gemma4UnifiedForConditionalGeneration": {"text_config": _GEMMA_4},
     "Glm4MoeLiteForCausalLM": _LATENT,
     "GlmMoeDsaForCausalLM": _LATENT,
     "GptOssForCausalLM": _LOCAL_GLOBAL,
@@ -216,15 +228,19 @@ def _shake(model: nn.Module) -> None:
                 parameter.add_(0.3 * torch.randn_like(parameter))
             else:
                 parameter.normal_(0, 0.25 if parameter.shape[-1] >= 16 else 0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):  # of Gemma 4, stored and 1 in a fresh model
+                buffer.uniform_(0.3, 0.7)
 
 
 def _config(cls: type[hf.PretrainedConfig], peculiar: dict[str, object]) -> hf.PretrainedConfig:
     """A small config of a class: every size that it knows, in its parts likewise."""
     usual = cls()
-    values = {**_sizes(cls, usual), **_parts(usual)}
+    values = {**_sizes(cls, usual), **_parts(usual, peculiar)}
     if getattr(usual, "layer_types", None) and "layer_types" in usual.to_dict():
         kinds = list(dict.fromkeys(usual.layer_types))
         values["layer_types"] = [kinds[i % len(kinds)] for i in range(2)]
+    peculiar = {key: value for key, value in peculiar.items() if not isinstance(value, dict)}
     values.update(peculiar)
     while True:
         try:
@@ -250,10 +266,11 @@ def _is_list(usual: hf.PretrainedConfig, key: str) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str)
 
 
-def _parts(usual: hf.PretrainedConfig) -> dict[str, object]:
+def _parts(usual: hf.PretrainedConfig, peculiar: dict[str, object]) -> dict[str, object]:
+    """Configs inside a config, each with what is peculiar in it."""
     parts = {key: _get(usual, key) for key in usual.to_dict()}
     found = {key: part for key, part in parts.items() if isinstance(part, hf.PretrainedConfig)}
-    return {key: _config(type(part), {}).to_dict() for key, part in found.items()}
+    return {key: _config(type(p), peculiar.get(key, {})).to_dict() for key, p in found.items()}
 
 
 def _get(config: hf.PretrainedConfig, key: str) -> object:

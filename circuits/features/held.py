@@ -18,7 +18,7 @@ from patching.anatomy.blocks import EMBEDDING, UNEMBED_IN
 from patching.anatomy.norms import Norm, widen
 from patching.model import Hook, Model
 from patching.modes import without_gradients
-from patching.rules.sites import NormPoints, stream_norms
+from patching.rules.sites import NormPoints, stream_norms, value_norms
 
 Key = TypeVar("Key")
 Write = Callable[[int, Tensor], Tensor]
@@ -34,7 +34,7 @@ class Frozen:
 
     model: Model
     projections: Mapping[str, Float[Tensor, "1 pos head d_head"]]
-    sigmas: Mapping[str, Float[Tensor, "1 pos 1"]]
+    sigmas: Mapping[str, Float[Tensor, "1 pos *head 1"]]
 
     def hold_attention(self) -> list[tuple[str, Hook]]:
         """Hooks that put the first run's queries and keys in."""
@@ -108,7 +108,7 @@ class Keeping:
         blocks = self._model.blocks
         names = [name for b in blocks for name in (*b.qkv[:2], *b.projections[3:])]
         found: list[tuple[str, Hook]] = [(name, partial(self._project, name)) for name in names]
-        norms = stream_norms(self._model)
+        norms = (*stream_norms(self._model), *value_norms(self._model))
         return found + [(points.before, partial(self._divide, points)) for points in norms]
 
     def sigma_after(self, layer: int) -> Float[Tensor, "1 pos 1"] | None:
@@ -129,7 +129,7 @@ class Keeping:
 class _Rebuilt:
     """A norm's output from its input and another run's denominator."""
 
-    def __init__(self, norm: Norm, sigma: Float[Tensor, "1 pos 1"]) -> None:
+    def __init__(self, norm: Norm, sigma: Float[Tensor, "1 pos *head 1"]) -> None:
         self._norm, self._sigma = norm, sigma
         self._input: Tensor | None = None
 
@@ -148,7 +148,8 @@ def _after_mlp(layer: int) -> str:
 
 def _held_norms(model: Model) -> list[NormPoints]:
     after_mlp = {_after_mlp(block.index) for block in model.blocks}
-    return [points for points in stream_norms(model) if points.place not in after_mlp]
+    norms = (*stream_norms(model), *value_norms(model))
+    return [points for points in norms if points.place not in after_mlp]
 
 
 def _put(value: Tensor, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from patching.anatomy.blocks import EMBEDDING, POSITIONS, UNEMBED_IN
 from patching.model import Hook, Model
 from patching.modes import with_gradients
 from patching.rules import Rule, attention_rule, norm_rule
+from patching.rules.parts import value_norm_rule
 from patching.rules.sites import Part
 
 Passing = Callable[[int, Sequence[Tensor], Tensor, Tensor | None], Tensor | None]
@@ -86,7 +87,8 @@ def run_linear(
     Raises:
         ValueError: if a rule did not act everywhere, or in inference mode.
     """
-    ruled = Rule("frozen", (norm_rule, attention_rule, *parts), freezes_norms=True).start(model)
+    held = (norm_rule, value_norm_rule, attention_rule)
+    ruled = Rule("frozen", (*held, *parts), freezes_norms=True).start(model)
     keeping = Keeping(model)
     cut = _Cut(passing, keeping.sigma_after)
     mixing = [hook for block in model.blocks for hook in Mixing(block).hooks]

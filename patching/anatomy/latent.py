@@ -76,11 +76,10 @@ class LatentAttention(nn.Module):
         self.d_query = cast(int, inner.q_lora_rank or inner.qk_head_dim)
         self.width = max(self.d_query, self.d_key, d_value)
         queries = cast(nn.Linear, inner.q_a_proj if inner.q_lora_rank else inner.q_proj)
-        self.q = _reader(queries, self.width, n_heads, copied=bool(inner.q_lora_rank))
-        self.k, self.v = _reader(latent, self.width), _reader(latent, self.width, rows=rank)
-        self.o = nn.Linear(n_heads * self.width, out.out_features, bias=out.bias is not None)
-        heads = out.weight.T.unflatten(0, (n_heads, -1)).mT
-        self.o.weight, self.o.bias = _frozen(_padded(heads, self.width).T), out.bias
+        one_query, copies = (1, n_heads) if inner.q_lora_rank else (n_heads, 1)
+        self.q = reader(queries, self.width, one_query, copies=copies)
+        self.k, self.v = reader(latent, self.width), reader(latent, self.width, rows=rank)
+        self.o = writer(out, self.width, n_heads)
         norm, d_plain = cast(nn.Module, inner.kv_a_layernorm), cast(int, inner.qk_nope_head_dim)
         self.both = inner.kv_b_proj = KeysAndValues(both, norm, n_heads, d_plain)
         self.keys, self.queries, self.inner = Given(), Given(), inner
@@ -125,22 +124,30 @@ def _frozen(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight.detach().clone(), requires_grad=False)
 
 
-def _reader(
+def reader(
     projection: nn.Linear,
     width: int,
     n_heads: int = 1,
     *,
     rows: int | None = None,
-    copied: bool = False,
+    copies: int = 1,
 ) -> nn.Linear:
-    """A projection's first rows as those of some heads, each `width` wide: split, or copied."""
-    made = nn.Linear(projection.in_features, n_heads * width, bias=projection.bias is not None)
-    for name, part in dict(projection.named_parameters()).items():
-        first = part.detach()[:rows]
-        split = (1, -1) if copied else (n_heads, -1)
-        heads = first.unflatten(0, split).expand(n_heads, *([-1] * part.ndim))
-        wide = heads.mT if part.ndim > 1 else heads
-        setattr(made, name, _frozen(_padded(wide, width)))
+    """A projection's first rows as those of some heads, each `width` wide, and so often."""
+    made = nn.Linear(projection.in_features, n_heads * copies * width, device="meta")
+    for name, part in (("weight", projection.weight), ("bias", projection.bias)):
+        heads = None if part is None else part.detach()[:rows].unflatten(0, (n_heads, -1))
+        if heads is not None:
+            heads = heads.repeat_interleave(copies, dim=0)
+            heads = _padded(heads.mT if heads.ndim > 2 else heads, width)
+        setattr(made, name, None if heads is None else _frozen(heads))
+    return made
+
+
+def writer(projection: nn.Linear, width: int, n_heads: int) -> nn.Linear:
+    """An output projection for heads that are each `width` wide."""
+    made = nn.Linear(n_heads * width, projection.out_features, device="meta")
+    heads = projection.weight.detach().T.unflatten(0, (n_heads, -1)).mT
+    made.weight, made.bias = _frozen(_padded(heads, width).T), projection.bias
     return made
 
 

@@ -13,6 +13,7 @@ _LENDERS = {
     "CwmForCausalLM": "LlamaForCausalLM",
     "Dots1ForCausalLM": "Qwen3MoeForCausalLM",
     "Emu3ForCausalLM": "LlamaForCausalLM",
+    "Gemma4UnifiedForCausalLM": "Gemma4ForCausalLM",
     "GraniteSWAForCausalLM": "GraniteForCausalLM",
     "HYV3ForCausalLM": "Qwen3MoeForCausalLM",
     "HeliumForCausalLM": "Ernie4_5ForCausalLM",

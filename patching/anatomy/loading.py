@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from patching.anatomy.adapters import is_adapter
 from patching.anatomy.claims import Probe, draw_probe, run_plain
 from patching.anatomy.complete import refuse_empty
+from patching.anatomy.gemma4 import is_gemma4, show_readers
+from patching.anatomy.gemma4_adapter import with_sizes
 from patching.anatomy.latent import show_latents
 from patching.anatomy.latent_adapter import with_latents
 from patching.anatomy.lenders import adapter_of
@@ -172,20 +174,36 @@ def _boot(
     force_eager_attention(module)
     with refusing(name, f"a {type(module).__name__} does not run on a few tokens"):
         probe = run_plain(module, _probe_of(module))
-    if wishes.ungrouped:
+    if wishes.ungrouped and not is_gemma4(module):
         ungroup(name, module)
+    own = adapter_of(type(module).__name__)
+    with refusing(name, "its layers hold what this workbench does not know"):
+        own = _rewritten(module, own, ungrouped=wishes.ungrouped)
     with refusing(name, f"the model library cannot wrap a {type(module).__name__}"):
-        own = adapter_of(type(module).__name__)
-        width = show_latents(module) if own in SUPPORTED_ARCHITECTURES else None
-        if wishes.ungrouped and width is not None:
-            raise ValueError("all its keys and values come from one latent; load it as it is")
-        own = own if width is None else with_latents(own, width)
         names = Names.of(module)
         bridge = build_bridge_from_module(
             module, own, hf_config=module.config, tokenizer=None, model_name=name
         )
     bridge.cfg.n_devices = len(devices)
     return Opened(name, None, _rest(bridge), tokenizer, names, probe)
+
+
+def _rewritten(module: PreTrainedModel, own: str, *, ungrouped: bool) -> str:
+    """The adapter for a module, whose layers are written anew in place where readers hide in them.
+
+    Raises:
+        ValueError: if it reads what no edge carries, or cannot be ungrouped.
+    """
+    if own not in SUPPORTED_ARCHITECTURES:
+        return own
+    if is_gemma4(module):
+        return with_sizes(own, show_readers(module, ungrouped=ungrouped))
+    width = show_latents(module)
+    if width is None:
+        return own
+    if ungrouped:
+        raise ValueError("all its keys and values come from one latent; load it as it is")
+    return with_latents(own, width)
 
 
 def _probe_of(module: PreTrainedModel) -> Probe:

@@ -14,10 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM, POSITIONS, UNEMBED_IN, Block, widen
+from patching.anatomy.latent import LatentAttention
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.places import find
 from patching.anatomy.stack import skipping
 from patching.attention.pattern_grid import head_axes
+from patching.attention.reading import as_task, read
 from patching.files.brief import briefly
 from patching.grid import Grid
 from patching.lens.text import token_texts
@@ -112,9 +114,11 @@ def ov_circuit(model: Model, head: str) -> VocabularyCircuit:
     tensor(True)
 
     Raises:
-        ValueError: if there is no such head.
+        ValueError: if there is no such head, or the family does something else to its values than
+            mix them (norms, gates, latents).
     """
     block, h = _head(model, head)
+    _require_mixed(model)
     values = _normed(block, token_embeddings(model)) @ widen(block.w_qkv[2][_group(model, h)])
     rows = _unembedding(model) @ _write(block)[h].T
     return VocabularyCircuit("OV", head, ("output", "source"), rows, values, model.tokenizer)
@@ -128,9 +132,14 @@ def qk_circuit(model: Model, head: str) -> VocabularyCircuit:
     applied. Not in it: what earlier layers write, and how scores depend on distance.
 
     Raises:
-        ValueError: if there is no such head.
+        ValueError: if there is no such head, or its queries and keys are made of latents.
     """
     block, h = _head(model, head)
+    if isinstance(getattr(block.bridge.attn, "original_component", None), LatentAttention):
+        raise ValueError(
+            f"{model.name} makes queries and keys of latents, by norms and projections behind what "
+            "reads the stream: they are no one product over the vocabulary"
+        )
     embedding = token_embeddings(model)
     norm = block.attention_norm
     stream = embedding if norm is None else norm.formula(embedding)
@@ -150,7 +159,11 @@ def copying_scores(model: Model) -> Grid:
     >>> ((where, score),) = copying_scores(Model.load("truth/induction")).top(1)
     >>> where, round(score, 6)
     (('1', 'h3'), 1.0)
+
+    Raises:
+        ValueError: if the family does something else to its values than mix them.
     """
+    _require_mixed(model)
     embedding, unembedding = token_embeddings(model), _unembedding(model)
     scores = torch.empty(model.graph.n_layers, model.graph.n_heads, dtype=torch.float64)
     for block in model.blocks:
@@ -197,6 +210,16 @@ def _head(model: Model, head: str) -> tuple[Block, int]:
     return model.blocks[place.layer], place.index
 
 
+def _require_mixed(model: Model) -> None:
+    """One short run, in which heads must have mixed their values and done nothing else to them.
+
+    Raises:
+        ValueError: if they have not.
+    """
+    task = as_task(model, model.standing.tokens)
+    read(model, next(task.batches(1)), lambda seen: None)
+
+
 def _group(model: Model, head: int) -> int:
     """The key-value head of a query head."""
     return head * model.graph.n_kv_heads // model.graph.n_heads
@@ -233,9 +256,10 @@ def _project(
     """Queries (part 0) or keys (1) of one head, through their own norm where there is one."""
     w, b = widen(block.w_qkv[part]), block.b_qkv[part]
     norm = find_norm(getattr(block.bridge.attn, ("q_norm", "k_norm")[part], None))
-    if norm is None or norm.gamma is None or len(norm.gamma) == w.shape[2]:
+    own = w.shape[2] if norm is None or norm.gamma is None else len(norm.gamma)
+    if norm is None or own <= w.shape[2]:  # less where zeros fill it up
         out = stream @ w[index] + (0.0 if b is None else widen(b[index].detach()))
-        return out if norm is None else norm.formula(out)
+        return out if norm is None else norm.formula(out[:, :own])
     return _project_and_norm_all(norm, w, b, stream)[:, index]
 
 

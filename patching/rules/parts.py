@@ -34,6 +34,7 @@ from patching.rules.sites import (
     softmax,
     stream_norms,
     two_point_site,
+    value_norms,
 )
 
 
@@ -78,11 +79,16 @@ def norm_rule(model: Model) -> list[Site | Unruled]:
 
 
 def head_norm_rule(model: Model) -> list[Site | Unruled]:
-    """LN rule on the norms of queries and keys, in families that have them."""
+    """LN rule on the norms of queries, keys and values, in families that have them."""
     return [
         points if isinstance(points, Unruled) else _norm_site("head norm", points)
         for points in head_norms(model)
     ]
+
+
+def value_norm_rule(model: Model) -> list[Site | Unruled]:
+    """LN rule on the norms of values alone, in families that have them."""
+    return [_norm_site("value norm", points) for points in value_norms(model)]
 
 
 def identity_rule(model: Model) -> list[Site | Unruled]:

@@ -20,7 +20,7 @@ from patching.model import Hook, Model
 LOGITS_BEFORE_SOFTCAP = "unembed.hook_out"
 
 _STREAM_NORMS = ("ln1", "ln1_post", "ln2", "ln2_post")
-_HEAD_NORMS = ("q_norm", "k_norm")
+_HEAD_NORMS = ("q_norm", "k_norm", "v_norm")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def stream_norms(model: Model) -> Iterator[NormPoints]:
 
 
 def head_norms(model: Model) -> Iterator[NormPoints | Unruled]:
-    """Norms of queries and keys (Qwen 3, Gemma 3, OLMo 2, ...)."""
+    """Norms of queries, keys (Qwen 3, Gemma 3, OLMo 2, ...) and values (Gemma 4)."""
     for block in model.blocks:
         attention, prefix = getattr(block.bridge, "attn", None), f"blocks.{block.index}.attn"
         if isinstance(getattr(attention, "original_component", None), LatentAttention):
@@ -81,6 +81,12 @@ def head_norms(model: Model) -> Iterator[NormPoints | Unruled]:
                 yield Unruled("head norm", f"{prefix}.{name}", why)
             else:
                 yield from _norms(attention, prefix, (name,))
+
+
+def value_norms(model: Model) -> Iterator[NormPoints]:
+    """Norms of values, in families that have them (Gemma 4)."""
+    for block in model.blocks:
+        yield from _norms(block.bridge.attn, f"blocks.{block.index}.attn", ("v_norm",))
 
 
 def softcap(model: Model) -> float | None:

@@ -8,6 +8,7 @@ import zoo
 from judged import _corrupted, _task, _tokens, judge
 
 from circuits import eap, relp
+from patching import attention
 from patching.anatomy.latent import LatentAttention
 from patching.anatomy.ungrouping import Ungrouped
 from patching.metrics import logit_diff
@@ -60,6 +61,16 @@ def test_a_deep_copy_scores_alike(model):
     found = eap(copy.deepcopy(model), task, logit_diff).matrix
     assert torch.equal(found, eap(model, task, logit_diff).matrix)
     assert copy.deepcopy(model).identity == model.identity
+
+
+def test_its_circuits_over_the_vocabulary_are_refused(model):
+    """Zeros fill values and heads up to one size: their product would be of numbers by chance."""
+    with pytest.raises(ValueError, match="layer 0 is not what mixes its values"):
+        attention.ov_circuit(model, "a0.h1")
+    with pytest.raises(ValueError, match="layer 0 is not what mixes its values"):
+        attention.copying_scores(model)
+    with pytest.raises(ValueError, match="makes queries and keys of latents"):
+        attention.qk_circuit(model, "a0.h1")
 
 
 def test_a_latent_is_not_given_out_to_heads():
