@@ -85,6 +85,7 @@ function showMatrix(page) {
   for (const id of ["most-label", "save"]) find(id).hidden = isMatrix;
   for (const view of ["drawing", "matrix"]) find(`as-${view}`).setAttribute("aria-pressed", view === page.state.view);
   showRows(legendRows(page.data, page.state.view));
+  setCrowd(find("legend"), isMatrix ? Infinity : page.found.edges.length);
   if (isMatrix) drawMatrix(page.matrix, page.data, page.found.edges, page.lit);
 }
 
@@ -260,6 +261,7 @@ function save(page) {
   const legend = legendShape(legendRows(page.data), view);
   const lines = [...layers.edges.children];
   layers.edges.replaceChildren(...[...routes.values()].map(({ look, text }) => lineOf(look, text)));
+  setCrowd(legend, routes.size);
   svg.append(legend);
   download(svg, "circuit.svg");
   legend.remove();

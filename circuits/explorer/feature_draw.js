@@ -20,6 +20,7 @@ function drawGraph(page) {
   if (bucket !== drawing.bucket) placeAll(page, bucket);
   for (const index of drawing.places.keys()) drawing.nodes.get(index).toggleAttribute("hidden", !found.seen[index]);
   setPaths(drawing.layers.behind, edgePaths(data, found.drawn, drawing.places));
+  for (const one of [drawing.layers.behind, find("legend")]) setCrowd(one, found.drawn.length);
 }
 
 function placeAll(page, bucket) {
@@ -90,6 +91,7 @@ function lightChosen(page) {
   const own = chosen === null ? [] : [...data.into[chosen], ...data.outOf[chosen]].filter((e) => found.seen[data.edges.source[e]] && found.seen[data.edges.target[e]]);
   for (const e of own) sides.set(data.edges.source[e] === chosen ? data.edges.target[e] : data.edges.source[e], data.edges.weight[e] < 0 ? "to-hurts" : "to-helps");
   setPaths(drawing.layers.lit, edgePaths(data, own, drawing.places));
+  setCrowd(drawing.layers.lit, own.length);
   drawing.layers.behind.classList.toggle("behind", chosen !== null);
   const pinned = new Set(state.pinned);
   for (const index of drawing.places.keys()) {

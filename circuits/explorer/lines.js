@@ -38,6 +38,7 @@ function drawLines(drawing, data, routes) {
   const largest = largestScore(data);
   drawing.routes = new Map(routes.map((one) => [one.edge.key, { ...one, look: lookOf(one.edge, data, largest), text: pathOf(one.points) }]));
   drawing.layers.edges.replaceChildren(...linesOf(drawing.routes.values()));
+  setCrowd(drawing.layers.edges, routes.length);
 }
 
 // Some edges before all others, which fade; null: all alike.
@@ -45,6 +46,7 @@ function lightLines(drawing, keys) {
   const lit = keys === null ? [] : [...keys].filter((key) => drawing.routes.has(key)).map((key) => drawing.routes.get(key));
   drawing.layers.edges.classList.toggle("behind", keys !== null);
   drawing.layers.lit.replaceChildren(...linesOf(lit));
+  setCrowd(drawing.layers.lit, lit.length);
 }
 
 // The key of the edge under a point of the drawing, or undefined: curves run upright between the points of

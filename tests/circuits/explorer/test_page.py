@@ -342,6 +342,11 @@ $("#as-drawing").click();
 change("#most", "1500", "change");
 said.edges = lines(".edge");
 said.paths = $$("#stage > svg .edge").length;
+const dashesOf = (place) => getComputedStyle($(`${place} .edge.hurts`)).strokeDasharray;
+const dashed = () => ["#stage > svg", "#legend"].map(dashesOf);
+said.dashes = [dashed()];
+change("#size", "150", "change");
+said.dashes.push(dashed());
 said.took = {
   size: answer((i) => change("#size", String(1499 - i), "change")),
   choose: answer((i) => $$(".node")[10 + i].dispatchEvent(new MouseEvent("click"))),
@@ -351,6 +356,8 @@ said.took = {
     assert seen.console == []
     assert seen.said["edges"] == 1500 and seen.said["paths"] <= 2 * 9
     assert max(seen.said["took"].values()) < 200
+    # painting is not in it: dashes would take a second there
+    assert seen.said["dashes"] == [["none", "none"], ["7px, 2px", "7px, 2px"]]
 
 
 DEEP = Graph(30, 9, 3)
