@@ -11,7 +11,7 @@ from shells import here, on, save_model
 
 from circuits.circuit import load_circuit
 from circuits.cli import main
-from circuits.repeating import Elsewhere, Permitted, rerun, summary
+from circuits.repeating import Elsewhere, Permitted, rerun, running, summary
 from circuits.repeating.commands import command_of
 from circuits.repeating.comparison import compare_numbers
 from circuits.scores import load_scores, merge
@@ -387,3 +387,26 @@ def test_another_device_takes_the_place_of_a_device_map():
     said = {"command": ["score", "--model=m", "--n-devices=2", "--task=ioi", "--revision=a"]}
     words = command_of(said, Elsewhere(model="n", device="cpu"))
     assert words == ["score", "--task=ioi", "--model=n", "--device=cpu"]
+
+
+WAITS = """#!/bin/sh
+echo 'scoring: 3 of 9 (33%)' >&2
+tries=0
+until [ -e told ]; do tries=$((tries + 1)); [ $tries -lt 500 ] || exit 1; sleep 0.01; done
+echo result
+[ "$4" = fine ] || { echo 'error: no such task' >&2; exit 2; }
+"""
+"""A command that goes on only when somebody was told how far it is."""
+
+
+def test_how_far_a_command_is_is_passed_on_while_it_runs(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(WAITS)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running.sys, "executable", str(tmp_path / "python"))
+    told = []
+    monkeypatch.setattr(running, "show", lambda line: told.append(line) or Path("told").touch())
+    assert running.in_new_process(["fine"]) == "result\n"
+    with pytest.raises(ValueError, match="`circuits wrong` failed: no such task"):
+        running.in_new_process(["wrong"])
+    assert told == ["scoring: 3 of 9 (33%)\n"] * 2
