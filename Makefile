@@ -52,7 +52,7 @@ bench: $(STAMP)  ## operations, time and memory beside the plain model; DEVICE=c
 truth: $(STAMP)  ## which method finds true circuits, at what cost: docs/truth.md (masks alone: 20 minutes)
 	$(BIN)/python -m benchmarks.truth --learned
 
-real: $(STAMP)  ## cheap methods on a real model: docs/real.md; MODEL=FOLDER, resumable (hours)
+real: $(STAMP)  ## methods and circuits on a real model: docs/real.md; MODEL=FOLDER, resumable (hours)
 	$(BIN)/python -m benchmarks.real $(MODEL)
 
 reference: $(STAMP)  ## exact scores of all edges on every task of the trained models (minutes)

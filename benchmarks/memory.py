@@ -28,11 +28,26 @@ def peaks(name: str, device: str, subject_name: str) -> tuple[int, int]:
         before = torch.cuda.memory_allocated()
         job()
         return torch.cuda.max_memory_allocated() - before, peak_live_bytes(job)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
-    before = _status("VmRSS")
+    reset_peak()
+    before = in_use()
     job()
-    process = _status("VmHWM") - before
+    process = peak_in_use() - before
     return process, peak_live_bytes(job)
+
+
+def reset_peak() -> None:
+    """Begin to watch this process's peak anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def in_use() -> int:
+    """Bytes of this process that are resident now."""
+    return _status("VmRSS")
+
+
+def peak_in_use() -> int:
+    """The most that were resident since the peak was reset."""
+    return _status("VmHWM")
 
 
 def _status(field: str) -> int:
