@@ -1,8 +1,9 @@
 // The drawing of a graph of features: a mark for every node, all edges in a few lines, names where there
-// is room. Marks are made once; edges of one colour and width are one path, so that many are cheap.
+// is room. Marks are made once; edges of one colour and width that lie near each other share a path.
 
 const MARKS = { feature: "M-5 0A5 5 0 1 1 5 0A5 5 0 1 1 -5 0Z", error: "M0 -5.5L5.5 0L0 5.5L-5.5 0Z", embedding: "M-5 -5H5V5H-5Z", logit: "M-6 -4.5H6V4.5H-6Z" };
 const WIDTHS = [0.6, 1.1, 1.9, 3];
+const PATHS = 1000; // a browser paints many short paths faster than a long one, and keeps few faster than many
 
 function openStage(stage) {
   const layers = { columns: shape("g"), behind: shape("g", { class: "edges" }), lit: shape("g", { class: "edges lit" }), units: shape("g"), labels: shape("g"), axes: shape("g") };
@@ -52,7 +53,7 @@ function markFor(data, index) {
   return mark;
 }
 
-// Lines of edges, by their sign and their width: at most eight paths, whatever their number.
+// Lines of edges, by their sign and their width, from left to right.
 function edgePaths(data, chosen, places) {
   const { source, target, weight } = data.edges;
   let largest = 0;
@@ -64,8 +65,9 @@ function edgePaths(data, chosen, places) {
     const step = Math.min(WIDTHS.length - 1, Math.floor(WIDTHS.length * Math.sqrt(Math.abs(weight[e]) / largest)));
     const key = `${weight[e] < 0 ? "hurts" : "helps"} ${step}`;
     if (!paths.has(key)) paths.set(key, []);
-    paths.get(key).push(lineBetween(from, to));
+    paths.get(key).push([from.x + to.x, lineBetween(from, to)]);
   }
+  for (const lines of paths.values()) lines.sort(([a], [b]) => a - b);
   return paths;
 }
 
@@ -76,9 +78,12 @@ function lineBetween(from, to) {
 }
 
 function setPaths(layer, paths) {
-  const made = [...paths].map(([key, lines]) => {
+  const total = [...paths.values()].reduce((sum, lines) => sum + lines.length, 0);
+  const each = Math.ceil(total / PATHS);
+  const made = [...paths].flatMap(([key, lines]) => {
     const [side, step] = key.split(" ");
-    return shape("path", { class: `edge ${side}`, "stroke-width": WIDTHS[step], d: lines.join("") });
+    const parts = Array.from({ length: Math.ceil(lines.length / each) }, (_, i) => lines.slice(i * each, (i + 1) * each));
+    return parts.map((part) => shape("path", { class: `edge ${side}`, "stroke-width": WIDTHS[step], d: part.map(([, line]) => line).join("") }));
   });
   layer.replaceChildren(...made);
 }

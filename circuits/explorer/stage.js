@@ -22,8 +22,10 @@ function fit(drawing, least = 0) {
 }
 
 function look(drawing, view) {
+  const words = view.map(round).join(" ");
   drawing.view = view;
-  drawing.svg.setAttribute("viewBox", view.map(round).join(" "));
+  if (drawing.svg.getAttribute("viewBox") === words) return;
+  drawing.svg.setAttribute("viewBox", words);
   drawing.onLook?.();
 }
 

@@ -40,14 +40,17 @@ function isFramed() {
 // Numbers that travelled as base64 of little-endian bytes; null stays null.
 function unpack(text, Kind) {
   if (text === null || text === undefined) return null;
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i += 1) bytes[i] = letters.charCodeAt(i);
   return new Kind(bytes.buffer);
 }
 
 // Words for numbers.
 
+// Not by the locale's rules, which a browser takes some milliseconds to read at first.
 function whole(value) {
-  return Math.round(value).toLocaleString("en");
+  return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 function digits(value) {
