@@ -27,7 +27,7 @@ from patching.model import Hook, Model
 from patching.modes import with_gradients
 from patching.paths import Path, at_clean
 from patching.rules import Rule, plain
-from patching.runs.batches import Doing, Found, Keeping, all_sums
+from patching.runs.batches import Found, Keeping, all_sums
 from patching.tasks.task import Batch, Task
 from patching.work import Parts
 
@@ -59,7 +59,7 @@ def direct_edges(
         setting.check(task)
     described = looking.describe(task, "feature edges", facts_of(dictionaries))
     deciding = (metric, rule, path, setting.ablation, nodes.keys)
-    keeping = Keeping("feature-edges", described, deciding, Doing(setting.batch_size))
+    keeping = Keeping("feature-edges", described, deciding, setting.doing())
 
     def finish(found: Found[Parts]) -> Float[Tensor, "target source"]:
         return found.total["edges"] / found.n_examples

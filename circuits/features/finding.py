@@ -55,7 +55,8 @@ def feature_circuit(
     Edges are those of Marks et al. 2024 (arXiv:2403.19647, appendix A.1): the effect of the source
     through the target alone, at the clean run, stopped at all other places between. Those to
     `metric` are the rest, so that a node's edges to all others add up to its effect where that is
-    of the clean run (`at_clean`) and all nodes are in the circuit.
+    of the clean run (`at_clean`) and all nodes are in the circuit. What is done is kept in the
+    setting's run, if it has one.
 
     >>> from patching import logit_diff, tasks
     >>> model = Model.load("toy-llama")

@@ -25,7 +25,7 @@ from patching.metrics import Metric, measure
 from patching.model import Hook, Model
 from patching.modes import without_gradients
 from patching.rules import plain
-from patching.runs.batches import Doing, Found, Keeping, all_rows
+from patching.runs.batches import Found, Keeping, all_rows
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -102,7 +102,7 @@ def run_feature_circuits(
     facts = {**facts_of(dictionaries), "errors": handling.errors, "others": handling.others}
     described = looking.describe(task, "feature circuits", facts)
     deciding = (metric, setting.ablation, nodes.keys, distinct)
-    keeping = Keeping("feature-circuits", described, deciding, Doing(setting.batch_size, run))
+    keeping = Keeping("feature-circuits", described, deciding, setting.doing(run))
 
     def finish(found: Found[Parts]) -> FeatureRuns:
         values = found.total["values"].T[which]

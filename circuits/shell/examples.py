@@ -94,6 +94,10 @@ EXAMPLES = {
         "circuits features circuit --model toy --task ioi --nodes 50 --out circuit.safetensors",
         "circuits features circuit --model toy --task ioi --curve --plot curve.svg",
     ),
+    "features few": (
+        "circuits features few --model toy --task ioi --keep 20 --out units.json",
+        "circuits features few --model gpt2 --task ioi --keep 80 --holdout 0.5",
+    ),
     "features show": (
         "circuits features show graph.safetensors --top 50",
         "circuits features show graph.json --json",

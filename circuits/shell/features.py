@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell import (
     features_check,
+    features_few,
     features_task,
     features_told,
     features_train,
@@ -73,16 +74,20 @@ def _add_action(
 
 
 def _add_of_tasks(add: Callable[..., Parser], model: Parser) -> None:
-    """`effects` and `circuit`."""
-    task = task_options()
+    """`effects`, `circuit` and `few`."""
+    task, kept = task_options(), run_options()
     text = "estimate what features and errors are worth on a task"
-    known = add("effects", text, model, task)
+    known = add("effects", text, model, task, kept)
     features_task.add_effects_options(known)
     known.set_defaults(act=features_task.effects)
     text = "find and judge a circuit of features of a task"
-    found = add("circuit", text, model, task)
+    found = add("circuit", text, model, task, kept)
     features_task.add_circuit_options(found)
     found.set_defaults(act=features_task.circuit)
+    text = "look for a few heads and neurons that do a task, all others ablated"
+    fewest = add("few", text, model, task)
+    features_few.add_options(fewest)
+    fewest.set_defaults(act=features_few.few)
 
 
 def _add_tracing(parser: Parser) -> None:

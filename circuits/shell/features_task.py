@@ -9,6 +9,7 @@ from circuits.shell.inputs import open_metric, open_model, open_task
 from circuits.shell.names import choose
 from circuits.shell.options import Parser
 from circuits.shell.results import write_figure
+from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import amount, natural, positive
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def effects(args: Namespace) -> None:
                 model, task, metric, coders, chosen.nodes, setting=setting
             )
             pearson = compare(exact.grid(), chosen.grid()).pearson
+    if not leads_here(setting.run):
+        return
     write_effects(found, args)
     say_effects(found, exact, pearson, args)
 
@@ -149,6 +152,8 @@ def circuit(args: Namespace) -> None:
         if args.curve or args.plot:
             sweep = FeatureSweep(handling=handling, n_bootstrap=1000 if len(task) > 1 else 0)
             curve = feature_curve(*given, known, sweep)
+    if not leads_here(setting.run):
+        return
     if args.circuit_out is not None:
         save_feature_circuit(found, args.circuit_out)
     if curve is not None and args.plot is not None:
@@ -161,10 +166,10 @@ def _open(
 ) -> "tuple[Model, Task, Metric, Coders, Setting]":
     from patching.attribution.features import Setting
 
-    coders = read_dictionaries(args.dictionaries, args.model)
+    coders, run = read_dictionaries(args.dictionaries, args.model), open_run(args)
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
-    setting = Setting(_open_ablation(args, task), not args.sum_positions, args.batch_size)
+    setting = Setting(_open_ablation(args, task), not args.sum_positions, args.batch_size, run)
     return model, task, open_metric(args), coders, setting
 
 

@@ -27,6 +27,7 @@ _FILES: dict[str, tuple[str, ...]] = {
     "page": (".html",),
     "features.out": (".safetensors", ".json", ".graphml", ".csv"),
     "effects_out": (".safetensors", ".csv"),
+    "few_out": (".json",),
     "circuit_out": (
         *(".safetensors", ".json", ".graphml", ".gexf", ".gml", ".csv", ".dot"),
         *FIGURES,
@@ -52,7 +53,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
 
 _SPELLED = {
     "kept_in": "--run",
-    **dict.fromkeys(("trained", "effects_out", "circuit_out", "page"), "--out"),
+    **dict.fromkeys(("trained", "effects_out", "circuit_out", "few_out", "page"), "--out"),
 }
 """Options that are spelled otherwise than they are named here."""
 

@@ -62,3 +62,34 @@ def test_what_is_wrong_is_said(capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     assert main(["features", *words[:1], *TASK, *words[1:]]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_done_is_kept_and_the_same_command_only_reads_it(tmp_path, capsys, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "c.safetensors"
+    command = ["features", "circuit", *TASK, "--nodes", "4", "--edges", "3", "--run", str(run)]
+    assert main([*command, "--out", str(out)]) == 0
+    said, first = capsys.readouterr().out, load_feature_circuit(out)
+    kinds = {folder.name.rpartition("-")[0] for folder in run.iterdir()}
+    assert kinds == {"features", "feature-edges", "feature-circuits"}
+
+    def nothing(*args, **options):
+        raise AssertionError("a batch was measured anew")
+
+    for module in ("patching.attribution.features.effects", "circuits.features.edges"):
+        monkeypatch.setattr(f"{module}._measure", nothing)
+    monkeypatch.setattr("circuits.features.running._measure", nothing)
+    assert main([*command, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == said
+    assert load_feature_circuit(out).edges == first.edges
+
+
+def test_a_few_heads_and_neurons_are_kept_and_judged_on_other_prompts(tmp_path, capsys):
+    task = ["--model", "truth/composition-relu", "--task", "digit-composition", "--n", "20"]
+    out = tmp_path / "units.json"
+    size = ["--keep", "60", "--steps", "8", "--out", str(out)]
+    assert main(["features", "few", *task, *size]) == 0
+    said, told = capsys.readouterr().out, json.loads(out.read_text())
+    assert len(told["units"]) == 60 and {"a0.h1", "a1.h3"} <= {*told["units"]}
+    assert (told["searched"]["prompts"], told["judged"]["prompts"]) == (14, 6)
+    kept = f"60 heads and neurons keep {told['judged']['faithfulness']:.3f} of the gap on 6 prompts"
+    assert said.startswith(kept) and f"written to {out}" in said

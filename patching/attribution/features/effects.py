@@ -32,11 +32,19 @@ from patching.work import Parts, Run
 
 @dataclass(frozen=True)
 class Setting:
-    """What features become, whether positions are kept apart, and how many examples a run has."""
+    """What features become, whether positions are kept apart, and how batches are done.
+
+    `run` keeps batches that are done, of all that is computed with this setting.
+    """
 
     ablation: FeatureAblation = resample
     by_position: bool = True
     batch_size: int = 16
+    run: Run | None = None
+
+    def doing(self, run: Run | None = None) -> Doing:
+        """How batches are done: in the run that is given, or else in the setting's own."""
+        return Doing(self.batch_size, self.run if run is None else run)
 
     def check(self, task: Task) -> None:
         """Refuse positions that do not mean the same in all prompts.
@@ -84,7 +92,7 @@ def feature_effects(
             the integrated gradients of Marks et al. 2024; or `at_both`, `along_inputs(steps)`,
             whose gradients at all places are averaged over runs between the two prompts.
         setting: what replaces features, positions kept or summed, examples a run.
-        run: where what is done is kept, batch by batch, and who does it.
+        run: where what is done is kept, batch by batch, and who does it; or else the setting's.
 
     Raises:
         Interrupted: with the effects on the first examples, if somebody interrupts.
@@ -102,7 +110,7 @@ def feature_effects(
     }
     method = "feature effects" if rule is plain else f"feature effects, {rule.name}"
     described = looking.describe(task, method, facts)
-    doing = Doing(setting.batch_size, run)
+    doing = setting.doing(run)
     deciding = (metric, rule, path, setting.ablation, setting.by_position)
     keeping = Keeping("features", described, deciding, doing, called="effects of features")
     measure = partial(_measure, looking, setting)

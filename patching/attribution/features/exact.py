@@ -19,7 +19,7 @@ from patching.metrics import Metric, measure
 from patching.model import Model
 from patching.modes import without_gradients
 from patching.rules import plain
-from patching.runs.batches import Doing, Found, Keeping, all_rows
+from patching.runs.batches import Found, Keeping, all_rows
 from patching.tasks.task import Batch, Task
 from patching.work import Parts, Run
 
@@ -69,8 +69,8 @@ def exact_feature_effects(
         "nodes": list(nodes.names),
     }
     described = looking.describe(task, "exact feature effects", facts)
-    doing = Doing(setting.batch_size, run)
-    keeping = Keeping("exact-features", described, (metric, setting.ablation), doing)
+    deciding = (metric, setting.ablation)
+    keeping = Keeping("exact-features", described, deciding, setting.doing(run))
 
     def finish(found: Found[Parts]) -> FeatureEffects:
         clean = found.total["clean"]
