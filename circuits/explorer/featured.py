@@ -1,6 +1,6 @@
 """`explore_features`: from a graph of features to a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -85,8 +85,7 @@ def explore_features(
     start = min(inner, _FIRST) if size is None else size
     if not 0 <= start <= inner:
         raise ValueError(f"cannot show {start} features and errors at first; there are {inner}")
-    texts = _texts(graph)
-    title = title or f"Features of \u201c{_prompt(texts)}\u201d"
+    title = title or f"Features of \u201c{_in_short(graph.prompt)}\u201d"
     provenance_json(graph.facts)
     told = {} if insides is None else _insides(insides, held)
     validity, scores = graph.facts.get("validity"), graph.facts.get("scores")
@@ -95,7 +94,7 @@ def explore_features(
         "title": title,
         "subtitle": _subtitle(graph),
         "start": start,
-        "tokens": texts,
+        "tokens": graph.texts,
         "said": graph.facts.get("logits") or {},
         "validity": validity if isinstance(validity, Mapping) else None,
         "scores": scores if isinstance(scores, Mapping) else None,
@@ -188,16 +187,8 @@ def _labels(labels: Mapping[Feature, str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _texts(graph: FeatureGraph) -> list[str]:
-    texts = graph.facts.get("texts")
-    return [str(text) for text in (texts if isinstance(texts, list) else graph.tokens.tolist())]
-
-
-def _prompt(texts: Sequence[str]) -> str:
-    """The prompt in short; words that a tokenizer gives without spaces are kept apart."""
-    between = "" if any(" " in text for text in texts) else " "
-    told = between.join(texts).strip()
-    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1].rstrip()}\u2026"
+def _in_short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1].rstrip()}\u2026"
 
 
 def _subtitle(graph: FeatureGraph) -> str:
@@ -207,7 +198,7 @@ def _subtitle(graph: FeatureGraph) -> str:
 
 def _picture(graph: FeatureGraph, title: str) -> Figure:
     """Nodes by token and layer, as large as their influence: where scripts are not run."""
-    nodes, texts = graph.nodes, _texts(graph)
+    nodes, texts = graph.nodes, graph.texts
     figure = Figure(figsize=(min(12.0, 2.5 + 0.5 * len(texts)), 4.5), layout="constrained")
     axes = figure.add_subplot()
     size = 6 + 200 * nodes.influences.clamp(min=0) / nodes.influences.max().clamp(min=1e-12)

@@ -100,6 +100,19 @@ class FeatureGraph:
         """The part of what nodes read that comes from no error, weighted by influence."""
         return self._score("completeness")
 
+    @property
+    def texts(self) -> list[str]:
+        """The text of every token, or its id where no text is known."""
+        texts = self.facts.get("texts")
+        return [str(text) for text in (texts if isinstance(texts, list) else self.tokens.tolist())]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt; words that a tokenizer gives without spaces are kept apart."""
+        texts = self.texts
+        between = "" if any(" " in text for text in texts) else " "
+        return between.join(texts).strip()
+
     def _score(self, name: str) -> float:
         scores = self.facts.get("scores")
         value = scores.get(name) if isinstance(scores, Mapping) else None

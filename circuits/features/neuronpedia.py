@@ -39,7 +39,7 @@ _ROWS = {"reads": "reads", "constants": "constant", "rests": "rest", "rest_sizes
 
 def to_json(graph: FeatureGraph, slug: str = "graph") -> str:
     """The graph as text for the viewers."""
-    facts, texts, labels = graph.facts, _texts(graph), labels_of(graph)
+    facts, texts, labels = graph.facts, graph.texts, labels_of(graph)
     ids, nodes = _ids(graph), graph.nodes
     cumulative = _cumulative(nodes.influences.double())
     pruned = facts.get("pruned")
@@ -254,11 +254,6 @@ def _cumulative(influences: Tensor) -> Tensor:
     order = influences.argsort(descending=True, stable=True)
     sums = influences[order].cumsum(0) / influences.sum().clamp(min=1e-12)
     return torch.zeros_like(influences).index_put((order,), sums)
-
-
-def _texts(graph: FeatureGraph) -> list[str]:
-    texts = graph.facts.get("texts")
-    return [str(text) for text in (texts if isinstance(texts, list) else graph.tokens.tolist())]
 
 
 def _said_of(graph: FeatureGraph, index: int) -> str:

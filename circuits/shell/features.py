@@ -225,9 +225,7 @@ def _say(graph: "FeatureGraph", args: Namespace) -> None:
     if args.json:
         print(json.dumps(_content(graph, top, logits), indent=1))
         return
-    texts = facts.get("texts")
-    said = "".join(map(str, texts)) if isinstance(texts, list) else ""
-    print(f"graph of {len(graph):,} nodes and {graph.n_edges:,} edges: {said!r}")
+    print(f"graph of {len(graph):,} nodes and {graph.n_edges:,} edges: {graph.prompt!r}")
     print(f"features: {facts.get('features', 'unknown')}")
     print(f"replacement {graph.replacement:.3f}, completeness {graph.completeness:.3f}")
     _say_validity(facts.get("validity"))

@@ -152,6 +152,7 @@ const errors = $('[data-kind="error"]');
 errors.checked = false; errors.dispatchEvent(new Event("change")); await frame();
 said.no_errors = seen().filter((one) => one.classList.contains("error")).length;
 said.images = document.images.length;
+said.fits = document.scrollingElement.scrollHeight <= window.innerHeight;
 said.page_title = document.title;
 said.requests = performance.getEntriesByType("resource").length;
 """
@@ -200,7 +201,7 @@ def test_what_is_known_of_a_feature_is_told_and_shown_as_text(seen: Visit):
     ends = (GRAPH.sources == i) | (GRAPH.targets == i)
     others = {*GRAPH.sources[ends].tolist(), *GRAPH.targets[ends].tolist()} - {i}
     assert sum(seen.said["sides"]) == len(others)
-    assert seen.said["images"] == 0 and seen.said["requests"] == 0
+    assert seen.said["images"] == 0 and seen.said["requests"] == 0 and seen.said["fits"]
     assert seen.said["page_title"] == EVIL
     belief = seen.said["belief"]
     assert "20 units were removed" in belief and "holding nothingunknown" in belief
