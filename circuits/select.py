@@ -144,6 +144,22 @@ def by_inclusion(scores: Scores, n: int, *, ranking: Ranking, prune: bool = Fals
     return _by_merit(scores, merit, n, ranking, "by_inclusion", prune=prune)
 
 
+def by_mean_size(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
+    """The n edges whose scores are largest in size on the mean prompt, whichever way they push.
+
+    By the mean over prompts of |score|: where an edge helps some prompts and hurts others, `top_n`
+    takes what is left of it in the mean. Needs scores that were kept by prompt.
+
+    Raises:
+        ValueError: if they were not, or of one prompt, the ranking is not absolute, or the graph
+            does not have n edges.
+    """
+    rows = require_rows(scores)
+    if ranking != "absolute":
+        raise ValueError(f"sizes have no sign: by_mean_size ranks by absolute, got {ranking!r}")
+    return _by_merit(scores, rows.abs().mean(dim=0), n, ranking, "by_mean_size", prune=prune)
+
+
 def random_circuit(graph: Graph, n: int, seed: int) -> Circuit:
     """Random edges of the graph, each set of n equally likely.
 

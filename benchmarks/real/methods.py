@@ -1,7 +1,7 @@
 """Every cheap method on a split of a task: what its circuits keep, and what it took."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,19 +11,22 @@ import torch
 
 from benchmarks.memory import in_use, peak_in_use, reset_peak
 from benchmarks.real.facts import Fact, estimated, kept
+from benchmarks.real.page import BY_SIZE
 from benchmarks.real.subjects import Subject
 from circuits.choosing import auto
 from circuits.choosing.automatic import RECIPES
 from circuits.circuit import Circuit
 from circuits.judging.areas import Axis, area, linear, logarithmic
 from circuits.judging.faithfulness import MIB_SHARES
-from circuits.judging.smallest import Goal
+from circuits.judging.resampling import resamples
+from circuits.judging.smallest import Goal, Selector
+from circuits.judging.stability import agreement
 from circuits.running.evaluation import Evaluation
 from circuits.running.trial import Trial, prepare
 from circuits.running.trial import run as run_circuits
 from circuits.scores import Ranking, Scores, load_scores, merge
-from circuits.scoring import Recipe, at_clean, score
-from circuits.select import top_n
+from circuits.scoring import Recipe, at_clean, score, score_each
+from circuits.select import by_mean_size, top_n
 from patching.intervals import Estimate, interval, ratio_of_means
 from patching.model import Model
 from patching.rules import gim, plain, relp
@@ -36,8 +39,14 @@ SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Of the edges, whose faithfulness is told."""
 
 RULES = {"eap": plain, "relp": relp, "gim": gim}
-METHODS = (*RULES, *RECIPES, "auto")
-"""`auto` comes last: it takes from the folder what its recipes have scored."""
+METHODS = (*RULES, *RECIPES, "auto", f"eap-ig{BY_SIZE}")
+"""`auto` comes behind its recipes: it takes from the folder what they have scored."""
+
+DEAR = (f"auto{BY_SIZE}",)
+"""On first splits alone."""
+
+DRAWN = 30
+"""Resamples of the scored prompts, of whose circuits any two are compared."""
 
 MEGABYTE = 10**6
 
@@ -52,11 +61,18 @@ class Scored:
     megabytes: float
 
 
-def measure(model: Model, subject: Subject, folder: Path) -> Iterator[Fact]:
-    """All methods on one split; a file for each, not measured again."""
+def measure_dear(model: Model, subject: Subject, folder: Path) -> list[Fact]:
+    """Those that are measured on first splits alone."""
+    return list(measure(model, subject, folder, DEAR))
+
+
+def measure(
+    model: Model, subject: Subject, folder: Path, methods: Sequence[str] | None = None
+) -> Iterator[Fact]:
+    """Methods on one split; a file for each, not measured again."""
     seconds: dict[str, float] = {}
-    for method in METHODS:
-        words = f"{subject.slug}-{subject.split}-{method.replace(' ', '-')}"
+    for method in methods or METHODS:
+        words = f"{subject.slug}-{subject.split}-{method.replace(',', '').replace(' ', '-')}"
         file = folder / f"{words}-{subject.found.hash[:8]}.csv"
         earlier = sum(seconds.get(name, 0.0) for name in RECIPES) if method == "auto" else 0.0
         facts = kept(file, partial(_measure, model, subject, method, folder, earlier))
@@ -76,6 +92,7 @@ def _measure(
         place("seconds", found.seconds + earlier),
         place("megabytes", found.megabytes),
         place("kept", said=_kept_by(found.scores)),
+        *(place(f"shared, {way}", share) for way, share in _shared(found.scores).items()),
         *(
             estimated(place(name), value)
             for name, value in judge(trial_of(model, subject), found.scores).items()
@@ -103,18 +120,27 @@ def _score(model: Model, subject: Subject, method: str, folder: Path) -> tuple[S
     if method in RULES:
         recipe = Recipe(at_clean, RULES[method])
         return score(model, subject.found, subject.metric, recipe, method=method), 4 / 3
+    by_size, method = method.endswith(BY_SIZE), method.removesuffix(BY_SIZE)
     work = Run(folder / "scored" / f"{subject.slug}-{subject.split}")
     if method == "auto":
-        n, goal = round(SIZE * model.graph.n_edges), Goal("absolute")
-        found = auto(model, subject.found, subject.metric, goal, size=n, run=work)
+        n = round(SIZE * model.graph.n_edges)
+        goal = Goal("absolute", select=by_mean_size if by_size else top_n)
+        given = model, subject.found, subject.metric, goal
+        found = auto(*given, size=n, by_prompt=by_size, run=None if by_size else work)
         return found.scores, found.units
     recipe = RECIPES[method]
+    if by_size:
+        scores = score_each(model, subject.found, subject.metric, recipe, method=method)
+        return scores, _passes(recipe)
     halves = [  # as `auto` scores them, which finds them done
         score(model, half, subject.metric, recipe, method=method, run=work)
         for half in subject.found.split(0.5, seed=0)
     ]
-    steps = recipe.path.options["steps"]
-    return merge(*halves), int(str(steps)) + 2 / 3
+    return merge(*halves), _passes(recipe)
+
+
+def _passes(recipe: Recipe) -> float:
+    return int(str(recipe.path.options["steps"])) + 2 / 3
 
 
 def _watched(job: Callable[[], tuple[Scores, float]]) -> Scored:
@@ -133,22 +159,35 @@ def _kept_by(scores: Scores) -> str:
 def judge(trial: Trial, scores: Scores) -> dict[str, Estimate]:
     """Faithfulness by absolute score, CMD on two axes, CPR; all circuits of one call, pruned."""
     shares = sorted({*MIB_SHARES, *SHARES})
-    circuits = [_circuit(scores, share, "absolute") for share in shares]
-    circuits += [_circuit(scores, share, "signed") for share in MIB_SHARES]
+    by_size = scores.by_prompt is not None
+    choose = by_mean_size if by_size else top_n
+    circuits = [_circuit(choose, scores, share, "absolute") for share in shares]
+    circuits += [_circuit(top_n, scores, share, "signed") for share in MIB_SHARES if not by_size]
     found = run_circuits(trial, circuits)
     n = len(shares)
     of_mib = [shares.index(share) for share in MIB_SHARES]
     told = {f"{share:.1%}": _kept(found, shares.index(share)) for share in SHARES}
-    by_size, signed = _rows(found, of_mib), _rows(found, list(range(n, len(circuits))))
-    return told | {
-        "log CMD": _area(by_size, logarithmic, 1.0),
-        "CMD": _area(by_size, linear, 1.0),
-        "CPR": _area(signed, linear, 0.0),
+    sizes = _rows(found, of_mib)
+    told |= {"log CMD": _area(sizes, logarithmic, 1.0), "CMD": _area(sizes, linear, 1.0)}
+    if not by_size:
+        told["CPR"] = _area(_rows(found, list(range(n, len(circuits)))), linear, 0.0)
+    return told
+
+
+def _shared(scores: Scores) -> dict[str, float]:
+    """Jaccard index of circuits of two resamples of the scored prompts, by how they are chosen."""
+    if scores.by_prompt is None:
+        return {}
+    n, drawn = round(SIZE * scores.graph.n_edges), list(resamples(scores, DRAWN, 0))
+    ways: dict[str, Selector] = {"by mean": top_n, "by size": by_mean_size}
+    return {
+        name: float(agreement([way(one, n, ranking="absolute", prune=False) for one in drawn]).mean)
+        for name, way in ways.items()
     }
 
 
-def _circuit(scores: Scores, share: float, ranking: Ranking) -> Circuit:
-    return top_n(scores, int(share * scores.graph.n_edges), ranking=ranking, prune=True)
+def _circuit(choose: Selector, scores: Scores, share: float, ranking: Ranking) -> Circuit:
+    return choose(scores, int(share * scores.graph.n_edges), ranking=ranking, prune=True)
 
 
 def _rows(found: Evaluation, rows: list[int]) -> Evaluation:

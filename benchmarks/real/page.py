@@ -22,6 +22,7 @@ its recipes score. *passes* are plain forward and backward ones by count, *s* is
 core's own (not of the clock, but other work on the machine still slows it), *MB* peak memory
 above what was in use: the first scoring of a process pays for what later ones find in place."""
 
+BY_SIZE = ", by size"
 KEPT = ("0.1%", "0.3%", "1.0%", "3.0%", "10.0%")
 AREAS = ("log CMD", "CMD", "CPR")
 COSTS = ("passes", "seconds", "megabytes")
@@ -33,6 +34,7 @@ def page(facts: Sequence[Fact]) -> str:
     parts = [HEAD]
     makers: tuple[Callable[[Sequence[Fact]], list[str]], ...] = (
         _summary,
+        _sizes,
         _methods,
         _circuits,
         _nodes,
@@ -50,6 +52,7 @@ def _summary(facts: Sequence[Fact]) -> list[str]:
     for task, of_task in _groups(_of(facts, "method"), "task").items():
         means = {name: _mean(some, "log CMD") for name, some in _groups(of_task, "of").items()}
         own = means.pop("auto", None)
+        means = {name: mean for name, mean in means.items() if BY_SIZE not in name}
         if own is None or not means:
             continue
         best = min(means, key=lambda name: means[name].value)
@@ -71,16 +74,46 @@ def _methods(facts: Sequence[Fact]) -> list[str]:
         rows = []
         for name, some in sorted(methods.items(), key=lambda item: _mean(item[1], "log CMD").value):
             less = f" ({n[name]} of {len(splits)})" if n[name] < len(splits) else ""
-            row = [_code(name) + less, *(f"{_mean(some, at).value:.2f}" for at in KEPT)]
-            row += [_range(_mean(some, at)) for at in ("log CMD",)]
-            row += [f"{_mean(some, 'CMD').value:.3f}", f"{_mean(some, 'CPR').value:.2f}"]
-            row += [f"{max(_mean(some, at).value, 0):.{int(at == 'passes')}f}" for at in COSTS]
-            rows.append(row)
+            rows.append([_code(name) + less, *_numbers(some)])
         head = ["method", *(LABELS.get(at, at) for at in (*KEPT, *AREAS, *COSTS))]
         parts.append(_table(head, rows, "l" + "r" * (len(head) - 1)))
         kept = [fact.said for fact in of_task if fact.name == "kept" and fact.said]
         parts += [f"`auto` kept, split by split: {'; '.join(kept)}."] if kept else []
     return ["## Cheap methods", METHODS_SAY, *parts] if parts else []
+
+
+def _numbers(facts: Sequence[Fact]) -> list[str]:
+    """A method's columns."""
+    means = {name: _mean(facts, name) for name in (*KEPT, *AREAS, *COSTS)}
+    row = [_number(means[at].value, 2) for at in KEPT]
+    row += [_range(means["log CMD"]), _number(means["CMD"].value, 3)]
+    row += [_number(means["CPR"].value, 2)]
+    return [*row, *(_number(max(means[at].value, 0.0), int(at == "passes")) for at in COSTS)]
+
+
+SIZES_SAY = """`top_n` takes the largest means of scores over prompts, `by_mean_size` the largest
+means of their sizes (*by size*). *kept* is by circuits of 1 % of the edges, pruned; *shared* the
+Jaccard index of the circuits of two resamples of the prompts that were scored, before pruning."""
+
+
+def _sizes(facts: Sequence[Fact]) -> list[str]:
+    """What choosing by size does to what is kept, and how steady circuits are."""
+    rows = []
+    for task, of_task in _groups(_of(facts, "method"), "task").items():
+        methods = _groups(of_task, "of")
+        for name, sized in methods.items():
+            plain = methods.get(name.removesuffix(BY_SIZE))
+            if BY_SIZE not in name or plain is None:
+                continue
+            splits = {fact.split for fact in sized}
+            alike = [fact for fact in plain if fact.split in splits]
+            kept = [_range(_mean(some, "1.0%"), 2) for some in (alike, sized)]
+            shared = [_mean(sized, f"shared, by {way}").value for way in ("mean", "size")]
+            row = [task, _code(name.removesuffix(BY_SIZE)), f"{len(splits)}", *kept]
+            rows.append([*row, *(_number(share, 2) for share in shared)])
+    head = ["task", "scores", "splits", "kept, by mean", "by size", "shared, by mean", "by size"]
+    said = ["## Edges by mean or by mean size", SIZES_SAY, _table(head, rows, "llrllrr")]
+    return said if rows else []
 
 
 CIRCUITS_SAY = """The smallest circuit by `auto`'s scores that keeps 80 % on the prompts it was
@@ -194,6 +227,8 @@ def _groups(facts: Iterable[Fact], by: str) -> dict[str, list[Fact]]:
 def _mean(facts: Iterable[Fact], name: str) -> Fact:
     """Over splits; half widths of the interval add up as standard errors do."""
     some = [fact for fact in facts if fact.name == name]
+    if not some:
+        return Fact("", "", "", -1, name)
     value = fmean(fact.value for fact in some)
     below = math.hypot(*(fact.value - fact.low for fact in some)) / len(some)
     above = math.hypot(*(fact.high - fact.value for fact in some)) / len(some)
@@ -204,6 +239,10 @@ def _mean(facts: Iterable[Fact], name: str) -> Fact:
 def _range(fact: Fact, digits: int = 3) -> str:
     value, low, high = (f"{number:.{digits}f}" for number in (fact.value, fact.low, fact.high))
     return f"{value} ({low} to {high})"
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _code(name: str) -> str:

@@ -28,8 +28,8 @@ def by_prompt(task: Task, score: Callable[[Task], Scores], *, run: Run | None = 
     """Scores of a task that keep what each of its prompts alone scores.
 
     Resamples of the prompts then cost nothing: intervals that contain the search, stability, edges
-    by lower bound or inclusion (`resampled`, `by_lower_bound`, `by_inclusion`). Memory is a number
-    for each prompt and edge. Costs and requirements as `uncertainty`.
+    by mean size, lower bound or inclusion (`resampled`, `by_mean_size`, `by_lower_bound`). Memory
+    is a number for each prompt and edge. Costs and requirements as `uncertainty`.
 
     Raises:
         ValueError: if there are fewer than two prompts.

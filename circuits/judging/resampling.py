@@ -22,7 +22,7 @@ from circuits.circuit import Circuit
 from circuits.judging.stability import Stability, agreement, resamples
 from circuits.running.trial import Trial, require_gap, run
 from circuits.scores import Scores
-from circuits.select import by_inclusion, by_lower_bound, greedy, require_rows, top_n
+from circuits.select import by_inclusion, by_lower_bound, by_mean_size, greedy, require_rows, top_n
 from patching.files.brief import briefly
 from patching.intervals import LEVEL, Estimate, counts, interval, ratio_of_means
 
@@ -182,7 +182,8 @@ def chooser(circuit: Circuit, scores: Scores) -> Callable[[Scores], Circuit]:
 
 
 _SELECTORS: Mapping[str, Callable[..., Circuit]] = {
-    select.__name__: select for select in (top_n, greedy, by_lower_bound, by_inclusion)
+    select.__name__: select
+    for select in (top_n, greedy, by_lower_bound, by_inclusion, by_mean_size)
 }
 
 

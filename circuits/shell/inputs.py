@@ -133,9 +133,15 @@ def open_metric(args: Namespace) -> "Metric":
 
 
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
-    """The selector of `--selector` with `--ranking`, `--prune` and `--no-prune` filled in."""
-    from circuits.select import by_inclusion, by_lower_bound, greedy, top_n
+    """The selector of `--selector` with `--ranking`, `--prune` and `--no-prune` filled in.
 
+    Raises:
+        ValueError: if it does not take the ranking.
+    """
+    from circuits.select import by_inclusion, by_lower_bound, by_mean_size, greedy, top_n
+
+    if args.selector == "mean-size" and args.ranking == "signed":
+        raise ValueError("sizes have no sign: take --selector mean-size and --ranking absolute")
     if args.selector == "program":
         from circuits.search.programming import program  # searches load the model library
 
@@ -145,6 +151,7 @@ def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
         "greedy": greedy,
         "lower-bound": by_lower_bound,
         "inclusion": by_inclusion,
+        "mean-size": by_mean_size,
     }[args.selector]
     prune = args.prune or not args.no_prune
     return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=prune)

@@ -25,6 +25,9 @@ ABLATIONS = ("resample", "zero", "mean", "positional-mean", "optimal", "random")
 AUTO = "auto"
 """In the place of a method's name: the one that evidence is for."""
 
+BY_PROMPT = ("lower-bound", "inclusion", "mean-size")
+"""Selectors that need to know what each prompt alone scores."""
+
 _OVER_PROMPTS = ("mean", "positional-mean", "optimal")
 
 
@@ -151,6 +154,7 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     """
     from circuits.choosing import auto
     from circuits.judging.smallest import ENOUGH, Goal
+    from circuits.select import by_mean_size, top_n
 
     if args.steps is not None or args.quadrature is not None:
         raise ValueError("auto lays its steps by itself; leave out --steps and --quadrature")
@@ -158,7 +162,8 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         asked = getattr(args, "faithfulness", None) or ENOUGH
         ablation = open_ablation(args, model, task)
-        goal = Goal(args.ranking, asked, ablation=ablation, wrong_sign=True)
+        select = by_mean_size if getattr(args, "selector", None) == "mean-size" else top_n
+        goal = Goal(args.ranking, asked, select, ablation=ablation, wrong_sign=True)
         return auto(
             model,
             task,
@@ -175,7 +180,8 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
 
 def keeps_prompts(args: Namespace) -> bool:
     """Whether what each prompt alone scores is kept."""
-    return args.by_prompt or bool(getattr(args, "resamples", 0))
+    chosen = getattr(args, "selector", None) in BY_PROMPT
+    return args.by_prompt or chosen or bool(getattr(args, "resamples", 0))
 
 
 def _all_or_each(

@@ -203,11 +203,11 @@ def selector_options(*, size: int | None, faithfulness: float | None, prune: boo
     )
     group.add_argument(
         "--selector",
-        choices=("top-n", "greedy", "program", "lower-bound", "inclusion"),
+        choices=("top-n", "greedy", "program", "lower-bound", "inclusion", "mean-size"),
         default="top-n",
         help="the best edges; grown from the logits so that all lead there; or the best "
-        "connected ones, by integer program; by the lower bound of scores kept by prompt, or how "
-        "often they are among the best in resamples (top-n)",
+        "connected ones, by integer program; by scores kept by prompt: lower bound, how often "
+        "they are among the best in resamples, or the mean of their sizes (top-n)",
     )
     _add_pruning(group.add_mutually_exclusive_group(), prune=prune)
     return parser

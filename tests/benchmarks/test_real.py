@@ -39,6 +39,9 @@ def facts():
         *method("ioi", "eap", 1, 0.3, 0.2, 0.4),
         *method("ioi", "auto", 0, 0.45, 0.3, 0.6),
         *method("facts", "eap", 0, 0.1, 0.05, 0.2),
+        *(f for f in method("facts", "eap, by size", 0, 0.05, 0.04, 0.06) if f.name != "CPR"),
+        Fact("method", "facts", "eap, by size", 0, "shared, by mean", 0.55),
+        Fact("method", "facts", "eap, by size", 0, "shared, by size", 0.75),
         *method("facts", "auto", 0, 0.3, 0.2, 0.4),
         Fact("circuit", "ioi", "auto", 0, "edges", 1234),
         Fact("circuit", "ioi", "auto", 0, "held out", 0.7, 0.6, 0.8),
@@ -62,6 +65,9 @@ def test_the_page_says_what_was_measured_and_where_auto_loses(facts):
     # two splits: the mean, and half widths of .1 as those of a mean of two
     assert "| ioi | `eap` | 0.400 (0.329 to 0.471) | 0.450 | yes |" in said
     assert "Splits measured: 1, 2 of 3." in said and "`auto` (1 of 2)" in said
+    both = "1.50 (1.00 to 2.00) | 1.50 (1.00 to 2.00)"
+    assert f"| facts | `eap` | 1 | {both} | 0.55 | 0.75 |" in said
+    assert "| 0.050 (0.040 to 0.060) | 1.500 | - |" in said
     assert "| a1.h0 | name mover | holds | IO 0.60 | +0.25 |" in said
     assert "| ioi | mlp_out | 0.011 |" in said and "facts: no place has an effect." in said
     assert "| 1 | 0 | 0.070 | 0.50 (0.40 to 0.60) |" in said and "9 circuits were run" in said
@@ -125,18 +131,18 @@ def test_what_a_head_is_worth_by_some_readers_is_what_the_model_loses_without_th
 
 
 def test_cells_are_measured_once_and_the_page_is_made_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.real.methods.METHODS", ("eap",))
+    monkeypatch.setattr("benchmarks.real.methods.METHODS", ("eap", "eap-ig, by size"))
     monkeypatch.setattr("benchmarks.real.__main__.LATER", ())
     cells, docs = tmp_path / "cells", ["--docs", str(tmp_path)]
     few = ["toy", "--tasks", "ioi", "--splits", "1", "--n", "4", "--out", str(cells)]
     main([*few, *docs])
     facts = from_csv((tmp_path / "real.csv").read_text())
-    assert {fact.of for fact in facts} == {"eap"}
+    assert {fact.of for fact in facts} == {"eap", "eap-ig, by size"}
     assert all(fact.low <= fact.value <= fact.high for fact in facts if fact.name in KEPT)
     before, files = (tmp_path / "real.md").read_text(), sorted(cells.glob("*.csv"))
     times = [file.stat().st_mtime for file in files]
     main([*few, *docs])
-    assert len(files) == 1 and [file.stat().st_mtime for file in files] == times
+    assert len(files) == 2 and [file.stat().st_mtime for file in files] == times
     main([*docs, "--redraw"])
     assert (tmp_path / "real.md").read_text() == before
 

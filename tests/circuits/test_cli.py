@@ -184,6 +184,9 @@ def test_without_a_size_the_circuit_is_the_smallest_that_keeps_enough(home, tmp_
 
 def test_a_method_is_chosen_by_evidence_and_the_search_is_in_the_interval(home, tmp_path, capsys):
     command = ["discover", *on(home), "--method", "auto", "--size", "20", "--resamples", "3"]
+    command += ["--selector", "mean-size"]
+    assert main([*command, "--ranking", "signed", "--out", str(tmp_path / "signed")]) == 2
+    assert "sizes have no sign" in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "auto keeps " in said and "eap-ig + relp x inputs + gim x inputs" in said

@@ -13,7 +13,7 @@ from circuits.judging.stability import agreement, resamples
 from circuits.running.trial import prepare
 from circuits.scores import Scores, load_scores, merge
 from circuits.scoring import Recipe, along_inputs, at_both, eap, score, score_each
-from circuits.select import by_inclusion, by_lower_bound, top_n
+from circuits.select import by_inclusion, by_lower_bound, by_mean_size, top_n
 from patching.graph import Graph
 from patching.intervals import counts
 from patching.metrics import logit_diff
@@ -104,6 +104,20 @@ def test_edges_are_chosen_by_how_often_they_are_among_the_best(ranking):
     said = found.provenance["selection"]
     assert isinstance(said, dict)
     assert (said["selector"], said["ranking"]) == ("by_inclusion", ranking)
+
+
+def test_an_edge_that_helps_and_hurts_counts_by_mean_size():
+    rows = torch.zeros(4, N, dtype=torch.float64)
+    rows[:, 0] = torch.tensor([5.0, -5.0] * 2)  # nothing in the mean
+    rows[:, 1] = -2.0
+    rows[:, 2] = torch.tensor([1.0, 2.0] * 2)
+    scores, edge = scores_of(rows), GRAPH.exists.nonzero()
+    mask = by_mean_size(scores, 2, ranking="absolute").mask
+    assert [bool(mask[tuple(edge[i])]) for i in range(3)] == [True, True, False]
+    mask = top_n(scores, 2, ranking="absolute").mask
+    assert [bool(mask[tuple(edge[i])]) for i in range(3)] == [False, True, True]
+    with pytest.raises(ValueError, match="sizes have no sign"):
+        by_mean_size(scores, 2, ranking="signed")
 
 
 def test_selection_by_prompts_needs_them():
