@@ -11,6 +11,7 @@ from zlib import crc32
 
 import jaxtyping
 import pytest
+import transformer_lens  # noqa: F401  # before ours: the hook that checks shapes reads no compiled files
 
 ONE_OF = 8
 
