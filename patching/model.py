@@ -122,8 +122,8 @@ class Model:
         return reads_both_ways(self.bridge)
 
     @cached_property
-    def blocks_return_tuples(self) -> bool:
-        """Whether the family's blocks return a tuple (for `resume`)."""
+    def blocks_return_tuples(self) -> int:
+        """How long the tuple is that the family's blocks return (for `resume`); 0 if it is none."""
         return returns_tuples(self.bridge)
 
     @property

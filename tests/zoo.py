@@ -80,7 +80,7 @@ _PECULIAR: dict[str, dict[str, object]] = {
         "topk_method": "greedy",
         "q_lora_rank": None,
     },
-    "DeepseekV32ForCausalLM": _LATENT,
+    "DeepseekV32ForCausalLM": {**_LATENT, "index_topk": 64},
     "DeepseekV3ForCausalLM": _LATENT,
     "Exaone4ForCausalLM": {**_LOCAL_GLOBAL, "sliding_window_pattern": 2},
     "FalconForCausalLM": {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 2},
@@ -105,7 +105,13 @@ _PECULIAR: dict[str, dict[str, object]] = {
     "Gemma4UnifiedForCausalLM": _GEMMA_4,
     "Gemma4UnifiedForConditionalGeneration": {"text_config": _GEMMA_4},
     "Glm4MoeLiteForCausalLM": _LATENT,
-    "GlmMoeDsaForCausalLM": _LATENT,
+    "GlmMoeDsaForCausalLM": {**_LATENT, "index_topk": 64},
+    "GlmMoeDsaForCausalLM:shared": {
+        **_LATENT,
+        "index_topk": 64,
+        "indexer_types": ["full", "shared"],
+    },
+    "GlmMoeDsaForCausalLM:sparse": _LATENT,
     "GptOssForCausalLM": _LOCAL_GLOBAL,
     "GraniteForCausalLM": {
         "residual_multiplier": 0.3,

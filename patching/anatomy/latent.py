@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek V2 and V3, GLM 4.7 Flash, Youtu): what reads the stream.
+"""Multi-head latent attention (DeepSeek V2 and V3, GLM 4.7 and 5, Youtu): what reads the stream.
 
 Keys and values are made of one small projection of the stream, the latent, which all heads share;
 in most of these families queries are made of another. Only these projections read the stream, and
@@ -63,6 +63,41 @@ class KeysAndValues(Given):
         return torch.cat(apart, dim=-1).flatten(-2)
 
 
+class EveryToken(nn.Module):
+    """Stands where an indexer was, which chooses the tokens that are seen: all, while they are few.
+
+    An indexer reads the stream for a choice, that no gradient and no edge goes through.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch pos d_model"],
+        queries: Tensor,
+        position_embeddings: object,
+        attention_mask: Tensor,
+        *_: object,
+        **__: object,
+    ) -> Tensor:
+        """The number of every token, for each token.
+
+        Raises:
+            ValueError: if there are more than the indexer would choose.
+        """
+        batch, n, _ = hidden_states.shape
+        seen = attention_mask.shape[-1]
+        if seen > self.most:
+            raise ValueError(
+                f"a prompt of {seen} tokens: from {self.most + 1} on, this model's attention "
+                f"chooses {self.most} of them by what it reads in the stream, which no edge carries"
+            )
+        every = torch.arange(seen, dtype=torch.int32, device=hidden_states.device)
+        return every.expand(batch, n, seen)
+
+
 class LatentAttention(nn.Module):
     """A family's own attention behind readers `q`, `k`, `v` of one width, before `o` as wide."""
 
@@ -88,24 +123,29 @@ class LatentAttention(nn.Module):
         if self.copied:
             inner.q_b_proj = ForEachHead(cast(nn.Linear, inner.q_b_proj), n_heads)
         setattr(inner, "q_a_proj" if self.copied else "q_proj", self.queries)
+        self.is_indexed = hasattr(inner, "indexer")
+        if self.is_indexed:  # also where a layer takes the choice of one before it
+            inner.indexer = EveryToken(cast(int, cast(nn.Module, inner.config).index_topk))
 
     def forward(
         self, hidden_states: Float[Tensor, "batch pos d_model"], *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """What the family's attention gives for the same input, by way of the readers."""
+        if self.is_indexed:  # caches latents, of which there is one for keys and values
+            kwargs["past_key_values"] = None
         queries = self.q(hidden_states).unflatten(-1, (self.n_heads, -1))[..., : self.d_query]
         self.queries.put(queries if self.copied else queries.flatten(2))
         self.keys.put(self.k(hidden_states)[..., : self.d_key])
         self.both.put(self.v(hidden_states)[..., : self.rank])
-        z, pattern, *_ = self.inner(hidden_states, *args, **kwargs)
+        z, *rest = self.inner(hidden_states, *args, **kwargs)
         z = nn.functional.pad(z.unflatten(-1, (self.n_heads, -1)), (0, self.width - self.d_value))
-        return self.o(z.flatten(2)), pattern
+        return self.o(z.flatten(2)), *rest
 
 
 def is_latent(attention: nn.Module) -> bool:
-    """Whether an attention makes its keys and values of a latent, and reads nothing else."""
-    names = ("q_a_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj")
-    return all(hasattr(attention, name) for name in names) and not hasattr(attention, "indexer")
+    """Whether an attention makes its keys and values of a latent."""
+    names = ("q_lora_rank", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj")
+    return all(hasattr(attention, name) for name in names)
 
 
 def show_latents(module: PreTrainedModel) -> int | None:

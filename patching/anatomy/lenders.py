@@ -11,6 +11,7 @@ _LENDERS = {
     "AXK1ForCausalLM": "DeepseekV3ForCausalLM",
     "AriaTextForCausalLM": "PhiMoEForCausalLM",
     "CwmForCausalLM": "LlamaForCausalLM",
+    "DeepseekV32ForCausalLM": "DeepseekV3ForCausalLM",
     "Dots1ForCausalLM": "Qwen3MoeForCausalLM",
     "Emu3ForCausalLM": "LlamaForCausalLM",
     "Gemma4UnifiedForCausalLM": "Gemma4ForCausalLM",

@@ -12,7 +12,7 @@ from patching.anatomy.turns import turn
 
 
 @contextmanager
-def skipping(bridge: TransformerBridge, n_blocks: int, *, as_tuple: bool) -> Iterator[None]:
+def skipping(bridge: TransformerBridge, n_blocks: int, *, as_tuple: int) -> Iterator[None]:
     """Runs inside leave out the first blocks, which hand their input on.
 
     The stream that the next block is to start from must be given by a hook on its input. Hooks of
@@ -30,9 +30,9 @@ def skipping(bridge: TransformerBridge, n_blocks: int, *, as_tuple: bool) -> Ite
                 blocks[i] = block
 
 
-def returns_tuples(bridge: TransformerBridge) -> bool:
-    """Whether the family's blocks return a tuple, found out by one small run."""
-    seen: list[bool] = []
+def returns_tuples(bridge: TransformerBridge) -> int:
+    """How long the tuple is that the family's blocks return, by one small run; 0 if it is none."""
+    seen: list[int] = []
     device = next(bridge.parameters()).device
     with turn(bridge), torch.no_grad():
         blocks = _stack(bridge)
@@ -64,22 +64,23 @@ class _StandIn(nn.Module):
 
 
 class _Skip(_StandIn):
-    def __init__(self, block: nn.Module, as_tuple: bool) -> None:
+    def __init__(self, block: nn.Module, as_tuple: int) -> None:
         super().__init__(block)
         object.__setattr__(self, "as_tuple", as_tuple)
 
     def forward(
         self, hidden_states: Tensor, *args: object, **kwargs: object
-    ) -> Tensor | tuple[Tensor]:
-        return (hidden_states,) if object.__getattribute__(self, "as_tuple") else hidden_states
+    ) -> Tensor | tuple[Tensor | None, ...]:
+        length = object.__getattribute__(self, "as_tuple")
+        return (hidden_states, *[None] * (length - 1)) if length else hidden_states
 
 
 class _Watch(_StandIn):
-    def __init__(self, block: nn.Module, seen: list[bool]) -> None:
+    def __init__(self, block: nn.Module, seen: list[int]) -> None:
         super().__init__(block)
         object.__setattr__(self, "seen", seen)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         out = object.__getattribute__(self, "block")(*args, **kwargs)
-        object.__getattribute__(self, "seen").append(isinstance(out, tuple))
+        object.__getattribute__(self, "seen").append(len(out) if isinstance(out, tuple) else 0)
         return out

@@ -11,6 +11,7 @@ from circuits import eap, relp
 from patching import attention
 from patching.anatomy.latent import LatentAttention
 from patching.anatomy.ungrouping import Ungrouped
+from patching.decoding import continue_greedily
 from patching.metrics import logit_diff
 from patching.model import Model
 
@@ -78,6 +79,24 @@ def test_a_latent_is_not_given_out_to_heads():
         Model.load(Ungrouped(zoo.build("YoutuForCausalLM")))
 
 
-def test_attention_that_chooses_its_tokens_by_the_stream_is_refused():
-    with pytest.raises(ValueError, match="GlmMoeDsaForCausalLM is refused: its attention shows no"):
-        Model.load(zoo.build("GlmMoeDsaForCausalLM"))
+INDEXED = ["GlmMoeDsaForCausalLM", "GlmMoeDsaForCausalLM:shared", "DeepseekV32ForCausalLM"]
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_attention_that_chooses_its_tokens_is_right_while_it_takes_all(name):
+    """The choice of a layer may be that of the layer before, which circuits may skip."""
+    plain = zoo.build(name)
+    model = Model.load(copy.deepcopy(plain))
+    assert torch.equal(model.run(_tokens()).logits, zoo.logits_of(plain, _tokens()))
+    assert judge(name).verdict == "right"
+    how = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": zoo.VOCAB}
+    greedy = plain.generate(_tokens()[:1], **how)[0, -3:]
+    assert continue_greedily(model, _tokens()[0].tolist(), n=3) == tuple(greedy.tolist())
+
+
+def test_a_prompt_too_long_to_take_all_its_tokens_is_refused():
+    model = Model.load(zoo.build("GlmMoeDsaForCausalLM"))
+    with pytest.raises(ValueError, match="prompt of 65 tokens: from 65 on, this model's atten"):
+        model.run(torch.full((1, 65), 3))
+    with pytest.raises(ValueError, match="chooses 4 of them by what it reads in the stream, which"):
+        Model.load(zoo.build("GlmMoeDsaForCausalLM:sparse"))

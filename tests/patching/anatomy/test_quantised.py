@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -52,6 +53,9 @@ def test_eight_bits_are_dequantised_to_the_numbers_they_stand_for(tmp_path):
         assert torch.equal(block.mlp.out.weight, expected[f"model.layers.{i}.mlp.down_proj.weight"])
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.7"), reason="transformers asks such torch for a GPU"
+)
 def test_four_bits_are_dequantised_to_the_numbers_they_stand_for(tmp_path):
     config = hf.GptOssConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)
     tensors = made(tmp_path, hf.GptOssForCausalLM(config))
