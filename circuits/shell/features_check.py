@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from patching.model import Model
 
 UNFIT = 3
+SELF = "self"
+"""In place of a text file: what the model itself says."""
+
 _WHY = """They are of another place
 (--reads, --writes), of another model, of one with folded norms, or of text that begins with
 another token."""
@@ -28,7 +31,9 @@ def add_options(parser: Parser) -> None:
     add_places(parser)
     text = parser.add_argument_group("text")
     source = text.add_mutually_exclusive_group()
-    source.add_argument("--text", metavar="FILE", help="a text file (what the model itself says)")
+    source.add_argument(
+        "--text", default=SELF, metavar="FILE", help="a text file, or what the model says (self)"
+    )
     source.add_argument("--prompt", metavar="TEXT", help="this text")
     text.add_argument("--n", type=positive, default=16, help="rows of text (16)")
     text.add_argument("--length", type=positive, default=64, help="tokens of a row (64)")
@@ -88,7 +93,7 @@ def _text(args: Namespace, model: "Model") -> "Prompts":
 
     if args.prompt is not None:
         return read_prompts(model, args.prompt)
-    if args.text is not None:
+    if args.text != SELF:
         return text_rows(model, args.text, n=args.n, length=args.length)
     length = min(args.length, int(model.bridge.cfg.n_ctx))
     return own_text(model, n=args.n, length=length, seed=args.seed)

@@ -164,11 +164,22 @@ def circuit(args: Namespace) -> None:
 def _open(
     args: Namespace,
 ) -> "tuple[Model, Task, Metric, Coders, Setting]":
+    """All that effects are of.
+
+    Raises:
+        ValueError: if any of it cannot be opened, or positions do not mean the same in all prompts.
+    """
     from patching.attribution.features import Setting
 
     coders, run = read_dictionaries(args.dictionaries, args.model), open_run(args)
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
+    lengths = sorted({prompt.n_tokens for prompt in task.prompts})
+    if len(lengths) > 1 and not args.sum_positions:
+        raise ValueError(
+            f"{args.task} has prompts of {', '.join(map(str, lengths))} tokens, so a position does "
+            "not mean the same in all; give --sum-positions, or prompts of one length"
+        )
     setting = Setting(_open_ablation(args, task), not args.sum_positions, args.batch_size, run)
     return model, task, open_metric(args), coders, setting
 

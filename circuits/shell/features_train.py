@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.shell.features_check import loss_facts, print_fits
+from circuits.shell.features_check import SELF, loss_facts, print_fits
 from circuits.shell.inputs import open_model
 from circuits.shell.options import Parser
 from circuits.shell.values import positive
@@ -30,7 +30,9 @@ def add_options(parser: Parser) -> None:
         help="mlp, resid, attn of all layers, or places such as m3,r3.post (mlp)",
     )
     text = parser.add_argument_group("text")
-    text.add_argument("--text", metavar="FILE", help="a text file (what the model itself says)")
+    text.add_argument(
+        "--text", default=SELF, metavar="FILE", help="a text file, or what the model says (self)"
+    )
     text.add_argument("--n", type=positive, default=1024, help="rows of text (1024)")
     text.add_argument("--length", type=positive, default=128, help="tokens of a row (128)")
     recipe = parser.add_argument_group("recipe")
@@ -90,7 +92,7 @@ def _texts(args: Namespace, model: "Model") -> "tuple[Prompts, Prompts]":
     from patching.lens.prompts import Prompts
 
     length = min(args.length, int(model.bridge.cfg.n_ctx))
-    if args.text is None:
+    if args.text == SELF:
         seen = own_text(model, n=args.n, length=length, seed=args.seed)
         return seen, own_text(model, n=_HELD_OUT, length=length, seed=args.seed + 1)
     read = text_rows(model, args.text, n=args.n + _HELD_OUT, length=length)

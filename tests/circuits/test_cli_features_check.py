@@ -61,7 +61,7 @@ def test_numbers_come_as_json(capsys, home):
 
 
 def test_dictionaries_are_trained_written_and_fit_what_they_were_trained_on(capsys, home, tmp_path):
-    text = ["--n", "16", "--length", "9"]
+    text = ["--text", "self", "--n", "16", "--length", "9"]
     recipe = ["--features", "24", "--k", "3", "--steps", "40", "--batch-size", "32"]
     to = ["--sites", "m1,r0.post", "--out", str(tmp_path / "made"), "--run", str(tmp_path / "run")]
     given = ["features", "train", "--model", str(home / "model"), *text, *recipe, *to, "--json"]

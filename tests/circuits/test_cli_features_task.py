@@ -64,6 +64,13 @@ def test_what_is_wrong_is_said(capsys, tmp_path, monkeypatch, words, message):
     assert message in capsys.readouterr().err
 
 
+def test_positions_that_do_not_mean_the_same_are_refused_with_the_option_that_helps(capsys):
+    task = ["--model", "toy-llama", "--task", "ioi", "--n", "8"]
+    assert main(["features", "effects", *task, "--dictionaries", "neurons"]) == 2
+    said = capsys.readouterr().err
+    assert "ioi has prompts of 1" in said and "give --sum-positions, or prompts of one" in said
+
+
 def test_what_is_done_is_kept_and_the_same_command_only_reads_it(tmp_path, capsys, monkeypatch):
     run, out = tmp_path / "run", tmp_path / "c.safetensors"
     command = ["features", "circuit", *TASK, "--nodes", "4", "--edges", "3", "--run", str(run)]
