@@ -26,13 +26,19 @@ def summary(report: Report) -> str:
 
 
 def _headline(report: Report) -> str:
-    """The verdict, and which checks it hangs on."""
+    """The verdict, and which checks it hangs on, with what was measured there."""
     names = {
-        verdict: [finding.name for finding in report.findings if finding.verdict == verdict]
+        verdict: [f"{f.name} ({_amount(f)})" for f in report.findings if f.verdict == verdict]
         for verdict in ("unusable", "doubtful")
     }
     told = [f"{verdict}: {', '.join(found)}" for verdict, found in names.items() if found]
     return "; ".join(told) or report.verdict
+
+
+def _amount(finding: Finding) -> str:
+    """What was measured, and what would be good: `scores add up` alone reads like a reason."""
+    measured = f"{_number(finding.measured)} {finding.unit}".strip()
+    return ", ".join(filter(None, (measured, _limit(finding))))
 
 
 def _part(report: Report, subject: Subject) -> list[str]:

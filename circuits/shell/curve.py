@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser
+from circuits.shell.overlap import as_booleans, overlap
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_scores
 from circuits.shell.recording import recorded
@@ -38,7 +39,7 @@ class Judged:
     path: str
     curve: "Curve"
     areas: "dict[str, Estimate]"
-    in_sample: bool
+    in_sample: str
     resampled: Sequence[Mapping[str, object]] = ()
 
 
@@ -125,8 +126,7 @@ def _judge(args: Namespace) -> list[Judged]:
             _noted(run(model, task, one, metric, s, batch_size=args.batch_size, run=kept), args)
             for s in sweeps
         ]
-        in_sample = one.provenance.get("tokens") == task.hash
-        judged.append(Judged(path, curves[0], _areas(curves), in_sample))
+        judged.append(Judged(path, curves[0], _areas(curves), overlap(one.provenance, task)))
     if not args.resamples:
         return judged
     trial = prepare(
@@ -198,7 +198,8 @@ def _content(judged: Judged) -> dict[str, object]:
     areas = {name: plain(asdict(area)) for name, area in judged.areas.items()}
     rest = json.loads(judged.curve.to_json())
     rows = {"resampled": plain([dict(row) for row in judged.resampled])} if judged.resampled else {}
-    return {"scores": judged.path, "in_sample": judged.in_sample, "areas": areas, **rows, **rest}
+    told = {"scores": judged.path, **as_booleans(judged.in_sample), "areas": areas}
+    return {**told, **rows, **rest}
 
 
 def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
@@ -216,7 +217,7 @@ def _print_curves(judged: Sequence[Judged], metric_name: str) -> None:
     )
     for one in judged:
         ranking, n = one.curve.ranking, len(one.curve.clean)
-        print(f"{one.path}, by {ranking} score{', in-sample' if one.in_sample else ''}:")
+        print(f"{one.path}, by {ranking} score{one.in_sample and f', {one.in_sample}'}:")
         print_columns(head, [_row(point, metric_name) for point in one.curve.points])
         for name, area in one.areas.items():
             print(f"{name}: {area.value:.3f} ({area.low:.3f} to {area.high:.3f})")

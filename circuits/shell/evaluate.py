@@ -15,6 +15,7 @@ from circuits.shell.inputs import (
 )
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser
+from circuits.shell.overlap import SAID, as_booleans, overlap
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
@@ -83,7 +84,7 @@ def evaluate(args: Namespace) -> None:
         return
     measured = measure(evaluation, circuits)
     in_sample = {
-        path: circuit.provenance.get("tokens") == task.hash
+        path: overlap(circuit.provenance, task)
         for path, circuit in zip(args.files, circuits, strict=True)
     }
     again = resample_circuits(args, model, task, circuits, kept) if args.resamples else []
@@ -113,12 +114,12 @@ def _open_circuits(args: Namespace) -> "tuple[Model, list[Circuit]]":
 
 def _beside(
     rows: Sequence[Mapping[str, object]],
-    in_sample: Mapping[str, bool],
+    in_sample: Mapping[str, str],
     said: Mapping[str, object],
     again: Sequence[Mapping[str, object]],
 ) -> list[dict[str, object]]:
     """What is said of each circuit, with where it was found and what resamples say of it."""
-    seen = [{**row, "in_sample": in_sample[str(row["circuit"])]} for row in rows]
+    seen = [{**row, **as_booleans(in_sample[str(row["circuit"])])} for row in rows]
     found = [{"resampled": dict(one)} for one in again] or [{} for _ in rows]
     return [{**row, **one, "provenance": dict(said)} for row, one in zip(seen, found, strict=True)]
 
@@ -180,7 +181,7 @@ def _print_evaluation(
     args: Namespace,
     evaluation: "Evaluation",
     measured: "Sequence[Measured]",
-    in_sample: Mapping[str, bool],
+    in_sample: Mapping[str, str],
 ) -> None:
     from circuits.reporting.report import explain_faithfulness, percent, readable, title
 
@@ -193,9 +194,9 @@ def _print_evaluation(
     last = ("no edge", "", readable(args.metric, corrupt), "")
     print_columns(("circuit", "edges", args.metric, "faithfulness"), [first, *rows, last])
     print(f"\n{title(args.metric)}, mean over {len(evaluation.clean)} prompts.")
-    if any(in_sample.values()):
-        found = ", ".join(path for path, seen in in_sample.items() if seen)
-        print(f"In-sample, found on these very prompts: {found}.")
+    for kind, told in SAID.items():
+        if found := ", ".join(path for path, seen in in_sample.items() if seen == kind):
+            print(f"{kind.capitalize()}, {told}: {found}.")
     print(fill(explain_faithfulness(args.ablation), 88))
 
 

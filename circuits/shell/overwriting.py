@@ -9,7 +9,7 @@ from pathlib import Path
 from circuits.shell.outputs import Output, written
 from circuits.shell.recording import recorded
 
-_RECORDED = ("discover", "learn", "neurons", "patch", "score", "search")
+_RECORDED = ("discover", "learn", "neurons", "patch", "score", "search", "select")
 """Commands whose results say how they were made."""
 
 _SHOWN = ("--top=", "--device=")
@@ -26,14 +26,20 @@ def check_replaced(args: Namespace) -> None:
         return
     for output in written(args):
         for path in _results_at(output):
-            before = _command_of(path)
-            now = _words(recorded(args)["command"])
-            if before and {*before} != {*now}:
+            before, now = _command_of(path), _command_now(args)
+            if before and now and {*before} != {*now}:
                 raise ValueError(
                     f"{path} holds the result of another command (circuits "
                     f"{shlex.join(_others(before, now))}, now {shlex.join(_others(now, before))}); "
                     "name another place, or give --overwrite"
                 )
+
+
+def _command_now(args: Namespace) -> list[str]:
+    """What a result of this command would say; a choice says how its scores were made."""
+    if args.run.__name__ == "select":
+        return _command_of(Path(args.file))
+    return _words(recorded(args)["command"])
 
 
 def _results_at(output: Output) -> Iterator[Path]:

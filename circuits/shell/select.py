@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation
-from circuits.shell.options import Parser, add_out
+from circuits.shell.options import Parser, add_out, add_overwrite
 from circuits.shell.printing import say_choice
 from circuits.shell.reading import read_scores
 
@@ -19,6 +19,7 @@ def add_options(parser: Parser) -> None:
     """Which scores, and where the circuit goes."""
     parser.add_argument("file", metavar="SCORES", help="what `circuits score` wrote")
     add_out(parser, "circuit.json")
+    add_overwrite(parser)
 
 
 def select(args: Namespace) -> None:

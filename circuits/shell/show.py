@@ -39,16 +39,18 @@ def show(args: Namespace) -> None:
 
 
 def _list(folder: Path) -> Path:
-    """Print what lies in a folder; the circuit in it, or else the scores.
+    """Print what lies in a folder; the circuit in it, or else the scores, or another result.
 
     Raises:
-        ValueError: if neither is there.
+        ValueError: if none is there.
     """
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     kinds = {path: kind_of(path) for path in files}
     found = [path for kind in (CIRCUIT, SCORES) for path in files if kinds[path] == kind]
+    found += [path for path in files if kinds[path] is not None]
     if not found:
-        raise ValueError(f"{folder} holds neither a circuit nor scores; name one of its files")
+        names = ", ".join(path.name for path in files) or "no file"
+        raise ValueError(f"{folder} holds no result that can be shown, but {names}")
     print_columns(("file", "holds"), [(path.name, kind or "") for path, kind in kinds.items()])
     print(f"\n{found[0]}:")
     return found[0]

@@ -279,6 +279,13 @@ def test_a_folder_of_results_and_any_result_can_be_shown(home, capsys, tmp_path)
     assert "points.faithfulness" in capsys.readouterr().out
     assert main(["view", str(tmp_path)]) == 0
     assert (tmp_path / "circuit.html").is_file()
+    for name in ("circuit.json", "scores.safetensors"):
+        (tmp_path / name).unlink()
+    assert main(["show", str(tmp_path)]) == 0  # what `patch` and others leave has neither
+    assert "curve.json    curves of faithfulness" in capsys.readouterr().out
+    (tmp_path / "curve.json").unlink()
+    assert main(["show", str(tmp_path)]) == 2
+    assert "holds no result that can be shown, but circuit.html" in capsys.readouterr().err
 
 
 def test_idle_edges_are_counted(home, capsys, tmp_path):

@@ -180,6 +180,12 @@ def test_what_was_probably_meant_is_said(fails, tmp_path, monkeypatch, arguments
     assert f"did you mean '{meant}'?" in fails(*given)
 
 
+def test_a_misspelt_option_that_is_needed_is_named(fails):
+    said = fails("score", "--modle", "toy", "--task=ioi", "--out", "s.safetensors")
+    assert "are required: --model; there is no --modle; did you mean '--model'?" in said
+    assert "there is no" not in fails("score", "--mod", "toy", "--task", "ioi")  # an abbreviation
+
+
 def test_names_are_looked_at_before_a_model_is_loaded(home, fails, tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("no model is needed for this")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from shells import on
 
 from circuits.circuit import load_circuit
 from circuits.cli import main
+from circuits.shell.overlap import overlap
+from patching.tasks.task import Prompt, Task
 
 FEW = ["--random", "2", "--bootstrap", "50", "--dtype", "float64"]
 
@@ -65,6 +69,21 @@ def test_a_curve_as_json_holds_all_numbers_of_every_file(home, task, tmp_path, c
     assert first["areas"]["CPR"]["low"] <= first["areas"]["CPR"]["high"]
     assert first["conditions"]["metric"] == "logit-diff"
     assert first["in_sample"] is (task == on(home))
+
+
+def test_prompts_that_both_sides_took_of_one_draw_are_told():
+    task = Task("t", (Prompt((1, 2), (1, 3), (4,)),))
+    draw = {"task": "ioi", "n": 8, "seed": 0}
+    first, second = ({**draw, "then": [["split", 0.7, 0, half]]} for half in ("first", "second"))
+    found = partial(replace, task)
+    for theirs, ours, said in (
+        (first, {**draw, "n": 12}, "partly in-sample"),
+        (first, second, ""),
+        (first, {**draw, "seed": 1}, ""),
+        ({}, {}, ""),
+    ):
+        assert overlap({"tokens": "others", "origin": theirs}, found(origin=ours)) == said
+    assert overlap({"tokens": task.hash}, task) == "in-sample"
 
 
 def test_sizes_of_ones_own_have_no_mib_areas(home, task, capsys):

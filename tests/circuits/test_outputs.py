@@ -306,5 +306,19 @@ def test_results_of_other_settings_are_replaced_only_if_asked_to(room, tmp_path,
         assert main([*given, "--seed", "5", "--top", "3"]) == 0, "shown otherwise"
 
 
+def test_choosing_again_replaces_a_circuit_of_these_scores_and_no_other(room, tmp_path, capsys):
+    scores, out = str(room / "scores.safetensors"), str(tmp_path / "c.json")
+    for size in ("5", "9"):
+        assert main(["select", scores, "--size", size, "--out", out]) == 0
+    given, _ = words("learn", room, tmp_path)
+    assert main(given) == 0
+    learned = ["select", scores, "--size", "5", "--out", str(tmp_path / "learned/circuit.json")]
+    before = contents(tmp_path)
+    assert main(learned) == 2
+    assert "holds the result of another command (circuits learn" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+    assert main([*learned, "--overwrite"]) == 0
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
