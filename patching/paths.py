@@ -16,6 +16,7 @@ from patching.ablations import Replacement
 from patching.anatomy.blocks import widen
 from patching.approach import approach, logits_from
 from patching.capture import Run, Writes
+from patching.files.brief import briefly
 from patching.model import Hook, Model
 from patching.quadrature import Quadrature, midpoint, name_of
 from patching.tasks.task import Batch
@@ -24,6 +25,7 @@ Direction = Literal["denoising", "noising"]
 """Whether the corrupt prompt runs and is given what is clean, or the reverse."""
 
 
+@briefly
 @dataclass(frozen=True)
 class Ends:
     """Both ends of a path, at one batch: the clean run and what replaces it."""

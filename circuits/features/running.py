@@ -20,6 +20,7 @@ from patching.attribution.features import FeatureNodes, Setting, find_sites
 from patching.attribution.features.nodes import EVERYWHERE
 from patching.attribution.features.seen import Looking, Seen
 from patching.attribution.features.sites import Coders, Site, facts_of
+from patching.files.brief import briefly
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure
 from patching.model import Hook, Model
@@ -49,6 +50,7 @@ class Handling:
     others: Others = "held"
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class FeatureRuns:
     """The metric of each circuit on each example, of the clean run, and with nothing in a circuit.

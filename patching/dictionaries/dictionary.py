@@ -23,6 +23,7 @@ _TOLD_BY = 64  # rows of encoder and decoder that the hash looks at
 _ROWS = 8192  # rows of a decoder in float32 at a time
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Active:
     """The features that are active on some tokens, sorted by token, then by feature."""

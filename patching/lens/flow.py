@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM, widen
+from patching.files.brief import briefly
 from patching.lens.direct import Aim, Part, contributions, find_parts, hooks_of, names_of
 from patching.lens.neurons import NeuronOutput, find_output
 from patching.lens.nodes import Node, Seen, neuron_node, run_at
@@ -29,6 +30,7 @@ Words = tuple[tuple[str, float], ...]
 """Tokens with what is added to their logits, beyond what is added to all on average."""
 
 
+@briefly
 @dataclass(frozen=True, eq=False)
 class Flow:
     """What was written at one position, in words, on the way to the logit of `token`.

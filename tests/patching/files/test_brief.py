@@ -10,9 +10,18 @@ from matplotlib.figure import Figure as PlainFigure
 
 import circuits
 import patching
-from circuits import Circuit, Evaluation, compare_circuits, random_circuit
+from circuits import (
+    Circuit,
+    Evaluation,
+    compare_circuits,
+    features,
+    judging,
+    random_circuit,
+    running,
+)
 from circuits.drawing import draw
 from circuits.scores import Scores
+from patching import dictionaries, lens, neurons
 from patching.files.brief import brief
 from patching.graph import Graph
 from patching.grid import Grid
@@ -44,15 +53,15 @@ def test_values_in_a_few_words(value, said):
 
 
 def exposed():
-    """The dataclasses that the two packages hand to their users."""
-    for package in (circuits, patching):
-        for name in package.__all__:
+    """The dataclasses that the packages and their rooms hand to their users."""
+    for package in (circuits, patching, features, judging, running, dictionaries, lens, neurons):
+        for name in getattr(package, "__all__", dir(package)):
             value = getattr(package, name)
             if isinstance(value, type) and dataclasses.is_dataclass(value):
                 yield value
 
 
-@pytest.mark.parametrize("kind", list(exposed()), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", sorted(set(exposed()), key=repr), ids=lambda kind: kind.__name__)
 def test_no_exposed_result_prints_its_tensors(kind):
     hints = [str(field.type) for field in dataclasses.fields(kind) if field.repr]
     heavy = any("Tensor" in hint or "Prompt" in hint for hint in hints)
