@@ -78,6 +78,20 @@ judged on the other, and without a Pearson.
 """
 
 
+SINGLE = ("eap", "eap-ig", "relp", "gim", "relp x inputs", "gim x inputs")
+"""Single cheap methods, of which `auto` is to be as good as the best."""
+
+CHOSEN = """\
+## `auto` against the best single method
+
+`auto` compares circuits of 5 % of the edges on halves of the prompts of the search. Beside it the
+single cheap method whose circuits of that size are nearest to the model on held-out prompts, which
+is known only afterwards, of {singles}.
+On known circuits `auto` finds {found:.2f} of the true edges, the best single method, `{best}`,
+{best_found:.2f}.
+"""
+
+
 def page(cells: Sequence[Cell]) -> str:
     """The whole page, as Markdown."""
     known, trained = by_kind(cells)
@@ -87,6 +101,7 @@ def page(cells: Sequence[Cell]) -> str:
         n_llama = sum(model.endswith("-llama") for model in models)
         formats = f"{len(models) - n_llama} in GPT-2's format and {n_llama} as a Llama"
         parts += [KNOWN.format(n=len(models), formats=formats), known_table(known)]
+    parts += chosen_table(known, trained)
     if trained:
         parts.append(TRAINED.format(found=FULL.found))
     for model, of_model in groups(trained).items():
@@ -139,6 +154,42 @@ def trained_table(cells: Sequence[Cell]) -> str:
         for name in order
     ]
     return _table(["method", *TRAINED_COLUMNS, "cost"], rows)
+
+
+def chosen_table(known: Sequence[Cell], trained: Sequence[Cell]) -> list[str]:
+    """Where what was chosen by evidence is within the interval of the best single method."""
+    edges = {name: estimate(of, "recovered") for name, of in groups(known, "method").items()}
+    found = {name: e.value for name, e in edges.items() if e and name in (*SINGLE, "auto")}
+    rows = []
+    for of_subject in groups(trained, "subject").values():
+        by_name = {cell.method: cell for cell in of_subject if cell.kept_5 is not None}
+        single = [by_name[name] for name in SINGLE if name in by_name]
+        if "auto" not in by_name or not single:
+            continue
+        best, own = min(single, key=_off), by_name["auto"]
+        theirs, ours = _at_5(best), _at_5(own)
+        within = theirs.low <= ours.value <= theirs.high or _off(own) <= _off(best)
+        said = [best.model, best.task, f"`{best.method}`", _shown(theirs), _shown(ours)]
+        rows.append([*said, "yes" if within else "**no**"])
+    if "auto" not in found or len(found) < 2 or not rows:
+        return []
+    own = found.pop("auto")
+    best = max(found, key=lambda name: found[name])
+    names = ", ".join(f"`{name}`" for name in SINGLE)
+    text = CHOSEN.format(singles=names, found=own, best=best, best_found=found[best])
+    head = ["model", "task", "best single method", "kept by it", "by `auto`", "within, or nearer"]
+    return [text, _table(head, rows)]
+
+
+def _at_5(cell: Cell) -> Estimate:
+    """What circuits of 5 % of the edges keep."""
+    values = cell.kept_5, cell.kept_5_low, cell.kept_5_high
+    return Estimate(*(_or(value, 0.0) for value in values))
+
+
+def _off(cell: Cell) -> float:
+    """How far circuits of 5 % of the edges are from the model."""
+    return abs(1 - _at_5(cell).value)
 
 
 def losses(cells: Sequence[Cell]) -> list[str]:

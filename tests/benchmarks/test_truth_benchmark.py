@@ -11,7 +11,7 @@ from benchmarks.truth import judging, running, subjects
 from benchmarks.truth.__main__ import DOCS, main
 from benchmarks.truth.cells import Cell, estimate, from_csv, mean_cell, read, to_csv, write
 from benchmarks.truth.contenders import RANDOM, Contender, combinations, contenders
-from benchmarks.truth.page import losses, page
+from benchmarks.truth.page import chosen_table, losses, page
 from benchmarks.truth.picture import cost_against_quality
 from circuits.circuit import Circuit
 from circuits.scores import Scores
@@ -69,6 +69,21 @@ def test_exact_patching_costs_more_than_a_gradient_and_that_more_than_chance(cel
     for model in ("truth/induction", "toy"):
         costs = [cells[model, name].cost for name in (RANDOM, "eap", "exact")]
         assert costs == sorted(costs)
+
+
+def test_where_what_was_chosen_loses_is_told():
+    kept = {"eap": (0.5, 0.4, 0.6), "gim": (0.8, 0.7, 0.9), "auto": (0.65, 0.6, 0.7)}
+    numbers = {
+        name: dict(zip(("kept_5", "kept_5_low", "kept_5_high"), row, strict=True))
+        for name, row in kept.items()
+    }
+    trained = [Cell("m", "lost", name, "x", **some) for name, some in numbers.items()]
+    trained += [Cell("m", "won", name, "x", **numbers[name]) for name in ("eap", "auto")]
+    known = [Cell("truth/copy", "its own", name, "x", recovered=1.0) for name in ("gim", "auto")]
+    said = "".join(chosen_table(known, trained))
+    assert "| m | lost | `gim` | 0.80 [0.70, 0.90] | 0.65 [0.60, 0.70] | **no** |" in said
+    assert "| m | won | `eap` | 0.50 [0.40, 0.60] | 0.65 [0.60, 0.70] | yes |" in said
+    assert chosen_table(known, trained[:2]) == []
 
 
 def test_a_second_run_measures_nothing_again(whole, monkeypatch):
