@@ -285,7 +285,7 @@ def _from(source: Source, tokenizer: Tokenizer | None, wishes: Wishes) -> Model:
 
 def _proven(opened: Opened) -> Model:
     name, bridge = opened.name, opened.bridge
-    blocks, graph = found_and_proven(name, bridge, opened.probe)
+    blocks, graph, answered = found_and_proven(name, bridge, opened.probe)
     return Model(
         name=name,
         bridge=bridge,
@@ -294,5 +294,5 @@ def _proven(opened: Opened) -> Model:
         tokenizer=opened.tokenizer,
         revision=opened.revision,
         opened=opened,
-        standing=Standing.of(bridge, opened.names, opened.probe.tokens, opened.weights),
+        standing=Standing.of(bridge, opened.names, answered, opened.weights),
     )

@@ -2,16 +2,19 @@
 
 With every reader held at what it read in a run of its own, the layers get noise for a stream and
 the model other tokens. Whatever moves has read them past its readers, as a gate on the attention's
-output does (AFMoE, Laguna) and a router that looks at the tokens. One run, whatever the depth.
+output does (AFMoE, Laguna) and a router that looks at the tokens. One run of one short row,
+whatever the depth.
 
-A second, of one row of the same prompt, alone and cut short, shows whether other rows or later
-tokens have a part in what a row gives; batches and padding rely on it that they have none.
+Before it, that row alone and cut short shows whether other rows or later tokens have a part in what
+a row gives; batches and padding rely on it that they have none. That run is also the answer by
+which the model is known again (`standing`).
 """
 
 from collections.abc import Iterator
 from functools import partial
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -31,9 +34,14 @@ ROWS_COUPLED = "is not what it is beside other rows and before other tokens"
 def held_claims(
     bridge: TransformerBridge, blocks: tuple[Block, ...], logits: Tensor, seen: Seen, tokens: Tensor
 ) -> Iterator[Claim]:
-    """What must not move when the readers are held, given a run (`seen`, `logits`) of `tokens`."""
+    """What must not move when the readers are held, given a run (`seen`, `logits`) of `tokens`.
+
+    The row that is run alone is enough, where no other row or later token has a part in it.
+    """
     moved: Seen = {}
-    home = logits.device
+    home, tokens = logits.device, row_alone(bridge, tokens)
+    seen = {name: _beside(x, tokens) for name, x in seen.items()}
+    logits = _beside(logits, tokens)
     hooks = [(FINAL_STREAM, partial(_hold, seen[FINAL_STREAM]))]
     for block in blocks:
         stream = seen[block.stream_in]
@@ -55,18 +63,27 @@ def held_claims(
     yield Claim("the logits", logits, found, fault=LOGITS_READ)
 
 
-@torch.no_grad()
-def row_claims(bridge: TransformerBridge, logits: Tensor, tokens: Tensor) -> Iterator[Claim]:
+def row_alone(
+    bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]
+) -> Int[Tensor, "1 pos_alone"]:
     """The last row alone, cut to about half where positions see only what came before them."""
     two_way = bridge.cfg.attention_dir == "bidirectional"
-    n = tokens.shape[1] if two_way else (tokens.shape[1] + 1) // 2
-    alone = bridge(tokens[-1:, :n].to(logits.device)).to(logits.device)
-    yield Claim("what a row gives alone", logits[-1:, :n], alone, fault=ROWS_COUPLED)
+    return tokens[-1:, : tokens.shape[1] if two_way else (tokens.shape[1] + 1) // 2]
+
+
+def row_claim(logits: Float[Tensor, "batch pos vocab"], alone: Tensor) -> Claim:
+    """What `row_alone` gives, beside what the row gave among the others."""
+    return Claim("what a row gives alone", _beside(logits, alone), alone, fault=ROWS_COUPLED)
 
 
 def see(seen: Seen, name: str, home: torch.device, tensor: Tensor, hook: object) -> None:
     """A hook that keeps what it sees."""
     seen[name] = tensor.detach().to(home)
+
+
+def _beside(x: Tensor, alone: Tensor) -> Tensor:
+    """What of a run of all rows is of that row and its tokens."""
+    return x[-1:, : alone.shape[1]]
 
 
 def _hold(held: Tensor, tensor: Tensor, hook: object) -> Tensor:

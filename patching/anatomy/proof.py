@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patching.anatomy.answer import answer_of
 from patching.anatomy.blocks import FINAL_STREAM, Block, find_blocks
 from patching.anatomy.claims import Claim, Probe, Seen, tolerance_in
-from patching.anatomy.held import held_claims, row_claims, see
+from patching.anatomy.held import held_claims, row_alone, row_claim, see
 from patching.anatomy.ignored import find_ignored, refuse_ignored
 from patching.anatomy.norms import Norm, find_norm
 from patching.anatomy.refusing import refusing
@@ -55,8 +56,8 @@ def graph_of(name: str, blocks: tuple[Block, ...]) -> Graph:
 
 def found_and_proven(
     name: str, bridge: TransformerBridge, probe: Probe
-) -> tuple[tuple[Block, ...], Graph]:
-    """The blocks of a model and their graph, held against three short runs.
+) -> tuple[tuple[Block, ...], Graph, Probe]:
+    """The blocks of a model and their graph, held against three short runs; and one of these.
 
     Raises:
         ValueError: naming what is not as this workbench understands.
@@ -64,12 +65,14 @@ def found_and_proven(
     with refusing(name, "its layers are not built as this workbench understands", own=True):
         blocks = find_blocks(bridge)
         graph = graph_of(name, blocks)
-        prove(name, bridge, blocks, probe)
-    return blocks, graph
+        alone = prove(name, bridge, blocks, probe)
+    return blocks, graph, alone
 
 
-def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> None:
+def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe: Probe) -> Probe:
     """Hold every claim about the model's structure against three short runs of it.
+
+    That of one short row without any hook is handed back.
 
     Raises:
         ValueError: naming the first claim that fails, or what no run reads; or that weights hold
@@ -84,11 +87,13 @@ def prove(name: str, bridge: TransformerBridge, blocks: tuple[Block, ...], probe
     tolerance = tolerance_in(next(bridge.parameters()).dtype)
     for claim in _all_claims(bridge, blocks, probe, logits, seen):
         claim.check(name, tolerance)
+    alone = answer_of(bridge, row_alone(bridge, probe.tokens))
+    assert alone.logits is not None, "it has just been run"
+    row_claim(logits, alone.logits).check(name, tolerance)
     for claim in held_claims(bridge, blocks, logits, seen, probe.tokens):
         claim.check(name, tolerance)
-    for claim in row_claims(bridge, logits, probe.tokens):
-        claim.check(name, tolerance)
     refuse_ignored(name, find_ignored(bridge))
+    return alone
 
 
 def make_claims(

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
+from patching.anatomy.answer import hash_answer, hashed_answer
+from patching.anatomy.claims import Probe
 from patching.anatomy.identity import attributes_of, name_of, short_hash
 from patching.anatomy.ignored import Ignored, State, find_ignored, state_of
 from patching.anatomy.turns import turn
 from patching.anatomy.weights import WRAPPED, Names, hash_tensors
-from patching.modes import as_typed
 
 _SAMPLED = 32
-_ROWS = 4096
 _Structure = list[dict[str, Any]]
 
 
@@ -86,15 +86,19 @@ class Standing:
 
     @staticmethod
     def of(
-        bridge: TransformerBridge, names: Names, tokens: Tensor, weights: str | None
+        bridge: TransformerBridge, names: Names, answered: Probe, weights: str | None
     ) -> "Standing":
-        """How it stands now; `weights` is the hash of the stored tensors, where it is known."""
+        """How it stands now, having `answered` so just before.
+
+        `weights` is the hash of the stored tensors, where it is known.
+        """
         held = list(_held(bridge, names.by_id))
         stored = tuple(one for named, one in held if named)
         derived = tuple(one for named, one in held if not named)
-        then = _look(bridge, stored, derived, _answer(bridge, tokens[:1]))
+        then = _look(bridge, stored, derived, hash_answer(bridge, answered))
         ignored, n_threads = find_ignored(bridge), torch.get_num_threads()
-        now = Standing(bridge, names, stored, derived, ignored, then, tokens[:1], n_threads)
+        tokens = answered.tokens
+        now = Standing(bridge, names, stored, derived, ignored, then, tokens, n_threads)
         if weights is not None:
             now._once("weights", now._stored_in(then), lambda: weights)
         return now
@@ -153,10 +157,10 @@ class Standing:
         """The answer under as many threads as then: how sums are split may decide a bit."""
         n_threads = torch.get_num_threads()
         if n_threads == self.n_threads:
-            return _answer(self.bridge, self.tokens)
+            return hashed_answer(self.bridge, self.tokens)
         torch.set_num_threads(self.n_threads)
         try:
-            return _answer(self.bridge, self.tokens)
+            return hashed_answer(self.bridge, self.tokens)
         finally:
             torch.set_num_threads(n_threads)
 
@@ -266,31 +270,3 @@ def _modules(bridge: TransformerBridge) -> Iterator[tuple[str, nn.Module]]:
     for path, module in chain(*trees):
         if not isinstance(module, HookPoint):
             yield path, module
-
-
-@torch.no_grad()
-def _answer(bridge: TransformerBridge, tokens: Tensor) -> str:
-    home = next(bridge.parameters()).device
-    with turn(bridge), as_typed(), torch.inference_mode(False):
-        logits = bridge(tokens.to(home))
-    digest = hashlib.sha256(_bytes(logits))
-    for table in ("embed", "pos_embed"):
-        weight = getattr(getattr(bridge, table, None), "weight", None)
-        if isinstance(weight, Tensor):
-            digest.update(_bytes(_column_sums(weight.detach())))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _column_sums(matrix: Tensor) -> Int[Tensor, " column"]:
-    """Sums of a matrix's bits, taken as integers, over its rows, some rows at a time."""
-    kind = next(
-        kind
-        for kind in (torch.int64, torch.int32, torch.int16, torch.uint8)
-        if matrix.shape[1] * matrix.element_size() % kind.itemsize == 0
-    )
-    parts = [rows.contiguous().view(kind).sum(dim=0) for rows in matrix.split(_ROWS)]
-    return torch.stack(parts).sum(dim=0)
