@@ -43,9 +43,11 @@ def jobs(model: Model, args: argparse.Namespace) -> Iterator[Callable[[], Sequen
 
 
 def collect(folder: Path) -> list[Fact]:
-    """The facts of all cells that are finished."""
+    """The facts of all cells that are finished, task by task."""
     files = sorted(folder.glob("*.csv"))
-    return [fact for file in files for fact in from_csv(file.read_text(encoding="utf-8"))]
+    facts = [fact for file in files for fact in from_csv(file.read_text(encoding="utf-8"))]
+    order = [*TASKS, *sorted({fact.task for fact in facts} - {*TASKS})]
+    return sorted(facts, key=lambda fact: order.index(fact.task))
 
 
 def publish(args: argparse.Namespace, facts: Sequence[Fact]) -> None:

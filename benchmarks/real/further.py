@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from benchmarks.real.facts import Fact, estimated, kept
 from benchmarks.real.methods import SIZE, scores_of, trial_of
@@ -14,8 +17,10 @@ from circuits.learning import edge_pruning, uniform_sampling
 from circuits.running.evaluation import Evaluation
 from circuits.running.trial import prepare
 from circuits.running.trial import run as run_circuits
+from circuits.scores import Scores
 from circuits.scoring import Recipe, along_inputs, eap_ig, score, scores_within
 from circuits.search import Budget, budgeted_search
+from circuits.select import require_rows
 from patching.comparing import which_to_trust
 from patching.descent import Schedule
 from patching.intervals import Estimate, interval, ratio_of_means
@@ -67,7 +72,7 @@ def _rivals(model: Model, subject: Subject, folder: Path) -> list[Fact]:
     trial = prepare(model, subject.found, subject.metric)
     found = rival.rivals(
         trial,
-        scores_of(folder, subject),
+        _sizes(scores_of(folder, subject)),
         GOAL,
         ranking="absolute",
         n=N_RIVALS,
@@ -93,6 +98,13 @@ def _rivals(model: Model, subject: Subject, folder: Path) -> list[Fact]:
             estimated(one("held out"), other),
         ]
     return facts
+
+
+def _sizes(scores: Scores) -> Scores:
+    """The mean over prompts of the sizes of scores, as scores."""
+    matrix = torch.zeros_like(scores.matrix)
+    matrix[scores.graph.exists] = require_rows(scores).abs().mean(dim=0)
+    return replace(scores, matrix=matrix, by_prompt=None, completeness=None)
 
 
 def searches(model: Model, subject: Subject, folder: Path) -> list[Fact]:

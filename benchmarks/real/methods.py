@@ -85,7 +85,7 @@ def _measure(
 ) -> list[Fact]:
     place = partial(Fact, "method", subject.name, method, subject.split)
     found = _watched(partial(_score, model, subject, method, folder))
-    if method == "auto":
+    if method in DEAR:
         found.scores.save(file_of(folder, subject))
     return [
         place("passes", found.passes),
@@ -101,12 +101,12 @@ def _measure(
 
 
 def file_of(folder: Path, subject: Subject) -> Path:
-    """Where the scores of `auto` lie."""
+    """Where the scores of `auto` lie, with what each prompt alone scores."""
     return folder / "scored" / f"{subject.slug}-{subject.split}.safetensors"
 
 
 def scores_of(folder: Path, subject: Subject) -> Scores:
-    """The scores of `auto`, made by `measure` before."""
+    """The scores of `auto`, by size, made by `measure_dear` before."""
     return load_scores(file_of(folder, subject))
 
 

@@ -116,18 +116,19 @@ def _sizes(facts: Sequence[Fact]) -> list[str]:
     return said if rows else []
 
 
-CIRCUITS_SAY = """The smallest circuit by `auto`'s scores that keeps 80 % on the prompts it was
-found on (first split), and its heads whose edges score most. *looks like*: by where the last
-position attends most (span and share), by what the head adds to the answers' logits directly
-(*promotes*, in shares of the clean metric), and by attention to the token before, to earlier
-mentions of a token and to what followed those. *lost* is exact: the share of the gap lost when
-the head's edges are removed from the whole model, all of them, those to the logits, to the
-queries of heads that write, and to the other heads listed. A role that is refuted does not
-carry what its test asks: a head that writes must lose half of what it is worth by its edge to
-the logits, one that writes against must gain there, any other a third by its edges to the heads
-listed. Names of roles: Wang et al. 2022, arXiv:2211.00593."""
+CIRCUITS_SAY = """The smallest circuit by the sizes of `auto`'s scores that keeps 80 % on the
+prompts it was found on (first split), and its heads whose edges score most. *looks like*: by
+where the last position attends most (span and share), by what the head adds to the answers'
+logits directly (*promotes*, in shares of the clean metric), and by attention to the token
+before, to earlier mentions of a token and to what followed those. *lost* is exact: the share of
+the gap lost when the head's edges are removed from the whole model: all of them; those to the
+logits; to the queries of heads listed that write; to other inputs of heads listed. A role is
+refuted where what it asks does not go its way: a head that writes must lose half of what it is
+worth by its edge to the logits, one that writes against must gain there, S-inhibition must lose
+a third of its worth by the writers' queries, any other by the heads listed. Names of roles:
+Wang et al. 2022, arXiv:2211.00593."""
 
-_LOST = ("all", "to the logits", "to writers' queries", "to other heads")
+_LOST = ("all", "to the logits", "to writers' queries", "to other inputs")
 
 
 def _circuits(facts: Sequence[Fact]) -> list[str]:

@@ -22,6 +22,7 @@ from circuits.judging.smallest import Goal, smallest
 from circuits.naming import kind_of
 from circuits.running.trial import Trial
 from circuits.running.trial import run as run_circuits
+from circuits.select import by_mean_size
 from patching.attention import head_scores, patterns
 from patching.graph import Graph
 from patching.lens import direct_logit_attribution
@@ -46,8 +47,8 @@ OF_IOI = {WRITES: "name mover", AGAINST: "negative name mover", STEERS: "S-inhib
 
 GOAL = 0.8
 
-WHOLE, DIRECT, QUERIES, FEEDERS = "all", "to the logits", "to writers' queries", "to other heads"
-"""Which of a head's edges are removed; other heads are those looked at that do not write."""
+WHOLE, DIRECT, QUERIES, INPUTS = "all", "to the logits", "to writers' queries", "to other inputs"
+"""Which of a head's edges are removed; other inputs are those of any head that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def measure(model: Model, subject: Subject, folder: Path) -> list[Fact]:
 
 def _measure(model: Model, subject: Subject, folder: Path) -> list[Fact]:
     scores = scores_of(folder, subject)
-    goal = Goal("absolute", faithfulness=GOAL)
+    goal = Goal("absolute", GOAL, by_mean_size)
     circuit = smallest(model, subject.found, scores, subject.metric, goal)
     circuit.save(circuit_file(folder, subject.slug))
     trial = trial_of(model, subject)
@@ -127,7 +128,7 @@ def verdict(role: str, worth: Mapping[str, float]) -> str:
         return _held(direct <= -LEAST)
     if role in (STEERS, OF_IOI[STEERS]):
         return _held(worth[QUERIES] >= max(LEAST, THIRD * whole))
-    onwards = worth[QUERIES] + worth[FEEDERS]
+    onwards = worth[QUERIES] + worth[INPUTS]
     return _held(onwards >= max(LEAST, THIRD * whole))
 
 
@@ -183,13 +184,13 @@ def losses(
 ) -> dict[str, dict[str, float]]:
     """What is lost of the gap when a head's edges to some readers are removed from the model."""
     writers = [h for h in heads if roles[h] in (WRITES, OF_IOI[WRITES], AGAINST, OF_IOI[AGAINST])]
-    steering = [head for head in heads if head not in writers]
     graph = trial.model.graph
+    queries = _readers(graph, [f"{head}.q" for head in writers])
     ways = {
         WHOLE: torch.ones(len(graph.destinations), dtype=torch.bool),
         DIRECT: _readers(graph, ["logits"]),
-        QUERIES: _readers(graph, [f"{head}.q" for head in writers]),
-        FEEDERS: _inputs(graph, steering),
+        QUERIES: queries,
+        INPUTS: _inputs(graph, heads) & ~queries,
     }
     circuits = [_without(graph, head, to) for head in heads for to in ways.values()]
     lost = (1 - run_circuits(trial, circuits).faithfulness).reshape(len(heads), len(ways))
