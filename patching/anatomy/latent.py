@@ -94,7 +94,7 @@ class EveryToken(nn.Module):
                 f"a prompt of {seen} tokens: from {self.most + 1} on, this model's attention "
                 f"chooses {self.most} of them by what it reads in the stream, which no edge carries"
             )
-        every = torch.arange(seen, dtype=torch.int32, device=hidden_states.device)
+        every = torch.arange(seen, device=hidden_states.device)
         return every.expand(batch, n, seen)
 
 
@@ -129,7 +129,7 @@ class LatentAttention(nn.Module):
 
     def forward(
         self, hidden_states: Float[Tensor, "batch pos d_model"], *args: object, **kwargs: object
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         """What the family's attention gives for the same input, by way of the readers."""
         if self.is_indexed:  # caches latents, of which there is one for keys and values
             kwargs["past_key_values"] = None
