@@ -4,6 +4,11 @@ Measured with separate prototypes, on residual autoencoders of 512 features (Top
 Pearson's correlation with exact patching over all nodes of all prompts, and the faithfulness of the
 nodes of largest effect. The slow tests train such autoencoders anew; the quick one takes stored
 transcoders, and was measured here.
+
+The prototype's own code and `feature_curve` agree to three digits on the same autoencoders. From
+one training to the next figures move: correlations of the norm's rule and of RelP by up to .06,
+others by less than .03; faithfulness by far more (plain gradient, 10 % of the nodes of 6 prompts:
+.34, .35, .46, .61 in four trainings, .42 in the prototype's).
 """
 
 import json
@@ -43,6 +48,7 @@ ESTIMATES = {
 MEASURED = {
     "name_copy": (3, (0.903, 0.546, 0.667, 0.913, 0.931, 0.922)),
     "sva_was_were": (12, (0.977, 0.762, 0.834, 0.874, 0.982, 0.979)),
+    "ioi": (4, (0.953, 0.421, 0.719, 0.891, 0.941, 0.932)),
 }
 """With how many prompts, and what prototypes found, in the order of the estimates."""
 
@@ -129,8 +135,11 @@ def test_on_stored_transcoders_estimates_agree_with_exact_effects_as_measured(mo
 def test_correlations_over_single_nodes_are_those_of_the_prototypes(model, streams, name):
     """Over all layers; within one they hang on which autoencoders came out of training."""
     n, measured = MEASURED[name]
-    found = correlations(model, streams, name, n)
-    assert [every for _, every in found.values()] == pytest.approx(list(measured), abs=0.03)
+    for (key, (_, every)), known in zip(
+        correlations(model, streams, name, n).items(), measured, strict=True
+    ):
+        near = 0.08 if key in ("ln", "relp") else 0.03
+        assert every == pytest.approx(known, abs=near), key
 
 
 @pytest.mark.slow
@@ -141,6 +150,6 @@ def test_integrated_gradients_choose_the_most_faithful_nodes(model, streams, oth
     small, large = SHARES.index(0.05), SHARES.index(0.4)
     best = min(found[key][small] for key in ("ig-10", "ig-5", "relp-ah"))
     assert best > 0.1 + max(found[key][small] for key in ("plain", "ln", "relp"))
-    assert found["ig-10"][small] == pytest.approx(0.69, abs=0.1)
+    assert found["ig-10"][small] == pytest.approx(0.69, abs=0.15)
     assert found["ig-10"][large] == pytest.approx(1.0, abs=0.05)
     assert max(map(abs, found["random"])) < 0.03
