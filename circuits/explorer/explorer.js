@@ -260,7 +260,7 @@ function save(page) {
   const { svg, layers, routes, view } = page.drawing;
   const legend = legendShape(legendRows(page.data), view);
   const lines = [...layers.edges.children];
-  layers.edges.replaceChildren(...[...routes.values()].map(({ look, text }) => lineOf(look, text)));
+  layers.edges.replaceChildren(...[...routes.values()].map(({ look, points }) => lineOf(look, pathOf(points))));
   setCrowd(legend, routes.size);
   svg.append(legend);
   download(svg, "circuit.svg");

@@ -21,8 +21,8 @@ function legendShape(rows, view) {
   return shape("g", { transform: `translate(${round(x)} ${round(y)}) scale(${scale.toFixed(3)})` }, ...lines.flat());
 }
 
-// Dashes take ten times longer to paint than plain lines (1.1 s for 1,500 edges without a graphics card): in
-// a crowd, where they cannot be told apart either, colour alone says the sign.
+// Dashes take five times longer to paint than plain lines (a second for 1,500 edges without a graphics card):
+// in a crowd, where they cannot be told apart either, colour alone says the sign.
 const CROWD = 200; // edges
 
 function setCrowd(layer, n) {

@@ -23,21 +23,34 @@ function lineOf(look, text) {
   return shape("path", { class: `edge ${side}`, "stroke-width": round(thin + 3.3 * share), opacity, d: text });
 }
 
-// One path for every look among some routes; the strongest come last, over the others.
+// One path for every look among some routes; the strongest come last, over the others. In a crowd a path ends
+// at every band: painting then goes through those of a part of the window, and not through all.
 function linesOf(routes) {
   const texts = new Map();
-  for (const { look, text } of routes) {
-    if (!texts.has(look)) texts.set(look, []);
-    texts.get(look).push(text);
+  const add = (key, text) => texts.set(key, (texts.get(key) ?? "") + text);
+  for (const { look, points } of routes) {
+    if (routes.length > CROWD) for (const [band, piece] of bandsOf(points)) add(`${look} ${band}`, piece);
+    else add(look, pathOf(points));
   }
-  const looks = [...texts.keys()].sort((a, b) => Number(a.split(" ")[1]) - Number(b.split(" ")[1]));
-  return looks.map((look) => lineOf(look, texts.get(look).join("")));
+  const keys = [...texts.keys()].sort((a, b) => Number(a.split(" ")[1]) - Number(b.split(" ")[1]));
+  return keys.map((key) => lineOf(key, texts.get(key)));
+}
+
+const BAND = 220; // pixels of the drawing
+
+function bandsOf(points) {
+  const bands = new Map();
+  for (let i = 1; i < points.length; i += 1) {
+    const band = Math.floor((points[i - 1].y + points[i].y) / 2 / BAND);
+    bands.set(band, (bands.get(band) ?? "") + pathOf([points[i - 1], points[i]]));
+  }
+  return bands;
 }
 
 function drawLines(drawing, data, routes) {
   const largest = largestScore(data);
-  drawing.routes = new Map(routes.map((one) => [one.edge.key, { ...one, look: lookOf(one.edge, data, largest), text: pathOf(one.points) }]));
-  drawing.layers.edges.replaceChildren(...linesOf(drawing.routes.values()));
+  drawing.routes = new Map(routes.map((one) => [one.edge.key, { ...one, look: lookOf(one.edge, data, largest) }]));
+  drawing.layers.edges.replaceChildren(...linesOf([...drawing.routes.values()]));
   setCrowd(drawing.layers.edges, routes.length);
 }
 
