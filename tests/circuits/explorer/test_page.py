@@ -63,7 +63,7 @@ await type($("#threshold"), said.slid[2], "change");
 said.threshold = [edges(), $("#size").value];
 await click($("#by-score"));
 await type($("#slider"), $("#slider").max, "input");
-said.all = [edges(), $("#size").value];
+said.all = [Number($("#shown").textContent.match(/[0-9]+/)[0]), $("#size").value];
 await type($("#size"), "20", "change");
 said.nodes = drawn();
 const q = $('[data-kind="q"]');
