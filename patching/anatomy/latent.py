@@ -87,7 +87,7 @@ class EveryToken(nn.Module):
         Raises:
             ValueError: if there are more than the indexer would choose.
         """
-        batch, n, _ = hidden_states.shape
+        batch, n = hidden_states.shape[:2]
         seen = attention_mask.shape[-1]
         if seen > self.most:
             raise ValueError(
