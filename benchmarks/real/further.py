@@ -53,10 +53,11 @@ def _nodes(model: Model, subject: Subject) -> list[Fact]:
         table = which_to_trust(model, task, subject.metric).table
     except ValueError as error:
         return [place("", 0, "refused", said=str(error))]
+    kinds, rules, r = map(str, table.index), [*map(str, table.columns)], table.to_numpy(float)
     return [
-        place(str(kind), 0, str(rule), float(r))
-        for rule, column in table.items()
-        for kind, r in column.items()
+        place(kind, 0, rule, float(r[i, j]))
+        for i, kind in enumerate(kinds)
+        for j, rule in enumerate(rules)
     ]
 
 
@@ -80,22 +81,21 @@ def _rivals(model: Model, subject: Subject, folder: Path) -> list[Fact]:
         rescore=lambda left: scores_within(model, subject.found, subject.metric, left),
     )
     seconds = time.process_time() - start
-    rows = found.to_dataframe()
     held_out = faithfulness(run_circuits(trial_of(model, subject), found.circuits))
+    others = found.overlap - torch.eye(len(found.circuits), dtype=found.overlap.dtype)
     place = partial(Fact, "rivals", subject.name)
     facts = [
         place("search", 0, "circuits run", found.tried),
         place("search", 0, "seconds", seconds),
         place("search", 0, "ended", said=found.sentence),
     ]
-    for i, other in enumerate(held_out):
+    for i, circuit in enumerate(found.circuits):
         one = partial(place, str(i + 1), 0)
-        here = (float(rows[name][i]) for name in ("faithfulness", "low", "high"))
         facts += [
-            one("edges", float(rows["edges"][i])),
-            one("largest overlap", float(rows["largest_overlap"][i])),
-            one("search prompts", *here),
-            estimated(one("held out"), other),
+            one("edges", circuit.size),
+            one("largest overlap", float(others[i].max())),
+            estimated(one("search prompts"), found.faithfulness[i]),
+            estimated(one("held out"), held_out[i]),
         ]
     return facts
 

@@ -211,7 +211,6 @@ def _area(found: Evaluation, axis: Axis | None, away_from: float) -> Estimate:
         height = abs(kept - away_from) if away_from else kept
         return np.tensordot(weights.numpy(), height, axes=1)
 
-    runs = found.values, found.clean, found.corrupt
-    low, high = interval(under, *runs, n=1000, seed=0)
-    value = under(*(run.numpy() for run in runs))
+    low, high = interval(under, found.values, found.clean, found.corrupt, n=1000, seed=0)
+    value = under(found.values.numpy(), found.clean.numpy(), found.corrupt.numpy())
     return Estimate(float(value), float(low), float(high))

@@ -50,7 +50,8 @@ def subjects(model: Model, name: str, n: int) -> list[Subject]:
     parts = [prompts[i * each : (i + 1) * each] for i in range(2 * SPLITS)]
     tasks = [replace(task, prompts=tuple(part)) for part in parts]
     metric = logprob_diff if is_long else logit_diff
-    return [Subject(name, i, *tasks[2 * i : 2 * i + 2], metric) for i in range(SPLITS)]
+    halves = zip(tasks[::2], tasks[1::2], strict=True)
+    return [Subject(name, i, found, judged, metric) for i, (found, judged) in enumerate(halves)]
 
 
 def _distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
