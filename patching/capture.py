@@ -166,10 +166,10 @@ def capture(
 
     Writes are kept at `batch.can_differ` unless told otherwise: the only tokens where the two
     runs of a pair can differ and still reach the answer. `seen` as `Recorder` has it; `hooks` act
-    before anything is kept.
+    after what is kept.
     """
     recorder = Recorder(model, batch.can_differ if at is None else at, seen)
-    return recorder.finish(model.answer_logits(tokens, batch, [*hooks, *recorder.hooks]))
+    return recorder.finish(model.answer_logits(tokens, batch, [*recorder.hooks, *hooks]))
 
 
 def expand_writes(model: Model, writes: Writes) -> Float[Tensor, "source token d_model"]:

@@ -5,7 +5,8 @@ ablation (what removed writers become). At what gradients are taken is the calle
 edges (`patching.gradients`), or any hook points (`patching.attribution`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
@@ -25,7 +26,7 @@ from patching.paths import Ends, Path, Step, at_clean
 from patching.progress import within
 from patching.provenance import describe
 from patching.rules import Rule, plain
-from patching.runs.recorded import last_mlp_at_answers
+from patching.runs.narrowed import Narrowed
 from patching.tasks.task import Batch, Task
 
 G = TypeVar("G")
@@ -82,7 +83,7 @@ class Job(Generic[G]):
 
     `new_sum` makes an empty sum at some tokens; `seen` names hook points whose values at both
     plain runs are wanted, with the axis that counts positions; `facts` are the method's own.
-    `short` says that no one looks inside the last MLP, or at what it writes where nothing is asked.
+    `short` says that no one looks at what layers make of tokens between the points of a `Sum`.
     """
 
     model: Model
@@ -129,9 +130,12 @@ class Job(Generic[G]):
     def gather(self, batch: Batch) -> Gathered[G]:
         """Gradients at the plain runs, then at the steps between them."""
         path, runs = self.recipe.path, _Runs(self, batch)
+        first = self.prepared.paired and path.corrupt == 0.0
+        corrupt = runs.plain(batch.corrupt, 0.0) if first else None
         clean = runs.plain(batch.clean, path.clean)
         runs.batch = replace(batch, clean_logits=clean.logits)
-        corrupt = runs.plain(batch.corrupt, path.corrupt) if self.prepared.paired else None
+        if self.prepared.paired and corrupt is None:
+            corrupt = runs.plain(batch.corrupt, path.corrupt)
         replaced = self.prepared.replace(batch, clean, corrupt)
         ends = Ends(self.model, runs.batch, runs.tokens, clean, replaced)
         for step in within(path.between(ends) if path.between else ()):
@@ -174,17 +178,27 @@ class _Runs(Generic[G]):
         return self._job.prepared.tokens(self.batch)
 
     @cached_property
-    def _shortening(self) -> tuple[tuple[str, Hook], ...]:
-        return tuple(last_mlp_at_answers(self._job.model, self.batch)) if self._job.short else ()
+    def _narrowed(self) -> Narrowed:
+        job, path = self._job, self._job.recipe.path
+        alike = job.prepared.paired and (path.between is None or path.keeps_rest)
+        return Narrowed(job.model, self.batch, self.tokens if alike else None)
+
+    @contextmanager
+    def _running(self) -> Iterator[tuple[tuple[str, Hook], ...]]:
+        if not self._job.short:
+            yield ()
+            return
+        with self._narrowed.running() as hooks:
+            yield hooks
 
     def plain(self, prompts: Int[Tensor, "batch pos"], weight: float) -> Run:
         """A plain run, with gradients if they have weight."""
         job = self._job
         if weight == 0.0:
-            hooks = self._shortening
-            return capture(
-                job.model, prompts, self.batch, at=self.tokens, seen=job.seen, hooks=hooks
-            )
+            with self._running() as last:
+                return capture(
+                    job.model, prompts, self.batch, at=self.tokens, seen=job.seen, hooks=last
+                )
         recorder = Recorder(job.model, self.tokens, job.seen)
         return recorder.finish(self._add(Start(weight, prompts, hooks=tuple(recorder.hooks))))
 
@@ -202,8 +216,9 @@ class _Runs(Generic[G]):
         key = rows.start, rows.stop
         if key not in self._sums:
             self._sums[key] = job.new_sum(self.tokens)
-        start = replace(start, hooks=(*self._shortening, *start.hooks))
-        point = self._sums[key].add(self.batch, job.metric, start)
+        with self._running() as last:
+            start = replace(start, hooks=(*start.hooks, *last))
+            point = self._sums[key].add(self.batch, job.metric, start)
         if rows.start == 0:
             slope = widen(point.embedding_gradient)
             self.at_embedding = self.at_embedding + start.weight * slope

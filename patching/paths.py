@@ -80,6 +80,7 @@ class Path:
     """Weights of the gradients at the clean and the corrupt run, and of steps between them.
 
     `completes` says that the embedding's scores add up to the gap as steps grow in number.
+    `keeps_rest`: steps change nothing where two prompts are alike before they first differ.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Path:
     corrupt: float = 0.0
     between: Between | None = None
     completes: bool = False
+    keeps_rest: bool = False
     options: dict[str, object] = field(default_factory=dict)
 
 
@@ -114,6 +116,7 @@ def along_inputs(steps: int = 5, quadrature: Quadrature = midpoint) -> Path:
         "2F + steps (F + B)",
         between=between,
         completes=True,
+        keeps_rest=True,
         options={"steps": steps, "quadrature": name_of(quadrature)},
     )
 
@@ -148,6 +151,7 @@ def along_activations(
         "activations-own" if own_edges_only else "activations",
         "2F + (2 layers + 1) steps (F + B)",
         between=between,
+        keeps_rest=True,
         options={"steps": steps, "quadrature": name_of(quadrature)},
     )
 

@@ -93,6 +93,13 @@ class Block:
         """What the MLP writes to the stream."""
         return f"blocks.{self.index}.hook_mlp_out"
 
+    @property
+    def tokenwise(self) -> tuple[tuple[str, str], ...]:
+        """Hook points between which each token is worked on by itself: q, k, v, heads, MLP."""
+        at = f"blocks.{self.index}.attn"
+        linear = tuple((f"{at}.{x}.hook_in", f"{at}.{x}.hook_out") for x in "qkvo")
+        return linear if self.mlp_keeps_shape else (*linear, (self.mlp_in, self.mlp_out))
+
     # Weights: views of the model's own, one matrix a head, on the layer's device. What the methods
     # below are given is taken there, and their results lie where it lay.
 

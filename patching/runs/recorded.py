@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import FINAL_STREAM
-from patching.anatomy.devices import AtLayer
 from patching.anatomy.stack import skipping
 from patching.files.brief import briefly
 from patching.model import Hook, Model
@@ -89,21 +88,6 @@ def record(
     return Recorded(model, batch, tokens, logits, *seen)
 
 
-def last_mlp_at_answers(model: Model, batch: Batch) -> list[tuple[str, Hook]]:
-    """Hooks by which the last MLP works where logits are asked alone, and writes 0 elsewhere.
-
-    Nothing that is asked sees what it writes there. None where most tokens are asked, or the MLP
-    takes no other shape than the model's.
-    """
-    block, tokens = model.blocks[-1], batch.asked
-    if block.mlp_keeps_shape or 2 * len(tokens[0]) > batch.clean.numel():
-        return []
-    there = tuple(index.to(block.device) for index in tokens)
-    rows, positions = batch.clean.shape
-    alone = AtLayer(partial(_alone, (rows, positions), there))
-    return [(block.mlp_in, AtLayer(partial(_take, there))), (block.mlp_out, alone)]
-
-
 def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     kept[name] = tensor
 
@@ -123,13 +107,5 @@ def _put(
     made: Float[Tensor, "1 token d_model"],
 ) -> Float[Tensor, "row pos d_model"]:
     out = before[rows]
-    out[tokens] = made[0]
-    return out
-
-
-def _alone(
-    shape: tuple[int, int], tokens: Tokens, made: Float[Tensor, "1 token d_model"]
-) -> Float[Tensor, "row pos d_model"]:
-    out = made.new_zeros(*shape, made.shape[-1])
     out[tokens] = made[0]
     return out

@@ -1,17 +1,11 @@
 """Runs that go on from a finished one: laws."""
 
-from dataclasses import replace
-
 import families
 import pytest
 import torch
 
-from circuits.scoring.gather import prepare
-from patching.gathering import Recipe
-from patching.metrics import logit_diff
 from patching.model import Model
-from patching.paths import along_activations, along_inputs, at_both
-from patching.runs.recorded import last_mlp_at_answers, record, stream_points
+from patching.runs.recorded import record, stream_points
 
 
 @pytest.fixture(scope="module", params=["gpt2", "gemma2", "neox"])
@@ -63,30 +57,3 @@ def test_what_goes_on_can_be_differentiated(model):
         slopes = [torch.autograd.grad(x[0, 3], added)[0] for x in (few, all_of_them)]
     torch.testing.assert_close(*slopes, rtol=0, atol=1e-12)
     assert slopes[0].abs().max() > 1e-3
-
-
-def test_logits_do_not_see_what_the_last_mlp_writes_where_nothing_is_asked(model):
-    batch = next(families.ragged_task().batches(4))
-    widths = []
-    block = model.blocks[-1]
-    short = last_mlp_at_answers(model, batch)
-    see = (block.mlp_in, lambda x: widths.append(x.shape[:2].numel()))
-    found = model.answer_logits(batch.clean, batch, [*short, see])
-    assert widths == [batch.n_rows] and batch.n_rows < batch.clean.numel() / 4
-    expected = model.answer_logits(batch.clean, batch)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("path", [at_both, along_inputs(2), along_activations(1)])
-def test_gradients_are_the_same_where_the_last_mlp_works_at_answers_alone(model, path):
-    task = families.ragged_task()
-    job = prepare(model, task, logit_diff, Recipe(path))
-    assert job.short
-    batch = next(task.batches(4, model.device))
-    short, whole = (job.gather(batch), replace(job, short=False).gather(batch))
-    torch.testing.assert_close(short.at_embedding, whole.at_embedding, rtol=0, atol=1e-12)
-    for (_, found), (_, expected) in zip(short.gradients, whole.gradients, strict=True):
-        torch.testing.assert_close(found.mlps, expected.mlps, rtol=0, atol=1e-12)
-        torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-12)
-        for one, other in zip(found.attention, expected.attention, strict=True):
-            torch.testing.assert_close(one.projected, other.projected, rtol=0, atol=1e-12)
