@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -98,6 +98,14 @@ def indices(chosen: Bool[Tensor, "batch pos"]) -> tuple[Tensor, ...]:
 _INDICES = WeakTensorKeyDictionary()
 
 
+def at_tokens(
+    x: Shaped[Tensor, "batch pos ..."], chosen: tuple[Tensor, ...]
+) -> Shaped[Tensor, "token ..."]:
+    """Activations at tokens that `indices` found: a view of them, where those are all."""
+    every = len(chosen[0]) == x.shape[:2].numel()
+    return x.flatten(0, 1) if every else rows_at(x, chosen)
+
+
 class Recorder:
     """Hooks that keep what the writers write at the chosen tokens; `finish` hands it over.
 
@@ -141,14 +149,14 @@ class Recorder:
         self._kept[name] = tensor.detach()
 
     def _keep(self, name: str, tensor: Tensor) -> None:
-        self._kept[name] = rows_at(tensor.detach(), self._tokens)
+        self._kept[name] = at_tokens(tensor.detach(), self._tokens)
 
     def _see(self, name: str, tensor: Tensor) -> None:
-        chosen = rows_at(tensor.detach().movedim(self._axes[name], 1), self._tokens)
+        chosen = at_tokens(tensor.detach().movedim(self._axes[name], 1), self._tokens)
         self._seen[name] = widen(chosen.to(self._model.device))
 
     def _divide_by_sigma(self, block: Block, total: Tensor) -> None:
-        chosen = rows_at(total.detach(), self._tokens)
+        chosen = at_tokens(total.detach(), self._tokens)
         self._kept[block.z] = block.head_input(self._kept[block.z], chosen)
 
 

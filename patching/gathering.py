@@ -83,7 +83,7 @@ class Job(Generic[G]):
 
     `new_sum` makes an empty sum at some tokens; `seen` names hook points whose values at both
     plain runs are wanted, with the axis that counts positions; `facts` are the method's own.
-    `short` says that no one looks at what layers make of tokens between the points of a `Sum`.
+    `short` says that no one looks inside what layers make token by token.
     """
 
     model: Model

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from patching.anatomy.blocks import EMBEDDING, FINAL_STREAM, Block, widen
-from patching.anatomy.devices import AtLayer, Hook, rows_at
+from patching.anatomy.devices import AtLayer, Hook
 from patching.anatomy.norms import Norm
-from patching.capture import indices
+from patching.capture import at_tokens, indices
 from patching.live import Live, Point, Start, differentiate
 from patching.metrics import Metric
 from patching.model import Model
@@ -90,7 +90,7 @@ class GradientSum:
         with torch.no_grad():
             for layers in self._layers:
                 layers.add(live.tensors, point.gradients, start.weight)
-            at_logits = widen(rows_at(point.gradients[FINAL_STREAM], self._tokens))
+            at_logits = widen(at_tokens(point.gradients[FINAL_STREAM], self._tokens))
             self._logits = self._logits + start.weight * at_logits
         return replace(point, gradients={EMBEDDING: point.gradients[EMBEDDING]})
 
@@ -168,14 +168,14 @@ class _Alike:
         return iter(self._mlps.unbind())
 
     def _keep(self, name: str, stream: Tensor) -> None:
-        self._streams[name] = rows_at(stream.detach(), self._tokens)
+        self._streams[name] = at_tokens(stream.detach(), self._tokens)
 
     def _at_projections(
         self, tensors: Mapping[str, Tensor]
     ) -> Float[Tensor, "token layer reader d_head"]:
         names = chain.from_iterable(block.projections for block in self._blocks)
         projections = _of_one_width([tensors[name] for name in names])
-        chosen = widen(rows_at(torch.cat(projections, dim=2), self._tokens))
+        chosen = widen(at_tokens(torch.cat(projections, dim=2), self._tokens))
         return chosen.unflatten(1, (len(self._blocks), -1))
 
     def _along_x_hat(
@@ -191,13 +191,13 @@ class _Alike:
     def _at_mlps(self, gradients: Mapping[str, Tensor]) -> Float[Tensor, "layer token d_model"]:
         if self._blocks[0].parallel:
             return torch.stack([self._before_norm(block, gradients) for block in self._blocks])
-        whole = torch.stack([gradients[block.mlp_stream] for block in self._blocks])
-        return widen(whole[:, *self._tokens])
+        whole = torch.stack([gradients[block.mlp_stream] for block in self._blocks], dim=2)
+        return widen(at_tokens(whole, self._tokens)).transpose(0, 1)
 
     def _before_norm(
         self, block: Block, gradients: Mapping[str, Tensor]
     ) -> Float[Tensor, "token d_model"]:
-        g = widen(rows_at(gradients[block.mlp_in], self._tokens))
+        g = widen(at_tokens(gradients[block.mlp_in], self._tokens))
         if block.mlp_norm is None:
             return g
         x = self._streams[block.stream_in]
@@ -245,7 +245,10 @@ def _of_one_width(parts: list[Tensor]) -> list[Tensor]:
 def _plus(
     known: Float[Tensor, "*shape"] | None, more: Float[Tensor, "*shape"], weight: float
 ) -> Float[Tensor, "*shape"]:
-    return weight * more if known is None else known.add_(more, alpha=weight)
+    """A sum with one more, whose memory it may take over."""
+    if known is not None:
+        return known.add_(more, alpha=weight)
+    return more if weight == 1.0 else more.mul_(weight)
 
 
 def _steps(parts: list[Tensor]) -> Float[Tensor, "step ..."]:

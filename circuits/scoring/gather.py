@@ -7,6 +7,7 @@ from patching.gathering import Job, Recipe
 from patching.gradients import GradientSum, ReaderGradients
 from patching.metrics import Metric
 from patching.model import Model
+from patching.rules import RULES, Rule
 from patching.tasks.task import Task
 
 
@@ -18,7 +19,16 @@ def prepare(model: Model, task: Task, metric: Metric, recipe: Recipe) -> Job[Rea
     """
     prepared = recipe.ablation(model)
     readers = partial(GradientSum, model, rule=recipe.rule)
-    facts, short = facts_of(prepared.name), not recipe.rule.parts
+    facts, short = facts_of(prepared.name), _narrows(model, recipe.rule)
     job = Job(model, metric, recipe, prepared, readers, facts=facts, short=short)
     job.check(task, "to score edges by", elsewhere=", or integrate over inputs (eap_ig)")
     return job
+
+
+def _narrows(model: Model, rule: Rule) -> bool:
+    """Whether a rule's sites have all of their points where layers work on the same tokens.
+
+    Of rules that are not ours nobody knows, and a norm behind the MLP is on both sides.
+    """
+    known = rule in RULES.values() and all(b.post_mlp_norm is None for b in model.blocks)
+    return known or not rule.parts

@@ -96,8 +96,8 @@ class Block:
     @property
     def tokenwise(self) -> tuple[tuple[str, str], ...]:
         """Hook points between which each token is worked on by itself: q, k, v, heads, MLP."""
-        at = f"blocks.{self.index}.attn"
-        linear = tuple((f"{at}.{x}.hook_in", f"{at}.{x}.hook_out") for x in "qkvo")
+        parts = [f"blocks.{self.index}.attn.{x}.hook_" for x in "qkvo"]
+        linear = tuple((f"{part}in", f"{part}out") for part in parts)
         return linear if self.mlp_keeps_shape else (*linear, (self.mlp_in, self.mlp_out))
 
     # Weights: views of the model's own, one matrix a head, on the layer's device. What the methods
@@ -122,19 +122,12 @@ class Block:
         """Queries (0), keys (1), values (2) or gates (3) of some heads, each from its own input."""
         w, b = self.w_projections[part], self.b_projections[part]
         if heads is not None and len(heads) < len(w):
-            heads = heads.to(w.device)
-            w, b = w[heads], None if b is None else b[heads]
+            w, b = w[heads.to(w.device)], None if b is None else b[heads.to(b.device)]
         made = torch.bmm(x.to(w.device), w)
         return (made if b is None else made + b[:, None]).to(x.device)
 
     @property
-    def w_qkv(
-        self,
-    ) -> tuple[
-        Float[Tensor, "head d_model d_head"],
-        Float[Tensor, "kv_head d_model d_head"],
-        Float[Tensor, "kv_head d_model d_head"],
-    ]:
+    def w_qkv(self) -> tuple[Float[Tensor, "_ d_model d_head"], ...]:
         """Query, key and value projections."""
         return self._attention("W_Q"), self._attention("W_K"), self._attention("W_V")
 

@@ -10,7 +10,8 @@ from circuits.scoring.gather import prepare
 from patching.gathering import Recipe
 from patching.metrics import logit_diff
 from patching.model import Model
-from patching.paths import adjusted, along_activations, along_inputs, at_both
+from patching.paths import adjusted, along_activations, along_inputs, at_both, at_clean
+from patching.rules import attn_lrp, gim, plain, relp
 from patching.runs.narrowed import MOST, Narrowed
 from patching.tasks.task import Task
 
@@ -45,11 +46,21 @@ def test_the_last_layer_works_at_answers_and_the_others_where_runs_differ(model)
             torch.testing.assert_close(logits, plain, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", [at_both, along_inputs(2), along_activations(1), adjusted(1)])
-def test_gradients_are_the_same_where_runs_are_narrowed(model, path):
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        (at_both, plain),
+        (along_inputs(2), attn_lrp),
+        (along_activations(1), relp),
+        (adjusted(1), plain),
+        (at_clean, gim),
+    ],
+)
+def test_gradients_are_the_same_where_runs_are_narrowed(model, path, rule):
     task = families.ragged_task()
-    job = prepare(model, task, logit_diff, Recipe(path))
-    assert job.short
+    job = prepare(model, task, logit_diff, Recipe(path, rule))
+    behind = model.blocks[0].post_mlp_norm is not None
+    assert job.short == (rule is plain or not behind)
     batch = next(task.batches(4, model.device))
     short, whole = (job.gather(batch), replace(job, short=False).gather(batch))
     there = batch.can_differ
@@ -60,6 +71,11 @@ def test_gradients_are_the_same_where_runs_are_narrowed(model, path):
         torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-12)
         for one, other in zip(found.attention, expected.attention, strict=True):
             torch.testing.assert_close(one.projected, other.projected, rtol=0, atol=1e-12)
+
+
+def test_under_a_rule_of_ones_own_layers_work_on_all_tokens(model):
+    rule = replace(relp, name="mine", parts=relp.parts[:1])
+    assert not prepare(model, families.task(), logit_diff, Recipe(at_clean, rule)).short
 
 
 def test_prompts_that_are_alike_from_the_first_token_on_run_in_full(model):
