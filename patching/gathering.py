@@ -20,13 +20,13 @@ from patching.anatomy.blocks import EMBEDDING, widen
 from patching.capture import Recorder, Run, Writes, capture
 from patching.live import Point, Start
 from patching.metrics import Metric, measure, require_slope
-from patching.model import Hook, Model
+from patching.model import Model
 from patching.modes import without_gradients
 from patching.paths import Ends, Path, Step, at_clean
 from patching.progress import within
 from patching.provenance import describe
 from patching.rules import Rule, plain
-from patching.runs.narrowed import Narrowed
+from patching.runs.narrowed import Hooks, Narrowed
 from patching.tasks.task import Batch, Task
 
 G = TypeVar("G")
@@ -184,7 +184,7 @@ class _Runs(Generic[G]):
         return Narrowed(job.model, self.batch, self.tokens if alike else None)
 
     @contextmanager
-    def _running(self) -> Iterator[tuple[tuple[str, Hook], ...]]:
+    def _running(self) -> Iterator[Hooks]:
         if not self._job.short:
             yield ()
             return

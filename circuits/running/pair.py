@@ -12,6 +12,7 @@ from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import Recorder, Run, Writes, indices
 from patching.model import Model
 from patching.modes import without_gradients
+from patching.runs.narrowed import Hooks, Narrowed
 from patching.runs.recorded import record, stream_points
 from patching.tasks.task import Batch
 
@@ -66,11 +67,16 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
     tokens = ablation.tokens(batch)
     chosen = indices(tokens)
     recorder = Recorder(model, tokens)
-    whole = record(model, batch.clean, batch, recorder.hooks)
+    narrowed = Narrowed(model, batch, tokens if ablation.paired else None, at_answers=False)
+    with narrowed.running():
+        whole = record(model, batch.clean, batch, recorder.hooks)
     clean = recorder.finish(whole.logits)
     streams = dict(zip(stream_points(model), whole.streams, strict=True))
     mlp_outs = {block.mlp_out: out for block, out in zip(model.blocks, whole.mlps, strict=True)}
-    corrupt, seen = _run_corrupt(model, batch, tokens) if ablation.paired else (None, {})
+    corrupt, seen = None, {}
+    if ablation.paired:
+        with narrowed.running() as last:
+            corrupt, seen = _run_corrupt(model, batch, tokens, last)
     replaced = ablation.replace(batch, clean, corrupt).writes.to(model.device)
     if corrupt is None:
         seen = replaced_streams(model, replaced, clean.positions[chosen])
@@ -81,7 +87,7 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
 
 
 def _run_corrupt(
-    model: Model, batch: Batch, tokens: Bool[Tensor, "batch pos"]
+    model: Model, batch: Batch, tokens: Bool[Tensor, "batch pos"], last: Hooks
 ) -> tuple[Run, dict[str, Float[Tensor, "token ..."]]]:
     """The corrupt run, and what its readers see and attention makes of it at `tokens`."""
     chosen, seen = indices(tokens), {}
@@ -90,7 +96,7 @@ def _run_corrupt(
         names |= {block.stream_in, block.mlp_stream, *block.projections}
     recorder = Recorder(model, tokens)
     hooks = [(name, partial(_keep_chosen, seen, chosen, name)) for name in names]
-    logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks])
+    logits = model.answer_logits(batch.corrupt, batch, [*recorder.hooks, *hooks, *last])
     return recorder.finish(logits), seen
 
 

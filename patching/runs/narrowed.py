@@ -17,6 +17,8 @@ from patching.capture import indices
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
 
+Hooks = tuple[tuple[str, Hook], ...]
+
 MOST = 0.75
 """The share of tokens up to which it is worth to pick them out."""
 
@@ -26,18 +28,24 @@ class Narrowed:
 
     Inside `running`, whatever keeps activations sees all of them; the hooks that it hands out come
     after all others. Without tokens, and where most are chosen, all runs are in full, but for what
-    is read at answers alone.
+    is read `at_answers` alone.
     """
 
     def __init__(
-        self, model: Model, batch: Batch, tokens: Bool[Tensor, "row pos"] | None = None
+        self,
+        model: Model,
+        batch: Batch,
+        tokens: Bool[Tensor, "row pos"] | None = None,
+        *,
+        at_answers: bool = True,
     ) -> None:
         self._model = model
         chosen = None if tokens is None else _few(indices(tokens), batch)
-        self._stations = tuple(_stations(model, batch, chosen))
+        answers = _few(batch.asked, batch) if at_answers else None
+        self._stations = tuple(_stations(model, batch, chosen, answers))
 
     @contextmanager
-    def running(self) -> Iterator[tuple[tuple[str, Hook], ...]]:
+    def running(self) -> Iterator[Hooks]:
         """One run inside, whose last hooks are those handed out.
 
         Raises:
@@ -85,10 +93,12 @@ class _Station:
 
 
 def _stations(
-    model: Model, batch: Batch, chosen: Int[Tensor, " token"] | None
+    model: Model,
+    batch: Batch,
+    chosen: Int[Tensor, " token"] | None,
+    answers: Int[Tensor, " asked"] | None,
 ) -> Iterator[_Station]:
     rows, positions = batch.clean.shape
-    answers = _few(batch.asked, batch)
     for block in model.blocks:
         last = block is model.blocks[-1]
         for number, (enter, leave) in enumerate(block.tokenwise):
