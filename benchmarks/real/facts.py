@@ -64,10 +64,14 @@ def from_csv(text: str) -> list[Fact]:
     """The facts of a table."""
     found = []
     for row in csv.DictReader(io.StringIO(text)):
-        numbers = [float(row[name]) if row[name] else math.nan for name in ("value", "low", "high")]
         place = row["part"], row["task"], row["of"], int(row["split"]), row["name"]
-        found.append(Fact(*place, *numbers, row["said"]))
+        value, low, high = (_number(row[name]) for name in ("value", "low", "high"))
+        found.append(Fact(*place, value, low, high, row["said"]))
     return found
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
 
 
 def kept(file: Path, measure: Callable[[], Sequence[Fact]]) -> list[Fact]:

@@ -38,7 +38,7 @@ RUNS, STEPS = 200, 100
 """Circuits that a budgeted search runs, steps of training."""
 
 WITH_RIVALS = ("ioi",)
-N_RIVALS, GOAL, OVERLAP = 6, 0.8, 0.0999
+GOALS, N_RIVALS, OVERLAP = (0.8, 0.65), 6, 0.0999
 
 
 def nodes(model: Model, subject: Subject, folder: Path) -> list[Fact]:
@@ -65,16 +65,20 @@ def rivals(model: Model, subject: Subject, folder: Path) -> list[Fact]:
     """Circuits that keep as much and share hardly an edge, judged on other prompts."""
     if subject.name not in WITH_RIVALS:
         return []
-    return kept(folder / f"rivals-{subject.slug}.csv", partial(_rivals, model, subject, folder))
+    facts: list[Fact] = []
+    for goal in GOALS:
+        file = folder / f"rivals-{subject.slug}-{goal}.csv"
+        facts += kept(file, partial(_rivals, model, subject, folder, goal))
+    return facts
 
 
-def _rivals(model: Model, subject: Subject, folder: Path) -> list[Fact]:
+def _rivals(model: Model, subject: Subject, folder: Path, goal: float) -> list[Fact]:
     start = time.process_time()
     trial = prepare(model, subject.found, subject.metric)
     found = rival.rivals(
         trial,
         _sizes(scores_of(folder, subject)),
-        GOAL,
+        goal,
         ranking="absolute",
         n=N_RIVALS,
         overlap=OVERLAP,
@@ -83,11 +87,14 @@ def _rivals(model: Model, subject: Subject, folder: Path) -> list[Fact]:
     seconds = time.process_time() - start
     held_out = faithfulness(run_circuits(trial_of(model, subject), found.circuits))
     others = found.overlap - torch.eye(len(found.circuits), dtype=found.overlap.dtype)
-    place = partial(Fact, "rivals", subject.name)
+    union = torch.stack([circuit.mask for circuit in found.circuits]).any(dim=0)
+    rest = Circuit(model.graph.exists & ~union, model.graph)
+    place = partial(Fact, "rivals", f"{subject.name}, {goal:.0%}")
     facts = [
         place("search", 0, "circuits run", found.tried),
         place("search", 0, "seconds", seconds),
         place("search", 0, "ended", said=found.sentence),
+        estimated(place("search", 0, "without"), faithfulness(run_circuits(trial, [rest]))[0]),
     ]
     for i, circuit in enumerate(found.circuits):
         one = partial(place, str(i + 1), 0)

@@ -193,7 +193,8 @@ def _rivals(facts: Sequence[Fact]) -> list[str]:
         parts += [
             f"### {task}: rivals",
             f"{search['ended'].said} {search['circuits run'].value:.0f} circuits were run for it, "
-            f"in {search['seconds'].value:.0f} s of one core.",
+            f"in {search['seconds'].value:.0f} s of one core. Without any of their edges the whole "
+            f"model keeps {_range(search['without'], 2)} on the search's prompts.",
             _table(head, rows, "lrrrr"),
         ]
     return ["## Other circuits that keep as much", *parts] if parts else []

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.judging.smallest import check_share, smallest_of
+from circuits.judging.smallest import between, check_share, smallest_of
 from circuits.running.evaluation import Evaluation
 from circuits.running.trial import Trial, require_gap, run
 from circuits.scores import Ranking, Scores, rank
@@ -140,7 +140,7 @@ def rivals(
         if one is None:
             ended = (
                 f"Without more than {overlap:.0%} of the edges of each of them, the best edges do "
-                f"not reach {faithfulness:.0%} at any size."
+                f"not reach {faithfulness:.0%} at any size tried."
             )
             break
         found.append(one)
@@ -173,9 +173,10 @@ def _next(
     circuits, runs = [], 0
     for way in ways:
         rationed = _Rationed(way, rank(way, ranking), before, overlap)
-        most = rationed(trial.model.graph.n_edges)
-        runs += 1
-        if not float(run(trial, [most]).faithfulness[0]) >= faithfulness:
+        n_edges = trial.model.graph.n_edges
+        sizes = [rationed(n) for n in (*between(0, n_edges), n_edges)]
+        runs += len(sizes)
+        if not bool((run(trial, sizes).faithfulness >= faithfulness).any()):
             continue
         one = smallest_of(trial, rationed, faithfulness)
         said = one.provenance["selection"]

@@ -33,6 +33,7 @@ def facts():
     rival = [Fact("rivals", "ioi", "1", 0, at, 0.5, 0.4, 0.6) for at in ("edges", "held out")]
     rival += [Fact("rivals", "ioi", "1", 0, at, 0.5, 0.4, 0.6) for at in ("search prompts",)]
     rival += [Fact("rivals", "ioi", "1", 0, "largest overlap", 0.07)]
+    rival += [Fact("rivals", "ioi", "search", 0, "without", 0.2, 0.1, 0.3)]
     rival += [Fact("rivals", "ioi", "search", 0, at, 9.0) for at in ("circuits run", "seconds")]
     return [
         *method("ioi", "eap", 0, 0.5, 0.4, 0.6),
