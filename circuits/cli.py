@@ -203,13 +203,13 @@ def _add_model_commands(add: Callable[..., options.Parser]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Only our own warnings are shown, each as one line; no other package logs below errors."""
+    """Only our own warnings are shown, once, in one line; no other package logs below errors."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", module=r"(circuits|patching)\.")
+            warnings.filterwarnings("default", module=r"(circuits|patching)\.")
             warnings.showwarning = _show_warning
             yield
     finally:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits import cautions
 from patching.files.brief import as_table, briefly
 from patching.files.parsing import parse_json, provenance_json, shown
 from patching.files.tensors import (
@@ -33,9 +34,6 @@ Ranking = Literal["absolute", "signed"]
 MUST_AGREE = ("weights", "metric", "method", "options", "ablation", "dtype")
 _OF_THE_MODEL = ("config", "inside")
 """What two results must share, beside the graph, before they may be added; the latter if named."""
-
-DOUBTFUL = 1.0
-"""The share of the gap that sums of scores may be off before it is said: zeros are off by 1."""
 
 _VERSIONS = ("1", "2")  # the later one is of scores that keep spans apart
 _METADATA = ("version", "sources", "destinations", "graph", "provenance", "checksum")
@@ -85,15 +83,13 @@ class Scores:
 
     @property
     def caution(self) -> str | None:
-        """What to be told where that share is more than `DOUBTFUL`."""
-        if (self.completeness_error or 0.0) <= DOUBTFUL:
-            return None
-        total, gap = self._sum_and_gap
-        return (
-            f"the scores of all edges out of the embedding add up to {total:+.3g}, where the "
-            f"metric's gap is {gap:+.3g}: they may be of the wrong size, or sign. Integrate "
-            "(eap-ig), rank by absolute value, and hold a sample against exact patching (verify)"
-        )
+        """What to be told where that share is more than `cautions.DOUBTFUL`."""
+        return cautions.of_sums(self.completeness_error, *self._sum_and_gap)
+
+    @property
+    def signs_caution(self) -> str | None:
+        """What to be told where edges are chosen by sign and it is above `DOUBTFUL_SIGNS`."""
+        return cautions.of_signs(self.completeness_error, *self._sum_and_gap)
 
     @property
     def _sum_and_gap(self) -> tuple[float, float]:

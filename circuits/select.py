@@ -5,6 +5,7 @@ how many edges came of it.
 """
 
 import heapq
+import warnings
 
 import torch
 from jaxtyping import Bool, Float
@@ -224,6 +225,8 @@ def _selected(
     ranking: Ranking,
     prune: bool,
 ) -> Circuit:
+    if ranking == "signed" and scores.signs_caution:
+        warnings.warn(scores.signs_caution, stacklevel=3)
     mask = _alive(mask, scores.graph) if prune else mask
     selection = {
         "selector": selector,

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.cautions import DOUBTFUL
 from circuits.doctor.finding import Finding, at_least, at_most
 from circuits.judging.verification import verify
 from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
-from circuits.scores import DOUBTFUL, Scores
+from circuits.scores import Scores
 from circuits.scoring import eap, eap_ig
 from patching.ablations import Ablation, resample
 from patching.attribution import attribute

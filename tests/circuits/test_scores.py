@@ -11,9 +11,11 @@ import torch
 from jaxtyping import config
 from safetensors.torch import save as to_safetensors
 
+from circuits.cautions import DOUBTFUL
 from circuits.cli import main
-from circuits.scores import DOUBTFUL, MUST_AGREE, Ranking, Scores, load_scores, merge, rank
+from circuits.scores import MUST_AGREE, Ranking, Scores, load_scores, merge, rank
 from circuits.scoring import eap, eap_ig
+from circuits.select import top_n
 from patching.graph import Graph
 from patching.metrics import logit_diff
 from patching.model import Model
@@ -306,6 +308,20 @@ def test_the_completeness_error_is_a_share_of_the_gap(total, gap, error):
     scores = of_sum(total, gap)
     assert scores.completeness_error == error
     assert (scores.caution is None) == (error <= DOUBTFUL)
+
+
+@pytest.mark.parametrize(("total", "said"), [(0.5, False), (0.2, True)])
+def test_a_choice_by_sign_is_cautioned_before_the_scores_are(total, said):
+    """They are off by half of the gap, and by .8; absolute values are chosen without a word."""
+    scores = of_sum(total, 1.0)
+    assert scores.caution is None
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        top_n(scores, 1, ranking="absolute")
+        assert not heard
+        top_n(scores, 1, ranking="signed")
+    assert [str(one.message) for one in heard] == [scores.signs_caution] * said
+    assert not said or "a choice by sign leaves them out" in str(heard[0].message)
 
 
 def test_without_a_delta_or_a_gap_nothing_is_shared():
