@@ -196,7 +196,7 @@ MISTAKES: dict[str, tuple[Callable[[Bench], object], str, int]] = {
     "a metric that is a mean": (
         lambda b: eap(b.model, b.task(), mean_of_the_batch),
         r"mean_of_the_batch returned shape \(\) for 2 examples; .* one value per example",
-        1,
+        2,  # the corrupt run comes first, and nothing of it is measured
     ),
     "no gap": (
         lambda b: require_gap(ends([1.0, 2.0], [2.0, 1.0]), logit_diff),

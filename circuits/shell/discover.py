@@ -50,7 +50,7 @@ def discover(args: Namespace) -> None:
     from circuits.discover import discover as run
     from circuits.judging.smallest import ENOUGH
 
-    metric, method = open_metric(args), open_method(args)
+    metric, method, select = open_metric(args), open_method(args), open_selector(args)
     if Path(args.out).is_file():
         raise ValueError(f"--out {args.out} is a file; name a folder for the results")
     model = open_model(args)
@@ -59,7 +59,7 @@ def discover(args: Namespace) -> None:
         metric=metric,
         metric_name=args.metric,
         score=method,
-        select=open_selector(args),
+        select=select,
         ranking=args.ranking,
         size=args.size,
         faithfulness=args.faithfulness or ENOUGH,

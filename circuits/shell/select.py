@@ -54,9 +54,9 @@ def _smallest(args: Namespace, scores: "Scores") -> "Circuit":
 
     if args.model is None or args.task is None:
         raise ValueError("--faithfulness runs circuits: give --model and --task too, or --size N")
-    metric, model = open_metric(args), open_model(args)
+    metric, select, model = open_metric(args), open_selector(args), open_model(args)
     scores = join_scores(scores, model.graph, f"{args.file} holds scores")
     task = open_task(args.task, model, args, seed=args.seed)
     ablation = open_ablation(args, model, task)
     trial = prepare(model, task, metric, ablation=ablation, batch_size=args.batch_size)
-    return smallest_of(trial, partial(open_selector(args), scores), args.faithfulness)
+    return smallest_of(trial, partial(select, scores), args.faithfulness)

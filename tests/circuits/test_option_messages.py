@@ -39,7 +39,10 @@ BEFORE = {
     "discover @ --out new --faithfulness 0": "a fraction above 0 and up to 1 is needed, got '0'",
     "discover @ --out new --size 3 --faithfulness 0.5": "not allowed with argument --size",
     "select SCORES --out c.json --faithfulness 0.5": "give --model and --task too, or --size N",
+    "select SCORES --out c.json --faithfulness 0.5 --model toy --task ioi --selector mean-size "
+    "--ranking signed": "sizes have no sign",
     "select SCORES --out c.json --size 0": "a whole number from 1 is needed, got '0'",
+    "discover @ --out new --selector mean-size --ranking signed": "and --ranking absolute",
     "compare SCORES SCORES2 --difference d.json": "--difference writes a circuit",
     "compare CIRCUIT OTHER --resamples 2": "--resamples chooses circuits from scores",
     "evaluate @ CIRCUIT --resamples 2": "--resamples N and --scores SCORES go together",
@@ -85,10 +88,11 @@ AFTER = {
 
 ELSEWHERE = (
     *("give --overwrite", "leave out --run", " --help)"),
+    "give --sum-positions",
     *("needs --model: features are looked at", "--dictionaries is needed: the graph"),
 )
 """In tests/circuits: test_outputs.py, test_cli_own_methods.py, test_cli_errors.py; and in
-test_cli_features.py, which has a graph of features."""
+test_cli_features.py and test_cli_features_task.py, which have features."""
 OUTPUTS = ("{_named(", "{_option(")
 """What messages about outputs are made with: in test_outputs.py, all of them."""
 
