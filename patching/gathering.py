@@ -181,7 +181,9 @@ class _Runs(Generic[G]):
     def _narrowed(self) -> Narrowed:
         job, path = self._job, self._job.recipe.path
         alike = job.prepared.paired and (path.between is None or path.keeps_rest)
-        return Narrowed(job.model, self.batch, self.tokens if alike else None)
+        # an ablation of one's own may leave tokens alone that differ between the runs all the same
+        tokens = self.tokens | self.batch.can_differ if alike else None
+        return Narrowed(job.model, self.batch, tokens)
 
     @contextmanager
     def _running(self) -> Iterator[Hooks]:

@@ -67,7 +67,8 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
     tokens = ablation.tokens(batch)
     chosen = indices(tokens)
     recorder = Recorder(model, tokens)
-    narrowed = Narrowed(model, batch, tokens if ablation.paired else None, at_answers=False)
+    differing = tokens | batch.can_differ if ablation.paired else None
+    narrowed = Narrowed(model, batch, differing, at_answers=False)
     with narrowed.running():
         whole = record(model, batch.clean, batch, recorder.hooks)
     clean = recorder.finish(whole.logits)

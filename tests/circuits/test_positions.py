@@ -7,6 +7,7 @@ import pytest
 import torch
 import toys
 
+from circuits.running.pair import run_pair
 from circuits.scoring import Recipe, along_activations, along_inputs, at_both, at_clean, score
 from circuits.scoring.positions import position_scores
 from patching.ablations import Prepared, resample, zero
@@ -72,6 +73,18 @@ class AtOnePlace:
 
     def replace(self, batch, clean, corrupt):
         return self.inner.replace(batch, clean, corrupt)
+
+
+def test_both_runs_are_themselves_where_an_ablation_leaves_tokens_alone(model):
+    """Prompts differ at more tokens than it replaces: what it puts in is of the corrupt run."""
+    batch = next(families.task().batches(4, model.device))
+    usual = run_pair(model, batch, resample(model))
+    found = run_pair(model, batch, AtOnePlace(resample(model), 5))
+    there = (batch.places[usual.tokens] == 5).nonzero().squeeze(1)
+    torch.testing.assert_close(found.clean.logits, usual.clean.logits, rtol=0, atol=1e-12)
+    replaced, expected = found.replaced.mlps, usual.replaced[there].mlps
+    for one, other in zip(replaced, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("place", [2, 5, 8])
