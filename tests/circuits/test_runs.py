@@ -263,10 +263,10 @@ def score_often(model, task, n: int, folder: Path) -> None:
         eap_ig(model, task, logit_diff, steps=2, batch_size=3, run=run)
 
 
-@pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_many_scorings_leave_no_memory_and_no_hooks_behind(subject, tmp_path, n):
     model, task = subject
-    score_often(model, task, 20, tmp_path / "first")  # caches fill
+    score_often(model, task, 6, tmp_path / "first")  # caches fill
     before, used = left_behind(model), bytes_in_use()
     score_often(model, task, n, tmp_path / "then")
     assert left_behind(model) == before
