@@ -26,7 +26,7 @@ from patching.paths import Ends, Path, Step, at_clean
 from patching.progress import within
 from patching.provenance import describe
 from patching.rules import Rule, plain
-from patching.runs.narrowed import Hooks, Narrowed
+from patching.runs.narrowed import Hooks, Narrowed, differing
 from patching.tasks.task import Batch, Task
 
 G = TypeVar("G")
@@ -181,8 +181,7 @@ class _Runs(Generic[G]):
     def _narrowed(self) -> Narrowed:
         job, path = self._job, self._job.recipe.path
         alike = job.prepared.paired and (path.between is None or path.keeps_rest)
-        # an ablation of one's own may leave tokens alone that differ between the runs all the same
-        tokens = self.tokens | self.batch.can_differ if alike else None
+        tokens = differing(self.batch, self.tokens) if alike else None
         return Narrowed(job.model, self.batch, tokens)
 
     @contextmanager

@@ -12,7 +12,7 @@ from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import Recorder, Run, Writes, indices
 from patching.model import Model
 from patching.modes import without_gradients
-from patching.runs.narrowed import Hooks, Narrowed
+from patching.runs.narrowed import Hooks, Narrowed, differing
 from patching.runs.recorded import record, stream_points
 from patching.tasks.task import Batch
 
@@ -67,8 +67,8 @@ def run_pair(model: Model, batch: Batch, ablation: Prepared) -> Pair:
     tokens = ablation.tokens(batch)
     chosen = indices(tokens)
     recorder = Recorder(model, tokens)
-    differing = tokens | batch.can_differ if ablation.paired else None
-    narrowed = Narrowed(model, batch, differing, at_answers=False)
+    there = differing(batch, tokens) if ablation.paired else None
+    narrowed = Narrowed(model, batch, there, at_answers=False)
     with narrowed.running():
         whole = record(model, batch.clean, batch, recorder.hooks)
     clean = recorder.finish(whole.logits)

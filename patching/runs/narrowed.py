@@ -55,6 +55,12 @@ class Narrowed:
             yield tuple(hook for station in self._stations for hook in station.entering())
 
 
+def differing(batch: Batch, replaced: Bool[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
+    """Where two runs differ: an ablation of one's own may leave some of those tokens alone."""
+    same = batch.can_differ  # which the product's ablations hand on, so that it is known already
+    return replaced if replaced is same else replaced | same
+
+
 @dataclass
 class _Station:
     """What of a layer works at some tokens, counted over all rows; what it made of the others.
