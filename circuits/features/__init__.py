@@ -11,7 +11,8 @@ from circuits.features.heads import heads_through
 from circuits.features.labelled import labelled, labels_of
 from circuits.features.neurons import Neurons
 from circuits.features.pruning import prune
-from circuits.features.running import FeatureRuns, Handling, run_feature_circuits
+from circuits.features.replacing import Handling
+from circuits.features.running import FeatureRuns, run_feature_circuits
 from circuits.features.shrinking import FewUnits, few_units, judge_units
 from circuits.features.steering import Steering, steer
 from circuits.features.told import FeatureInsides, look_at_features

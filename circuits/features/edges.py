@@ -4,8 +4,9 @@
 
 Every place's value is cut off from what made it, so that one backward pass of a target reaches the
 places before it without passing another; many targets are taken at once. What features read is
-linear where they are active, so that their gradients need no pass through a dictionary. Marks et
-al. 2024, arXiv:2403.19647, appendix A.1.
+linear where they are active, so that their gradients need no pass through a dictionary. A feature
+that writes across layers is a source at all its places, and the errors there are what is left
+without it too. Marks et al. 2024, arXiv:2403.19647, appendix A.1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from patching.anatomy.blocks import EMBEDDING, widen
+from circuits.features.cut import Cut
+from patching.anatomy.blocks import widen
 from patching.attribution.features import FeatureNodes, Setting, find_sites
 from patching.attribution.features.nodes import EVERYWHERE
 from patching.attribution.features.seen import Looking, Seen
 from patching.attribution.features.sites import Coded, Coders, Site, facts_of
 from patching.memory import in_tiles
 from patching.metrics import Metric, measure_sloped
-from patching.model import Hook, Model
+from patching.model import Model
 from patching.modes import with_gradients
 from patching.paths import Path, at_clean
 from patching.rules import Rule, plain
@@ -73,10 +75,10 @@ def _measure(looking: Looking, nodes: FeatureNodes, batch: Batch) -> Parts:
         seen, slopes = looking.look(batch)
         codes = [seen.codes(site) for site in looking.sites]
     ends = [
-        _Ends(seen, site, nodes, number, clean, clean - patch, slopes[site.name])
+        _Ends(seen, site, nodes, number, clean, clean - patch, slopes)
         for number, (site, (clean, patch)) in enumerate(zip(looking.sites, codes, strict=True))
     ]
-    cut = _Cut(looking.model, looking.sites)
+    cut = Cut(looking.model, looking.sites)
     ruled = looking.rule.start(looking.model)
     with with_gradients():
         logits = looking.model.answer_logits(seen.batch.clean, seen.batch, cut.hooks(ruled.hooks))
@@ -88,21 +90,29 @@ def _measure(looking: Looking, nodes: FeatureNodes, batch: Batch) -> Parts:
             _add_rows(edges, cut, end, ends[:number])
     leaves = [cut.leaves[site.name] for site in looking.sites]
     direct = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-    for end, found in zip(ends, direct, strict=True):
-        edges[-1, end.numbers] = end.weigh(found[None])[0]
+    slopes = {end.site.name: end.at(found[None]) for end, found in zip(ends, direct, strict=True)}
+    for end in ends:
+        edges[-1, end.numbers] = end.weigh(slopes)[0]
     return {"edges": edges}
 
 
 def _add_rows(
-    edges: Float[Tensor, "target source"], cut: "_Cut", end: "_Ends", before: Sequence["_Ends"]
+    edges: Float[Tensor, "target source"], cut: "Cut", end: "_Ends", before: Sequence["_Ends"]
 ) -> None:
     """The rows of all targets at one place, as many at once as memory allows."""
     x, y = cut.incoming[end.site.name]
     leaves = [cut.leaves[other.site.name] for other in before]
+    helping = [
+        (other, cut.incoming[other.site.name][0])
+        for other in before
+        if end.site.name in other.site.written
+    ]
 
     def work(some: slice) -> None:
         seeds = end.seeds(some, x, y)
         outputs, given = ([y], [seeds[0] + seeds[1]]) if x is y else ([x, y], list(seeds))
+        outputs += [read for _, read in helping]
+        given += [end.rebuilt_by(some, other, read) for other, read in helping]
         found = torch.autograd.grad(
             outputs,
             leaves,
@@ -111,9 +121,14 @@ def _add_rows(
             is_grads_batched=True,
             allow_unused=True,
         )
-        for other, gradient in zip(before, found, strict=True):
-            if gradient is not None:  # of attention and MLP side by side, neither feeds the other
-                edges[end.numbers[some, None], other.numbers] = other.weigh(gradient)
+        reached = {
+            other.site.name: other.at(gradient)
+            for other, gradient in zip(before, found, strict=True)
+            if gradient is not None  # of attention and MLP side by side, neither feeds the other
+        }
+        for other in before:
+            if reached.keys() & other.site.written.keys():
+                edges[end.numbers[some, None], other.numbers] = other.weigh(reached)
 
     if x.requires_grad or y.requires_grad:
         each = y.numel() * y.element_size() * (2 * len(leaves) + 4)
@@ -130,14 +145,14 @@ class _Ends:
     number: int
     clean: Coded
     missing: Coded
-    slope: Float[Tensor, "token width"]
+    slopes: Mapping[str, Float[Tensor, "token _width"]]
     numbers: Int[Tensor, " own"] = field(init=False)
     features: Int[Tensor, " own"] = field(init=False)
     positions: Int[Tensor, " own"] = field(init=False)
 
     def __post_init__(self) -> None:
         self.numbers = (self.nodes.sites == self.number).nonzero()[:, 0]
-        device = self.slope.device
+        device = self.slopes[self.site.name].device
         self.features = self.nodes.features[self.numbers].to(device)
         self.positions = self.nodes.positions[self.numbers].to(device)
 
@@ -149,7 +164,7 @@ class _Ends:
         A feature that is active moves by its encoder's row; an error by all that is written, less
         what all active features make of it.
         """
-        features, g = self.features[some], self.slope
+        features, g = self.features[some], self.slopes[self.site.name]
         here = self._tokens(self.positions[some])
         errors = features < 0
         by_y = torch.where(errors[:, None] & here, 1.0, 0.0).to(g)[..., None] * g
@@ -161,25 +176,44 @@ class _Ends:
             return self._whole(torch.zeros_like(chosen), x), self._whole(chosen, y)
         f = self.clean.features
         known = features.clamp(min=0)
-        strength = self.site.slopes(g, known).T * (f[:, known].T != 0) * here
+        strength = self.site.slopes(self.slopes, known).T * (f[:, known].T != 0) * here
         rows = dictionary.reads_of(known).to(g)
         by_x = (strength * ~errors[:, None])[..., None] * rows[:, None]
         if bool(errors.any()):
-            passed = _through(self.site, g, f)
+            passed = _through(self.site, {self.site.name: g}, f)
             by_x[errors] = -passed * here[errors, :, None]
         return self._whole(by_x, x), self._whole(by_y, y)
 
-    def weigh(self, gradient: Float[Tensor, "target row pos ..."]) -> Float[Tensor, "target own"]:
-        """What each source of this site is worth by some targets' gradients there."""
-        at = widen(gradient[:, *self.seen.tokens].flatten(2))
+    def rebuilt_by(
+        self, some: slice, other: "_Ends", x: Float[Tensor, "row pos ..."]
+    ) -> Float[Tensor, "target row pos ..."]:
+        """By what of the input of a site that writes here too each target, an error, moves it."""
+        g = self.slopes[self.site.name]
+        here = self._tokens(self.positions[some]) & (self.features[some] < 0)[:, None]
+        passed = _through(other.site, {self.site.name: g}, other.clean.features)
+        return self._whole(-passed * here[..., None], x)
+
+    def at(
+        self, gradient: Float[Tensor, "target row pos ..."]
+    ) -> Float[Tensor, "target token width"]:
+        """Some targets' gradients at this site, at the tokens of nodes."""
+        return widen(gradient[:, *self.seen.tokens].flatten(2))
+
+    def weigh(
+        self, gradients: Mapping[str, Float[Tensor, "target token _width"]]
+    ) -> Float[Tensor, "target own"]:
+        """What each source of this site is worth by some targets' gradients where it writes."""
         errors = self.features < 0
         known = self.features.clamp(min=0)
-        here = self._tokens(self.positions).to(at)
-        product = self.site.slopes(at, known) * self.missing.features[:, known]
-        out = torch.einsum("nto,ot->no", product, here)
+        here = self._tokens(self.positions).to(self.missing.features)
+        product = self.site.slopes(gradients, known) * self.missing.features[:, known]
+        out = torch.einsum("nto,ot->no", product, here.to(product))
         if bool(errors.any()):
+            at = gradients.get(self.site.name)
+            if at is None:  # only further places of its features were reached
+                return out.masked_fill(errors, 0).double().cpu()
             by_error = torch.einsum("ntd,td->nt", at, self.missing.error.to(at))
-            out = torch.where(errors, by_error @ here.T, out)
+            out = torch.where(errors, by_error @ here.to(at).T, out)
         return out.double().cpu()
 
     def _tokens(self, positions: Int[Tensor, " some"]) -> Bool[Tensor, "some token"]:
@@ -195,74 +229,10 @@ class _Ends:
 
 
 def _through(
-    site: Site, g: Float[Tensor, "token width"], f: Float[Tensor, "token feature"]
+    site: Site, g: Mapping[str, Float[Tensor, "token width"]], f: Float[Tensor, "token feature"]
 ) -> Float[Tensor, "token d_in"]:
-    """The gradient of all that active features write, by what they read."""
+    """The gradient of all that active features write at sites that g knows, by what they read."""
     used = f.any(dim=0).nonzero()[:, 0]
     assert site.dictionary is not None, "neurons leave no error"
     strength = site.slopes(g, used) * (f[:, used] != 0)
-    return strength @ site.dictionary.reads_of(used).to(g)
-
-
-class _Cut:
-    """Hooks that make a leaf of what each site hands on, and keep what it reads and gets."""
-
-    def __init__(self, model: Model, sites: Sequence[Site]) -> None:
-        self.leaves: dict[str, Tensor] = {}
-        self._sites, self._model = sites, model
-        self._read: dict[str, Tensor] = {}
-        self._got: dict[str, Tensor] = {}
-
-    @property
-    def incoming(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Of each site, what it reads and what is written there, as they were made."""
-        got = self._got
-        return {
-            site.name: (
-                got[site.name] if _reads_itself(site) else self._value(site),
-                got[site.name],
-            )
-            for site in self._sites
-        }
-
-    def hooks(self, ruled: Sequence[tuple[str, Hook]]) -> list[tuple[str, Hook]]:
-        """Around a rule's hooks: what MLPs read is kept before a rule acts on it."""
-        read = {h for s in self._sites if not _reads_itself(s) for h in s.reads.hooks}
-        offsets = {s.writes.offset[0] for s in self._sites if s.writes.offset is not None}
-        early = read & {block.mlp_in for block in self._model.blocks}
-        root: tuple[str, Hook] = (EMBEDDING, _root)
-        cuts = [(site.writes.hook, partial(self._cut, site)) for site in self._sites]
-        return [
-            root,
-            *((name, partial(self._keep, name)) for name in sorted(early)),
-            *ruled,
-            *((name, partial(self._keep, name)) for name in sorted(offsets - early)),
-            *cuts,
-            *((name, partial(self._keep, name)) for name in sorted(read - early)),
-        ]
-
-    def _keep(self, name: str, x: Tensor) -> Tensor:
-        self._read[name] = x.view_as(x)
-        return self._read[name]
-
-    def _cut(self, site: Site, x: Tensor) -> Tensor:
-        offset = site.writes.offset
-        beside = None if offset is None else offset[1] * self._read[offset[0]]
-        value = x.view_as(x) if beside is None else x + beside
-        self._got[site.name] = value
-        leaf = value.detach().clone().requires_grad_()
-        self.leaves[site.name] = leaf
-        return leaf.view_as(leaf) if beside is None else leaf - beside
-
-    def _value(self, site: Site) -> Tensor:
-        offset = site.reads.offset
-        x = self._read[site.reads.hook]
-        return x if offset is None else x + offset[1] * self._read[offset[0]]
-
-
-def _root(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_()
-
-
-def _reads_itself(site: Site) -> bool:
-    return site.reads == site.writes
+    return strength @ site.dictionary.reads_of(used).to(strength)

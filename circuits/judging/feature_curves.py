@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.features.running import Handling
+from circuits.features.replacing import Handling
 from circuits.judging.points import band, plain
 from patching.figures import COLOURS, LABEL, SMALL, Figure, blank
 from patching.files.brief import as_table, briefly

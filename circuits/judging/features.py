@@ -14,7 +14,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.features.circuit import FeatureCircuit
-from circuits.features.running import FeatureRuns, Handling, run_feature_circuits
+from circuits.features.replacing import Handling
+from circuits.features.running import FeatureRuns, run_feature_circuits
 from circuits.judging.completeness import NOTHING
 from circuits.judging.feature_curves import FeatureCurve, FeatureSweep
 from circuits.judging.minimality import Minimality

@@ -207,12 +207,6 @@ def test_tables_are_ranked_and_survive_a_file(effects, tmp_path):
 def test_refusals_say_what_would_be_right(gpt2, task, dictionaries, effects):
     with pytest.raises(ValueError, match="no features named 'saes'"):
         feature_effects(gpt2, task, logit_diff, "saes")
-    first = next(iter(dictionaries))
-    across = replace(
-        dictionaries, members=(replace(first, later={"m0": first.w_dec}), *dictionaries.members[1:])
-    )
-    with pytest.raises(ValueError, match="write at several layers each"):
-        feature_effects(gpt2, task, logit_diff, across)
     with pytest.raises(ValueError, match="has no gradient"):
         feature_effects(gpt2, task, accuracy, dictionaries)
     with pytest.raises(ValueError, match="these nodes are of a0, m0"):

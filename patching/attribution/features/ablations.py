@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patching.anatomy.blocks import widen
 from patching.anatomy.places import Place
-from patching.attribution.features.sites import Coded, Site
+from patching.attribution.features.sites import Coded, Site, brought
 from patching.capture import Run, capture, indices
 from patching.model import Model
 from patching.modes import without_gradients
@@ -83,9 +83,17 @@ def value_of(run: Run, place: Place) -> Tensor:
     return widen(total.flatten(1))
 
 
-def code_run(run: Run, site: Site) -> Coded:
-    """Features and error of a site in a run."""
-    return site.code(value_of(run, site.reads), value_of(run, site.writes))
+def code_run(
+    run: Run, site: Site, others: Mapping[str, Float[Tensor, "token _width"]] | None = None
+) -> Coded:
+    """Features and error of a site in a run; `others` is what `brought_in` says of all sites."""
+    here = None if others is None else others.get(site.name)
+    return site.code(value_of(run, site.reads), value_of(run, site.writes), here)
+
+
+def brought_in(run: Run, sites: Sequence[Site]) -> dict[str, Float[Tensor, "token _width"]]:
+    """What features that write across layers bring to other sites in a run."""
+    return brought(sites, lambda site: site.encode(value_of(run, site.reads)))
 
 
 def hooks_of(sites: Sequence[Site]) -> dict[str, int]:
@@ -105,8 +113,9 @@ def _means(
         run = capture(model, batch.clean, batch, at=batch.distinct, seen=hooks_of(sites))
         places = batch.places[indices(batch.distinct)].clamp(max=n_places - 1)
         counts += torch.bincount(places.cpu(), minlength=n_places)
+        others = brought_in(run, sites)
         for site in sites:
-            coded = code_run(run, site)
+            coded = code_run(run, site, others)
             more = Coded(
                 _sum_at(coded.features, places, n_places), _sum_at(coded.error, places, n_places)
             )

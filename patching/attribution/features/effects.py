@@ -3,8 +3,9 @@
     effect of a feature = (f_clean - f_patch) (w . g)      of an error = (e_clean - e_patch) . g
 
 with `g = d metric / d y` at the place, under any backward rule, at any run between clean and
-patched. Together they are `(y_clean - y_patch) . g`. Marks et al. 2024, arXiv:2403.19647, eq. 2 to
-4; with the gradient of RelP, Rezaei Jafari et al. 2025, arXiv:2508.21258.
+patched. Together they are `(y_clean - y_patch) . g`. A feature that writes across layers has the
+sum of `w . g` over its places, and all add up over all places. Marks et al. 2024, arXiv:2403.19647,
+eq. 2 to 4; with the gradient of RelP, Rezaei Jafari et al. 2025, arXiv:2508.21258.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def feature_effects(
         model: whose features.
         task: prompts, in pairs where features are resampled.
         metric: with a gradient at the clean run; effects are in its units.
-        dictionaries: autoencoders and transcoders at one place each, or `"neurons"`: every MLP's
+        dictionaries: autoencoders and transcoders, also across layers, or `"neurons"`: every MLP's
             own, which leave no error.
         rule: what gradient: `plain`, `relp`, `relp_ah`, ...
         path: where it is taken: `at_clean`, one backward pass for all places; `along_places()`,
@@ -125,7 +126,7 @@ def _measure(looking: Looking, setting: Setting, batch: Batch) -> Parts:
     found = [
         part
         for number, site in enumerate(looking.sites)
-        for part in _of_site(seen, number, site, slopes[site.name], setting)
+        for part in _of_site(seen, number, site, slopes, setting)
     ]
     where = torch.cat([rows for rows, _ in found]).cpu()
     value = torch.cat([values for _, values in found]).cpu()
@@ -133,18 +134,18 @@ def _measure(looking: Looking, setting: Setting, batch: Batch) -> Parts:
 
 
 def _of_site(
-    seen: Seen, number: int, site: Site, g: Float[Tensor, "token width"], setting: Setting
+    seen: Seen, number: int, site: Site, slopes: Mapping[str, Tensor], setting: Setting
 ) -> list[tuple[Tensor, Tensor]]:
     clean, patch = seen.codes(site)
     missing = clean - patch
-    g = g.to(missing.features)
+    g = {at: slopes[at].to(missing.features) for at in site.written}
     used = missing.features.any(dim=0).nonzero()[:, 0]
     differences = missing.features[:, used]
     rows = _rows(seen, setting)
     product = differences * site.slopes(g, used)
     parts = [_entries(seen, rows, product, differences != 0, number, used)]
     if site.leaves_errors:
-        product = (missing.error * g).sum(dim=1, keepdim=True)
+        product = (missing.error * g[site.name]).sum(dim=1, keepdim=True)
         differ = missing.error.any(dim=1, keepdim=True)
         parts.append(_entries(seen, rows, product, differ, number, used.new_full((1,), ERROR)))
     return parts

@@ -41,6 +41,8 @@ def exact_feature_effects(
     Everything after a node answers; other nodes of its own place stay as they are. `nodes` are
     those of a `FeatureEffects`, such as `effects.strongest(50).nodes`: with positions, each is
     replaced at its own; without, at all of them at once. Many nodes share a run, as rows of it.
+    A feature that writes across layers is replaced at all places that it writes at, on top of what
+    MLPs write there, which answer too.
 
     >>> from patching import logit_diff, tasks
     >>> from patching.attribution.features import feature_effects
@@ -97,16 +99,17 @@ def _at_site(
     looking: Looking, replacing: "_Replacing", nodes: FeatureNodes
 ) -> Float[Tensor, "node example"]:
     """The metric where each node of a site is replaced alone, as many at once as memory allows."""
-    batch, model, hook = replacing.seen.batch, looking.model, replacing.site.writes.hook
+    batch, model, written = replacing.seen.batch, looking.model, replacing.site.written
     found = torch.zeros(len(nodes), len(batch), dtype=torch.float64)
     each = batch.clean.numel() * model.blocks[0].w_o.shape[2] * _BYTES_EACH
 
     def work(some: slice) -> None:
         n = some.stop - some.start
-        hooks = [(hook, partial(replacing.put, nodes[torch.arange(some.start, some.stop)]))]
+        own = nodes[torch.arange(some.start, some.stop)]
+        hooks = [(place.hook, partial(replacing.put, own, at)) for at, place in written.items()]
         logits = model.answer_logits(batch.clean.repeat(n, 1), batch, hooks)
-        for i, own in enumerate(logits.unflatten(0, (n, -1)), start=some.start):
-            found[i] = measure(looking.metric, own, batch).double().cpu()
+        for i, rows in enumerate(logits.unflatten(0, (n, -1)), start=some.start):
+            found[i] = measure(looking.metric, rows, batch).double().cpu()
 
     in_tiles(len(nodes), each, batch.clean.device, work)
     return found
@@ -126,19 +129,22 @@ class _Replacing:
         return _Replacing(seen, site, patch - clean)
 
     def put(
-        self, nodes: FeatureNodes, x: Float[Tensor, "rows pos ..."]
+        self, nodes: FeatureNodes, name: str, x: Float[Tensor, "rows pos ..."]
     ) -> Float[Tensor, "rows pos ..."]:
-        """The activations with each copy's node replaced."""
+        """The activations at a site with each copy's node replaced."""
         out = x.unflatten(0, (len(nodes), -1)).clone()
-        for copy, (at, change) in enumerate(self._changes(nodes)):
+        for copy, (at, change) in enumerate(self._changes(nodes, name)):
             rows, places = (part[at] for part in self.seen.tokens)
             out[copy, rows, places] += change.view(-1, *x.shape[2:]).to(out)
         return out.flatten(0, 1)
 
     def _changes(
-        self, nodes: FeatureNodes
+        self, nodes: FeatureNodes, name: str
     ) -> Iterator[tuple[Int[Tensor, " some"], Float[Tensor, "some width"]]]:
-        """The tokens where each node is replaced, and by how much what is written changes."""
+        """The tokens where each node is replaced, and by how much what a site writes changes.
+
+        Of an error, only its own site does.
+        """
         places, like = self.seen.places, self.missing.features
         for position, feature in zip(
             nodes.positions.tolist(), nodes.features.tolist(), strict=True
@@ -146,9 +152,10 @@ class _Replacing:
             here = places >= 0 if position == EVERYWHERE else places == position
             at = here.nonzero()[:, 0]
             if feature == ERROR:
+                at = at if name == self.site.name else at[:0]
                 yield at, self.missing.error[at]
                 continue
-            row = self.site.rows(torch.tensor([feature], device=like.device), like)
+            row = self.site.rows(torch.tensor([feature], device=like.device), like, name)
             yield at, like[at, feature, None] * row
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,9 @@ from patching import ablations
 from patching.anatomy.blocks import widen
 from patching.anatomy.devices import rows_at
 from patching.attribution.dropping import NOWHERE
-from patching.attribution.features.ablations import Baseline, code_run, value_of
+from patching.attribution.features.ablations import Baseline, brought_in, code_run, value_of
 from patching.attribution.features.along import PlacePath
-from patching.attribution.features.sites import Coded, Site
+from patching.attribution.features.sites import Coded, Site, brought
 from patching.attribution.runs import Job
 from patching.capture import Run, indices
 from patching.metrics import Metric, measure, measure_sloped
@@ -37,6 +37,7 @@ class Seen:
     clean: Run
     corrupt: Run | None
     baseline: Baseline
+    sites: tuple[Site, ...]
 
     @property
     def places(self) -> Int[Tensor, " token"]:
@@ -45,9 +46,9 @@ class Seen:
 
     def codes(self, site: Site) -> tuple[Coded, Coded]:
         """Features and error of a site in the clean run, and what replaces them."""
-        clean = code_run(self.clean, site)
+        clean = code_run(self.clean, site, self._brought[0])
         if self.corrupt is not None:
-            return clean, code_run(self.corrupt, site)
+            return clean, code_run(self.corrupt, site, self._brought[1])
         return clean, self.baseline.at(site, self.places, clean)
 
     def replaced(self, site: Site) -> Float[Tensor, "token width"]:
@@ -57,7 +58,19 @@ class Seen:
         """
         if self.corrupt is not None:
             return value_of(self.corrupt, site.writes)
-        return site.rebuild(self.codes(site)[1])
+        return site.rebuild(self.codes(site)[1], self._brought[1].get(site.name))
+
+    @cached_property
+    def _brought(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """What features bring to other sites: in the clean run, and what replaces that."""
+        clean = brought_in(self.clean, self.sites)
+        if self.corrupt is not None:
+            return clean, brought_in(self.corrupt, self.sites)
+        return clean, brought(self.sites, self._constants)
+
+    def _constants(self, site: Site) -> Float[Tensor, "token feature"]:
+        f = site.encode(value_of(self.clean, site.reads))
+        return self.baseline.at(site, self.places, Coded(f, f[..., :0])).features
 
     def metrics(self, metric: Metric) -> dict[str, Float[Tensor, " example"]]:
         """The metric of the clean run and, of pairs, of the corrupt one."""
@@ -106,7 +119,7 @@ class Looking:
         found = self._job(NOWHERE if alone else self.path).gathering().gather(batch)
         ends, corrupt = found.ends, found.corrupt
         paired = corrupt if self.baseline.paired else None
-        seen = Seen(ends.batch, indices(ends.tokens), ends.clean, paired, self.baseline)
+        seen = Seen(ends.batch, indices(ends.tokens), ends.clean, paired, self.baseline, self.sites)
         if isinstance(self.path, PlacePath):
             return seen, {site.name: self._along(seen, site, self.path) for site in self.sites}
         if not found.gradients:
