@@ -7,6 +7,7 @@ from pathlib import Path
 from circuits.checks.law import require
 from patching.tasks import Generator, Task, Tokenizer, from_json, to_json
 from patching.tasks.task import FAULTS
+from patching.tasks.tokens import n_bos
 
 N = 24
 
@@ -63,7 +64,7 @@ def _spelled(task: Task, tokenizer: Tokenizer) -> None:
     uses = bos is not None and bos in tokenizer.encode("a", add_special_tokens=True)[:1]
     if uses:
         ids = [(p.clean, p.corrupt) for p in task.prompts]
-        bad = [i for i, pair in enumerate(ids) if any(_n_bos(one, bos) != 1 for one in pair)]
+        bad = [i for i, pair in enumerate(ids) if any(n_bos(one, bos) != 1 for one in pair)]
         _none(bad, f"prompts begin with exactly one BOS (id {bos})")
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is not None and unknown not in (bos, getattr(tokenizer, "eos_token_id", None)):
@@ -74,10 +75,6 @@ def _spelled(task: Task, tokenizer: Tokenizer) -> None:
 def _none(rows: Sequence[int], law: str) -> None:
     shown = ", ".join(map(str, rows[:10]))
     require(not rows, law, f"row {shown}{', ...' if len(rows) > 10 else ''} breaks it")
-
-
-def _n_bos(ids: tuple[int, ...], bos: int | None) -> int:
-    return 0 if ids[:1] != (bos,) else 1 + (ids[1:2] == (bos,))
 
 
 def _refuses_none(generator: Callable[..., Task], tokenizer: Tokenizer) -> bool:

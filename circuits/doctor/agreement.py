@@ -46,7 +46,7 @@ def sums_to_nodes(model: Model, task: Task, metric: Metric) -> Finding:
         threshold=limit,
         unit="relative error",
         means="The scores of a writer's edges against its own attribution score.",
-        advice="" if error <= limit else "Look at the stream and the hooks first, then the dtype.",
+        advice="Look at the stream and the hooks first, then the dtype.",
     )
 
 
@@ -68,9 +68,7 @@ def slopes(model: Model, task: Task, metric: Metric) -> Finding:
         threshold=0.01,
         unit="relative error",
         means=f"EAP of {len(edges)} edges against removing a small part of each edge exactly.",
-        advice=""
-        if error <= 0.01
-        else "Attention kernels, hooks or experts that jump may be at fault; load in float64.",
+        advice="Attention kernels, hooks or experts that jump may be at fault; load in float64.",
     )
 
 
@@ -88,9 +86,7 @@ def adds_up(model: Model, task: Task, metric: Metric) -> Finding:
         unit="of the gap",
         means="How far EAP's scores of all edges out of the embedding are from adding up to the "
         "gap between clean and corrupt prompts.",
-        advice=""
-        if error <= DOUBTFUL
-        else "Scores may be of the wrong size or sign: "
+        advice="Scores may be of the wrong size or sign: "
         "integrate (eap-ig), or rank by absolute value.",
     )
 
@@ -113,9 +109,7 @@ def exact_agrees(
         unit="Pearson",
         means=f"EAP-IG (5 steps) against exact patching on {N_EXACT} edges and {len(task)} "
         "prompts; the weakest edges are compared too.",
-        advice=""
-        if verdict == "good"
-        else "Take more steps, or `exact` for the edges that matter; see `circuits.verify`.",
+        advice="Take more steps, or `exact` for the edges that matter; see `circuits.verify`.",
         details=(("sign agreement", found.sign_agreement.value),),
     )
 

@@ -101,18 +101,17 @@ def usable_rows(seen: Behaviour, task: Task) -> Finding:
     long = [prompt.is_long for prompt in task.prompts]
     several = sum(is_good for is_good, is_long in zip(good, long, strict=True) if is_long)
     needed = math.ceil(MIN_SHARE_RIGHT * len(task))
-    verdict = at_least(sum(good), needed)
     return Finding(
         name="usable rows",
         subject="task",
-        verdict=verdict,
+        verdict=at_least(sum(good), needed),
         measured=sum(good),
         threshold=needed,
         unit=f"of {len(task)} rows, {several} of several tokens",
         means=f"{sum(good) - several} of {len(task) - sum(long)} rows with answers of one token "
         f"and {several} of {sum(long)} with several: the answer is preferred, and more so than on "
         "the corrupt prompt.",
-        advice="" if verdict == "good" else "Take rows whose answers the model knows.",
+        advice="Take rows whose answers the model knows.",
         more_is_better=True,
     )
 
@@ -133,9 +132,8 @@ def _prefers(seen: Behaviour) -> Finding:
         means=f"It prefers a wrong answer in {named(_rows(seen, wrong))}."
         if wrong.any()
         else "On every clean prompt the model prefers the answer.",
-        advice=""
-        if verdict == "good"
-        else "Answers and wrong answers, or clean and corrupt prompts, look swapped: exchange them."
+        advice="Answers and wrong answers, or clean and corrupt prompts, look swapped: "
+        "exchange them."
         if swapped
         else "Take a task that this model can do, or a model that can do this task.",
         rows=_rows(seen, wrong),
@@ -149,11 +147,9 @@ def _gap(seen: Behaviour, metric: Metric) -> Finding:
     verdict = at_least(ratio, MIN_GAP, MIN_GAP) if ratio else "unusable"
     means = f"Clean minus corrupt {metric.__name__}: {ability.gap:+.3g}, spread over rows "
     means += f"{ability.spread:.3g}; {float(seen.clean.mean()):+.3g} in the clean run."
-    advice = ""
-    if verdict != "good":
-        advice = "Corrupt prompts must take the behaviour away; larger must be better."
-        if ability.gap < 0 and float((seen.telling_corrupt > 0).double().mean()) > MIN_SHARE_RIGHT:
-            advice = "The corrupt prompts do better: exchange clean and corrupt."
+    advice = "Corrupt prompts must take the behaviour away; larger must be better."
+    if ability.gap < 0 and float((seen.telling_corrupt > 0).double().mean()) > MIN_SHARE_RIGHT:
+        advice = "The corrupt prompts do better: exchange clean and corrupt."
     return Finding(
         name="gap between clean and corrupt",
         more_is_better=True,
@@ -171,11 +167,10 @@ def _gap(seen: Behaviour, metric: Metric) -> Finding:
 def _signs(seen: Behaviour) -> Finding:
     wrong = seen.clean <= seen.corrupt
     share = float(wrong.double().mean())
-    verdict = at_most(share, MOST_WRONG_SIGNED)
     return Finding(
         name="rows with a gap of the wrong sign",
         subject="task",
-        verdict=verdict,
+        verdict=at_most(share, MOST_WRONG_SIGNED),
         measured=share,
         threshold=MOST_WRONG_SIGNED,
         unit="of the rows",
@@ -183,10 +178,8 @@ def _signs(seen: Behaviour) -> Finding:
         "the faithfulness of a circuit means nothing."
         if share
         else "In every row the clean prompt does better.",
-        advice=""
-        if verdict == "good"
-        else "Make corrupt prompts that differ in what the answer hangs on; rows dropped for what "
-        "the model does must be told of.",
+        advice="Make corrupt prompts that differ in what the answer hangs on; rows dropped for "
+        "what the model does must be told of.",
         rows=_rows(seen, wrong),
         drop=0 < share <= 0.5,
     )
@@ -194,19 +187,16 @@ def _signs(seen: Behaviour) -> Finding:
 
 def _accuracy(seen: Behaviour) -> Finding:
     share = float(seen.right.mean())
-    verdict = at_least(share, LEAST_ACCURATE)
     return Finding(
         name="accuracy on clean prompts",
         more_is_better=True,
         subject="task",
-        verdict=verdict,
+        verdict=at_least(share, LEAST_ACCURATE),
         measured=share,
         threshold=LEAST_ACCURATE,
         unit="of clean rows",
         means="The most likely token of the whole vocabulary is an answer.",
-        advice=""
-        if verdict == "good"
-        else "The model would say something else: its preference "
+        advice="The model would say something else: its preference "
         "between the answers may be a by-product. Look at what it says.",
         rows=_rows(seen, seen.right == 0),
     )
@@ -214,19 +204,16 @@ def _accuracy(seen: Behaviour) -> Finding:
 
 def _corrupt(seen: Behaviour) -> Finding:
     share = float((seen.telling_corrupt > 0).double().mean())
-    verdict = at_most(share, MOST_RIGHT_WHEN_CORRUPT)
     accurate = float(seen.right_corrupt.mean())
     return Finding(
         name="prefers the answer when corrupt",
         subject="task",
-        verdict=verdict,
+        verdict=at_most(share, MOST_RIGHT_WHEN_CORRUPT),
         measured=share,
         threshold=MOST_RIGHT_WHEN_CORRUPT,
         unit="of corrupt rows",
         means=f"On corrupt prompts the answer should be lost; accuracy there is {accurate:.0%}.",
-        advice=""
-        if verdict == "good"
-        else "The answer can be had without what differs: corrupt "
+        advice="The answer can be had without what differs: corrupt "
         "more, or expect circuits that miss part of the behaviour.",
         details=(("accuracy", accurate),),
     )

@@ -47,18 +47,17 @@ def _with_wrong_answer(prompt: Prompt) -> Prompt:
 def _finding(model: Model, what: str, fixed: int, each: int, batch_size: int) -> Finding:
     free = free_bytes(model.device)
     needed = fixed + each * batch_size
-    verdict = at_most(needed / free, 0.5, 1.0)
     return Finding(
         name=f"memory for {what}",
         subject="model",
-        verdict=verdict,
+        verdict=at_most(needed / free, 0.5, 1.0),
         measured=needed / GIB,
         threshold=free / 2 / GIB,
         unit="GiB",
         means=f"Predicted beyond the weights for {batch_size} prompts of the greatest length, "
         f"of {free / GIB:.3g} GiB free on {model.device}; {fixed / GIB:.2g} GiB of it is a ceiling "
         "that small models stay under.",
-        advice="" if verdict == "good" else _advice(int((free / 2 - fixed) // each)),
+        advice=_advice(int((free / 2 - fixed) // each)),
         details=(("bytes a prompt", each), ("fixed bytes", fixed)),
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 Verdict = Literal["good", "doubtful", "unusable"]
@@ -16,9 +16,9 @@ EXIT_CODES: dict[Verdict, int] = {"good": 0, "doubtful": 0, "unusable": 3}
 class Finding:
     """What one check measured, and what to make of it.
 
-    Good is what is at most the threshold, or at least that much, if `more_is_better`. `rows` are
-    the numbers of the prompts concerned, from 0 as in the file; `drop` says that the task is
-    sounder without them. `details` are further numbers, such as one a layer.
+    Good is what is at most the threshold, or at least that much, if `more_is_better`; then there is
+    no advice. `rows` are the numbers of the prompts concerned, from 0 as in the file; `drop` says
+    that the task is sounder without them. `details` are further numbers, such as one a layer.
     """
 
     name: str
@@ -33,6 +33,10 @@ class Finding:
     drop: bool = False
     more_is_better: bool = False
     details: tuple[tuple[str, float | int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.verdict == "good":
+            object.__setattr__(self, "advice", "")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Report:
             "examples": list(self.examples),
             "rows_to_drop": list(self.rows_to_drop),
             "findings": [_to_dict(finding) for finding in self.findings],
-            "skipped": [{"name": s.name, "subject": s.subject, "why": s.why} for s in self.skipped],
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
 
@@ -134,17 +138,10 @@ def named(rows: Sequence[int], most: int = 8) -> str:
 
 def _to_dict(finding: Finding) -> dict[str, object]:
     return {
-        "name": finding.name,
-        "subject": finding.subject,
-        "verdict": finding.verdict,
+        **asdict(finding),
         "measured": _finite(finding.measured),
         "threshold": _finite(finding.threshold),
-        "unit": finding.unit,
-        "means": finding.means,
-        "advice": finding.advice,
         "rows": list(finding.rows),
-        "drop": finding.drop,
-        "more_is_better": finding.more_is_better,
         "details": {name: _finite(value) for name, value in finding.details},
     }
 

@@ -10,6 +10,7 @@ from patching.model import Model
 from patching.tasks import Prompt, Task, Tokenizer
 from patching.tasks.prompt import FAULTS, SPAN_FAULTS, tokens_of
 from patching.tasks.spans import REST
+from patching.tasks.tokens import n_bos
 
 MOST_COMMON = 0.9
 """One answer in a larger share of the rows can be had without reading the prompt."""
@@ -90,7 +91,6 @@ def several_tokens(task: Task) -> Finding:
         threshold=len(task),
         unit="rows",
         means=f"{rows}{where}{more}.",
-        advice="",
     )
 
 
@@ -109,9 +109,7 @@ def spans(task: Task, rows: Sequence[int]) -> Finding:
         threshold=0,
         unit="rows without",
         means="; ".join([*told, rest]) + ".",
-        advice="Mark these rows too, or drop them: all of their tokens are the rest."
-        if without
-        else "",
+        advice="Mark these rows too, or drop them: all of their tokens are the rest.",
         rows=without,
         drop=bool(without),
     )
@@ -133,8 +131,8 @@ def one_bos(tokenizer: Tokenizer, task: Task, rows: Sequence[int]) -> Finding:
     """Prompts begin with exactly one BOS where the tokenizer uses one."""
     bos = tokenizer.bos_token_id
     uses = bos is not None and bos in tokenizer.encode("a", add_special_tokens=True)[:1]
-    missing = _where(task, rows, lambda p: uses and _n_first(p.clean, bos) == 0)
-    doubled = _where(task, rows, lambda p: uses and _n_first(p.clean, bos) > 1)
+    missing = _where(task, rows, lambda p: uses and n_bos(p.clean, bos) == 0)
+    doubled = _where(task, rows, lambda p: uses and n_bos(p.clean, bos) > 1)
     bad = tuple(sorted((*missing, *doubled)))
     means = f"The tokenizer {'puts' if uses else 'does not put'} a BOS (id {bos}) first."
     if missing:
@@ -195,17 +193,16 @@ def varied(task: Task) -> Finding:
     """No answer is right in nearly all rows."""
     counts = Counter(frozenset(prompt.answers) for prompt in task.prompts)
     share = counts.most_common(1)[0][1] / len(task)
-    verdict = at_most(share, MOST_COMMON)
     return Finding(
         name="answers vary",
         subject="task",
-        verdict=verdict,
+        verdict=at_most(share, MOST_COMMON),
         measured=share,
         threshold=MOST_COMMON,
         unit="of the rows",
         means=f"The commonest of {len(counts)} answers; a constant one can be given without "
         "reading the prompt.",
-        advice="" if verdict == "good" else "Balance the answers.",
+        advice="Balance the answers.",
     )
 
 
@@ -216,20 +213,17 @@ def differing(task: Task) -> Finding:
     share = sum(shares) / len(shares)
     patterns = Counter((len(p.clean), at) for at, p in zip(places, task.prompts, strict=True))
     (length, at), n = patterns.most_common(1)[0]
-    verdict = at_most(share, 0.5)
     return Finding(
         name="pairs are close",
         subject="task",
-        verdict=verdict,
+        verdict=at_most(share, 0.5),
         measured=share,
         threshold=0.5,
         unit="of the tokens",
         means=f"{sum(map(len, places)) / len(places):.1f} tokens of a pair differ. The commonest "
         f"of {len(patterns)} templates has {length} tokens, differs at {_listed(at)} and makes "
         f"{n / len(task):.0%} of the rows.",
-        advice=""
-        if verdict == "good"
-        else "Change only what the behaviour hangs on, or read "
+        advice="Change only what the behaviour hangs on, or read "
         "the scores as those of everything that differs.",
         details=(("templates", len(patterns)),),
     )
@@ -262,7 +256,7 @@ def _counted(
         threshold=0,
         unit="rows",
         means=means,
-        advice=advice if rows and otherwise != "good" else "",
+        advice=advice,
         rows=rows,
         drop=drop and bool(rows),
     )
@@ -270,11 +264,6 @@ def _counted(
 
 def _where(task: Task, rows: Sequence[int], is_bad: Callable[[Prompt], bool]) -> tuple[int, ...]:
     return tuple(n for n, prompt in zip(rows, task.prompts, strict=True) if is_bad(prompt))
-
-
-def _n_first(ids: tuple[int, ...], bos: int | None) -> int:
-    """How many of the first two tokens, from the first on, are the BOS."""
-    return 0 if ids[:1] != (bos,) else 1 + (ids[1:2] == (bos,))
 
 
 def _differing(prompt: Prompt) -> tuple[int, ...]:

@@ -25,9 +25,7 @@ def rules_fire(model: Model) -> Finding:
         means=f"Not everywhere, or not at all: {told}."
         if troubles
         else f"{', '.join(rule.name for rule in rules)} fire wherever they belong.",
-        advice="Take another rule, or read `unruled` in the scores' provenance."
-        if troubles
-        else "",
+        advice="Take another rule, or read `unruled` in the scores' provenance.",
     )
 
 
@@ -46,9 +44,7 @@ def places_shown(model: Model) -> Finding:
         means=f"Hidden: {'; '.join(hidden.values())}."
         if hidden
         else "The stream, heads, patterns, MLPs and neurons can be read and changed.",
-        advice="Edge scores do not need them; patching and rules of these places do."
-        if hidden
-        else "",
+        advice="Edge scores do not need them; patching and rules of these places do.",
     )
 
 

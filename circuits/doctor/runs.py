@@ -38,18 +38,15 @@ def padding(model: Model, task: Task) -> Finding:
         refused = f" Left padding is refused: {error}."
     limit = _NOISE.get(model.dtype, _NOISE_HALF)
     worst = max(errors, key=errors.__getitem__)
-    verdict = at_most(errors[worst], limit, 100 * limit)
     return Finding(
         name="padding does not matter",
         subject="model",
-        verdict=verdict,
+        verdict=at_most(errors[worst], limit, 100 * limit),
         measured=errors[worst],
         threshold=limit,
         unit="relative error",
         means="Logits of prompts padded to one length, against each prompt alone." + refused,
-        advice=""
-        if verdict == "good"
-        else f"Padding on the {worst} changes results; "
+        advice=f"Padding on the {worst} changes results; "
         "take prompts of one length (task.of_length()) or batch_size=1.",
         details=tuple(errors.items()),
     )
@@ -66,28 +63,27 @@ def noise(model: Model, task: Task, metric: Metric) -> list[Finding]:
     alike = float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])
     name = str(model.dtype).removeprefix("torch.")
     advice = "Load the model in float32 (dtype=torch.float32, --dtype float32)."
-    metric_verdict, score_verdict = at_most(off, 0.1, 0.5), at_least(alike, 0.98, 0.8)
     return [
         Finding(
             name="dtype noise of the metric",
             subject="model",
-            verdict=metric_verdict,
+            verdict=at_most(off, 0.1, 0.5),
             measured=off,
             threshold=0.1,
             unit="of the gap",
             means=f"How far {name} moves a prompt's clean-corrupt gap from float32's.",
-            advice="" if metric_verdict == "good" else advice,
+            advice=advice,
         ),
         Finding(
             name="dtype noise of scores",
             more_is_better=True,
             subject="model",
-            verdict=score_verdict,
+            verdict=at_least(alike, 0.98, 0.8),
             measured=alike,
             threshold=0.98,
             unit="Pearson",
             means=f"EAP of all edges in {name} against float32.",
-            advice="" if score_verdict == "good" else advice,
+            advice=advice,
         ),
     ]
 

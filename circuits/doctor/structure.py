@@ -30,7 +30,7 @@ def finite(model: Model) -> Finding:
         means=f"NaN or infinite values, {where}: every result would be NaN."
         if n
         else "No weight and no logit is NaN or infinite.",
-        advice="Load the weights again; in float16, load in float32 or bfloat16." if n else "",
+        advice="Load the weights again; in float16, load in float32 or bfloat16.",
     )
 
 
@@ -55,7 +55,7 @@ def nothing_left(model: Model) -> Finding:
         means=f"Hooks are in place at {', '.join(list(left)[:3])}; {does}."
         if left
         else "No hook of an earlier run is in place.",
-        advice="Call model.bridge.reset_hooks(), and add hooks in a `with`." if left else "",
+        advice="Call model.bridge.reset_hooks(), and add hooks in a `with`.",
     )
 
 
@@ -89,7 +89,7 @@ def _stream(model: Model, claims: list[Claim]) -> Finding:
         means="Heads, MLPs and embedding add up to the stream in every layer."
         if verdict == "good"
         else f"{worst.what} cannot be rebuilt, so edges would not add up to what the model does.",
-        advice="" if verdict == "good" else "Load the model anew, and remove hooks and patches.",
+        advice="Load the model anew, and remove hooks and patches.",
         details=tuple(by_layer.items()),
     )
 
@@ -108,7 +108,7 @@ def _output(model: Model, claim: Claim) -> Finding:
         if verdict == "good"
         else "Logits differ from those the plain module gave before it was wrapped: weights were "
         "changed since, or a hook is in the way.",
-        advice="" if verdict == "good" else "Undo the change, or load the changed model anew.",
+        advice="Undo the change, or load the changed model anew.",
     )
 
 

@@ -7,9 +7,9 @@ from functools import partial
 
 import patching.tasks.words as words
 from patching.tasks.sampling import draw, draw_texts
-from patching.tasks.spans import mark, with_end
+from patching.tasks.spans import mark
 from patching.tasks.task import Prompt, Task
-from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, token_spans
+from patching.tasks.tokens import TextPrompt, Tokenizer, pair_of
 
 Operation = Callable[[int, int], int]
 Tokens = tuple[int, ...]
@@ -140,13 +140,9 @@ def _years_prompt(
 ) -> Prompt:
     """One pair; up to 99 answers are looked up, since encoding each of them would be slow."""
     made = text(rng, starts)
-    known, clean = ids[made.clean[-2:]], encode_prompt(tokenizer, made.clean)
-    spans = token_spans(tokenizer, made.clean, clean, made.spans).values()
-    return Prompt(
-        clean=clean,
-        corrupt=encode_prompt(tokenizer, made.corrupt),
-        answers=tuple(known[digits] for digits in made.answers if digits in known),
-        wrong_answers=tuple(known[digits] for digits in made.wrong_answers if digits in known),
-        extra={"clean_text": made.clean, "corrupt_text": made.corrupt},
-        spans=with_end([span for span in spans if span], len(clean)),
+    known = ids[made.clean[-2:]]
+    right, wrong = (
+        [known[digits] for digits in some if digits in known]
+        for some in (made.answers, made.wrong_answers)
     )
+    return pair_of(tokenizer, made, right, wrong)

@@ -8,9 +8,9 @@ from operator import add, sub
 import patching.tasks.digits as digits_apart
 import patching.tasks.words as words
 from patching.tasks.sampling import any_length, draw, draw_texts, variant
-from patching.tasks.spans import mark, unmark, with_end
+from patching.tasks.spans import mark, unmark
 from patching.tasks.task import Prompt, Task
-from patching.tasks.tokens import TextPrompt, Tokenizer, encode_prompt, token_spans
+from patching.tasks.tokens import TextPrompt, Tokenizer, pair_of
 
 GREATER_THAN_TEMPLATE = "The {event} lasted from the year {century}{start} to the year {century}"
 ALL_STARTS = tuple((c, start) for c in words.CENTURIES for start in words.TWO_DIGITS[2:99])
@@ -145,18 +145,11 @@ def _years_prompt(
 ) -> Prompt:
     """One pair; up to 99 answers are looked up, since encoding each of them would be slow."""
     text = greater_than_text(rng, starts)
-    clean = encode_prompt(tokenizer, text.clean)
-    spans = [
-        span for span in token_spans(tokenizer, text.clean, clean, text.spans).values() if span
-    ]
-    return Prompt(
-        clean=clean,
-        corrupt=encode_prompt(tokenizer, text.corrupt),
-        answers=tuple(ids[digits] for digits in text.answers if digits in ids),
-        wrong_answers=tuple(ids[digits] for digits in text.wrong_answers if digits in ids),
-        extra={"clean_text": text.clean, "corrupt_text": text.corrupt},
-        spans=with_end(spans, len(clean)),
+    right, wrong = (
+        [ids[digits] for digits in some if digits in ids]
+        for some in (text.answers, text.wrong_answers)
     )
+    return pair_of(tokenizer, text, right, wrong)
 
 
 def _apart(

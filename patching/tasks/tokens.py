@@ -98,19 +98,31 @@ def to_prompt(tokenizer: Tokenizer, text: TextPrompt, *, first_token: bool = Fal
         tuple(encode_answer(tokenizer, text.clean, a, first_token=first_token) for a in some)
         for some in (text.answers, text.wrong_answers)
     )
-    extra = {"clean_text": text.clean, "corrupt_text": text.corrupt}
+    return pair_of(tokenizer, text, answers, wrong)
+
+
+def pair_of(
+    tokenizer: Tokenizer,
+    text: TextPrompt,
+    answers: Sequence[Answer],
+    wrong_answers: Sequence[Answer],
+) -> Prompt:
+    """As `to_prompt`, with answers whose token ids are known."""
     clean = encode_prompt(tokenizer, text.clean)
-    spans = [
-        span for span in token_spans(tokenizer, text.clean, clean, text.spans).values() if span
-    ]
+    spans = token_spans(tokenizer, text.clean, clean, text.spans).values()
     return Prompt(
         clean=clean,
         corrupt=encode_prompt(tokenizer, text.corrupt),
-        answers=answers,
-        wrong_answers=wrong,
-        extra=extra,
-        spans=with_end(spans, len(clean)) if text.spans else (),
+        answers=tuple(answers),
+        wrong_answers=tuple(wrong_answers),
+        extra={"clean_text": text.clean, "corrupt_text": text.corrupt},
+        spans=with_end([span for span in spans if span], len(clean)) if text.spans else (),
     )
+
+
+def n_bos(ids: tuple[int, ...], bos: int | None) -> int:
+    """How many of the first two tokens, from the first on, are the BOS."""
+    return 0 if ids[:1] != (bos,) else 1 + (ids[1:2] == (bos,))
 
 
 def token_spans(
