@@ -55,15 +55,6 @@ function isShown(page, node) {
   return page.found.edges.some((edge) => edge.source === node || edge.dest === node);
 }
 
-function later(page) {
-  if (page.waiting) return;
-  page.waiting = true;
-  requestAnimationFrame(() => {
-    page.waiting = false;
-    refresh(page);
-  });
-}
-
 // The lit paths, the marked node and the list beside them.
 function relight(page) {
   const { data, state, drawing, found } = page;
@@ -202,17 +193,6 @@ function writeTicks(page) {
   }
 }
 
-function tick(page, name, said) {
-  const box = make("input", { type: "checkbox", "data-kind": name });
-  box.checked = !page.state.hidden.has(name);
-  box.addEventListener("change", () => {
-    if (box.checked) page.state.hidden.delete(name);
-    else page.state.hidden.add(name);
-    later(page);
-  });
-  return make("label", { class: "tick" }, box, said);
-}
-
 function listen(page) {
   const { drawing, state } = page;
   find("slider").addEventListener("input", (event) => setSize(page, page.stops[Number(event.target.value)]));
@@ -275,16 +255,11 @@ function slideOver(page, chosen, stops) {
 }
 
 function pageKey(page, event) {
-  const writing = ["INPUT", "SELECT"].includes(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox";
-  if (event.key === "Escape") return clear(page);
-  if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
-  const work = {
+  atKey(event, () => clear(page), {
     "+": () => zoomBy(page, 1.3),
     "-": () => zoomBy(page, 1 / 1.3),
     0: () => fitAll(page),
-    "/": () => { event.preventDefault(); find("search").focus(); },
-  }[event.key];
-  if (work) work();
+  });
 }
 
 start();

@@ -30,6 +30,7 @@ PARTS = Parts(
         "draw.js",
         "lines.js",
         "curve.js",
+        "controls.js",
         "legend.js",
         "panel.js",
         "matrix.js",

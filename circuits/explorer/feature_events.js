@@ -7,22 +7,12 @@ function writeHead(page) {
   find("provenance").append(describe(data.facts));
   find("most").append(...EDGES_DRAWN.map((most) => make("option", { value: most }, whole(most))));
   const kinds = Object.entries(KIND_NAMES).filter(([kind]) => data.nodes.some((node) => node.kind === kind));
-  find("node-kinds").append(...kinds.map(([kind, said]) => kindTick(page, kind, said)));
+  find("node-kinds").append(...kinds.map(([kind, said]) => tick(page, kind, said)));
   const signs = [["edge helps", 2, "positive"], ["edge hurts", 2, "negative: it writes against what its target reads"]];
   showRows(signs);
   page.legend = signs;
   writePrompt(page);
   showControls(state);
-}
-
-function kindTick(page, kind, said) {
-  const box = make("input", { type: "checkbox", "data-kind": kind });
-  box.addEventListener("change", () => {
-    if (box.checked) page.state.hidden.delete(kind);
-    else page.state.hidden.add(kind);
-    later(page);
-  });
-  return make("label", { class: "tick" }, box, said);
 }
 
 function showControls(state) {

@@ -23,6 +23,7 @@ PARTS = Parts(
     scripts=(
         "route.js",
         "stage.js",
+        "controls.js",
         "legend.js",
         "address.js",
         "feature_data.js",

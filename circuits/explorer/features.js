@@ -51,15 +51,6 @@ function rechoose(page) {
   writeState(page);
 }
 
-function later(page) {
-  if (page.waiting) return;
-  page.waiting = true;
-  requestAnimationFrame(() => {
-    page.waiting = false;
-    refresh(page);
-  });
-}
-
 function laterNames(page) {
   if (page.naming || page.found === null) return;
   page.naming = true;
@@ -173,19 +164,13 @@ function nodeKeys(page, event) {
 }
 
 function pageKeys(page, event) {
-  const { tagName, type } = event.target;
-  const writing = tagName === "SELECT" || (tagName === "INPUT" && !["range", "checkbox", "file"].includes(type));
-  if (event.key === "Escape") return clearChosen(page);
-  if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
   const { drawing, state } = page;
-  const work = {
+  atKey(event, () => clearChosen(page), {
     "+": () => zoom(drawing, 1.3),
     "-": () => zoom(drawing, 1 / 1.3),
     0: () => fit(drawing),
-    "/": () => { event.preventDefault(); find("search").focus(); },
     p: () => state.chosen !== null && event.target.dataset.i === undefined && togglePin(page, state.chosen),
-  }[event.key];
-  if (work) work();
+  });
 }
 
 start();
