@@ -85,14 +85,11 @@ def path_patching(
     for i, way in enumerate(paths):
         _check(model, i, way, freeze_others=freeze_others)
     if freeze_others:  # the corrupt prompt runs, and all edges but those kept live carry clean
-        circuits = [~Circuit(_live(way), way.graph) for way in paths]
-        found = evaluate(
-            model, task, circuits, metric, direction="denoising", batch_size=batch_size
-        )
+        direction, left_out = "denoising", _live
     else:
-        full = Circuit.full(model.graph)
-        circuits = [full - Circuit(_first_edges(way), way.graph) for way in paths]
-        found = evaluate(model, task, circuits, metric, batch_size=batch_size)
+        direction, left_out = "noising", _first_edges
+    circuits = [~Circuit(left_out(way), way.graph) for way in paths]
+    found = evaluate(model, task, circuits, metric, direction=direction, batch_size=batch_size)
     options = {"freeze_others": freeze_others, "paths": [_name(way) for way in paths]}
     return Grid(
         LOST,

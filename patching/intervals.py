@@ -4,6 +4,7 @@ Examples are drawn with replacement, each with its clean, corrupt and circuit va
 makes one prompt easy makes it easy in all runs, and independent draws would ignore that.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -63,19 +64,9 @@ def of_mean(
     if n == 0 or len(numbers) < 2:
         nothing = np.full(numbers.shape[1:], np.nan)
         return nothing, nothing
-    result = stats.bootstrap(
-        (numbers,),
-        np.mean,
-        n_resamples=n,
-        batch=max(1, _MOST_NUMBERS // max(1, numbers.size)),
-        vectorized=True,
-        axis=0,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
+    return drawn(
+        (numbers,), np.mean, n, seed, at_once=_MOST_NUMBERS // max(1, numbers.size), axis=0
     )
-    ends = result.confidence_interval
-    return np.asarray(ends.low), np.asarray(ends.high)
 
 
 def interval(
@@ -103,19 +94,31 @@ def interval(
     if n == 0:
         nothing = np.full_like(statistic(*runs), np.nan)
         return nothing, nothing
-    result = stats.bootstrap(
-        runs,
+    return drawn(runs, statistic, n, seed, at_once=_MOST_NUMBERS // values.numel())
+
+
+def drawn(
+    data: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    n: int,
+    seed: int,
+    *,
+    at_once: int,
+    axis: int = -1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % percentile interval, from n draws of all data together along an axis."""
+    ends = stats.bootstrap(
+        data,
         statistic,
         n_resamples=n,
-        batch=max(1, _MOST_NUMBERS // values.numel()),
+        batch=max(1, at_once),
         vectorized=True,
         paired=True,
-        axis=-1,
+        axis=axis,
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
-    )
-    ends = result.confidence_interval
+    ).confidence_interval
     return np.asarray(ends.low), np.asarray(ends.high)
 
 

@@ -19,7 +19,7 @@ from circuits.features.running import FeatureRuns, run_feature_circuits
 from circuits.judging.completeness import NOTHING
 from circuits.judging.feature_curves import FeatureCurve, FeatureSweep
 from circuits.judging.minimality import Minimality
-from circuits.judging.recovery import Recovery, auprc, auroc
+from circuits.judging.recovery import Recovery, told_apart
 from patching.attribution.features import FeatureEffects, FeatureNodes
 from patching.attribution.features.sites import Coders
 from patching.intervals import check_draws
@@ -151,16 +151,7 @@ def feature_recovery(effects: FeatureEffects, known: Sequence[str]) -> Recovery:
     """
     is_known = torch.zeros(len(effects), dtype=torch.bool)
     is_known[[effects.nodes.index(name) for name in known]] = True
-    merit, n_known = effects.mean.abs(), int(is_known.sum())
-    n_others = len(effects) - n_known
-    counts = f"of {len(effects)} nodes judged {n_known} are known to be right"
-    return Recovery(
-        auroc=auroc(merit, is_known),
-        auprc=auprc(merit, is_known),
-        n_known=n_known,
-        n_others=n_others,
-        undefined_because="" if n_known and n_others else counts,
-    )
+    return told_apart(effects.mean.abs(), is_known, "{} nodes judged {} are known to be right")
 
 
 def compare_feature_circuits(

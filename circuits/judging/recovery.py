@@ -64,15 +64,23 @@ def recovery(
         )
     judged = graph.exists if active is None else graph.exists & active
     merit, is_known = ranked_by(scores, ranking)[judged], known.mask[judged]
+    return told_apart(merit, is_known, "{} edges judged {} are of the known circuit")
+
+
+def told_apart(
+    merit: Float[Tensor, " edge"], is_known: Bool[Tensor, " edge"], counted: str
+) -> Recovery:
+    """Both areas; `counted` says how many were judged and are known, where they are undefined."""
     n_known = int(is_known.sum())
     n_others = len(is_known) - n_known
-    counts = f"of {len(is_known)} edges judged {n_known} are of the known circuit"
     return Recovery(
         auroc=auroc(merit, is_known),
         auprc=auprc(merit, is_known),
         n_known=n_known,
         n_others=n_others,
-        undefined_because="" if n_known and n_others else counts,
+        undefined_because=""
+        if n_known and n_others
+        else f"of {counted.format(len(is_known), n_known)}",
     )
 
 

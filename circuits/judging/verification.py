@@ -26,7 +26,7 @@ from circuits.scoring.single_edges import exact
 from patching.ablations import Ablation, Prepared, resample
 from patching.anatomy.identity import COMPUTES
 from patching.files.brief import briefly
-from patching.intervals import LEVEL, Estimate
+from patching.intervals import Estimate, drawn
 from patching.metrics import Metric, name_of
 from patching.model import Model
 from patching.span_graph import plain_of, spans_of
@@ -263,19 +263,8 @@ def _estimate(
     n = len(data[0])
     with warnings.catch_warnings():  # of ends that are NaN, which the estimate shows
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        drawn = stats.bootstrap(
-            data,
-            over_last,
-            n_resamples=N_DRAWS,
-            batch=max(1, _MOST_NUMBERS // n**2),
-            vectorized=True,
-            paired=True,
-            axis=-1,
-            confidence_level=LEVEL,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return Estimate(float(statistic(*data)), float(drawn.low), float(drawn.high))
+        low, high = drawn(data, over_last, N_DRAWS, seed, at_once=_MOST_NUMBERS // n**2)
+    return Estimate(float(statistic(*data)), float(low), float(high))
 
 
 def _check(model: Model, metric: Metric, scores: Scores, ablation: Prepared) -> None:

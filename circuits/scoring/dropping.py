@@ -15,6 +15,7 @@ from circuits.scoring.batches import whole
 from circuits.scoring.patterns import qk_fix
 from circuits.scoring.score import score
 from patching.ablations import Ablation, resample
+from patching.attribution.dropping import require_layers
 from patching.gathering import Recipe
 from patching.metrics import Metric
 from patching.model import Model
@@ -108,11 +109,7 @@ def _over_dropped_layers(
     options: Mapping[str, object],
 ) -> Scores:
     n = model.graph.n_layers
-    if n < 2:
-        raise ValueError(
-            f"GradDrop leaves out one layer at a time and averages over the others; {model.name} "
-            f"has {n} layer, take eap"
-        )
+    require_layers(model, instead="eap")
     with whole():
         passes = [by_rule(without_layer(rule, layer)) for layer in range(n)]
     total = torch.stack([scores.matrix.abs() for scores in passes]).sum(dim=0) / (n - 1)

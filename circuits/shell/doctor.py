@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task
-from circuits.shell.names import METRIC_NAMES, is_file
+from circuits.shell.names import is_file
+from circuits.shell.options import add_metric, add_rows
 from circuits.shell.values import positive
 
 if TYPE_CHECKING:
@@ -40,19 +41,8 @@ def add_options(parser: ArgumentParser) -> None:
         help="a name (ioi, ...) or a .json, .jsonl, .csv or .txt file; may be absent",
     )
     group.add_argument("--n", type=positive, default=64, help="prompts to generate (64)")
-    group.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
-    group.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
-    group.add_argument(
-        "--first-token",
-        action="store_true",
-        help="of a text answer with several tokens, score the first",
-    )
-    group.add_argument(
-        "--metric",
-        metavar="NAME",
-        help=f"{', '.join(METRIC_NAMES)} (logit-diff; of forms such as facts:any logprob-diff, "
-        "of a .txt logprob-per-token)",
-    )
+    add_rows(group)
+    add_metric(group)
     group.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="to predict memory for (16)"
     )

@@ -64,6 +64,21 @@ def task_options(*, required: bool = True) -> Parser:
     group.add_argument(
         "--n", type=positive, default=128, help="number of prompts to generate (128)"
     )
+    add_rows(group)
+    group.add_argument(
+        "--drop-rows",
+        action="store_true",
+        help="of a file, leave out rows that cannot be used, and say which",
+    )
+    add_metric(group)
+    group.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"
+    )
+    return parser
+
+
+def add_rows(group: argparse._ActionsContainer) -> None:
+    """Which prompts of a task, and what is taken of long answers."""
     group.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
     group.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
     group.add_argument(
@@ -71,21 +86,16 @@ def task_options(*, required: bool = True) -> Parser:
         action="store_true",
         help="of a text answer with several tokens, score the first",
     )
-    group.add_argument(
-        "--drop-rows",
-        action="store_true",
-        help="of a file, leave out rows that cannot be used, and say which",
-    )
+
+
+def add_metric(group: argparse._ActionsContainer) -> None:
+    """What is measured."""
     group.add_argument(
         "--metric",
         metavar="NAME",
         help=f"{', '.join(METRIC_NAMES)} (logit-diff; of forms such as facts:any logprob-diff, "
         "of a .txt logprob-per-token)",
     )
-    group.add_argument(
-        "--batch-size", type=positive, default=16, metavar="N", help="rows a run (16)"
-    )
-    return parser
 
 
 def method_options() -> Parser:

@@ -1,6 +1,7 @@
 """Values of options, from the text that was given."""
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,13 +49,7 @@ def share(text: str) -> float:
     Raises:
         ArgumentTypeError: for anything else.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"a fraction from 0 to below 1 is needed, got {text!r}")
-    return value
+    return _fraction(text, lambda value: 0 <= value < 1, "from 0 to below 1")
 
 
 def goal(text: str) -> float:
@@ -63,13 +58,7 @@ def goal(text: str) -> float:
     Raises:
         ArgumentTypeError: for anything else.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"a fraction above 0 and up to 1 is needed, got {text!r}")
-    return value
+    return _fraction(text, lambda value: 0 < value <= 1, "above 0 and up to 1")
 
 
 def memory(text: str) -> int | float:
@@ -118,4 +107,14 @@ def amount(text: str) -> int | float:
         raise argparse.ArgumentTypeError(
             f"a number of things or, with a point, a least size is needed, got {text!r}"
         )
+    return value
+
+
+def _fraction(text: str, is_allowed: Callable[[float], bool], said: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not is_allowed(value):
+        raise argparse.ArgumentTypeError(f"a fraction {said} is needed, got {text!r}")
     return value

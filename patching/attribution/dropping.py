@@ -153,17 +153,25 @@ def atp_star(
 
 
 def _check_dropping(model: Model, kinds: Sequence[str]) -> None:
-    n = model.graph.n_layers
-    if n < 2:
-        raise ValueError(
-            f"GradDrop leaves out one layer at a time and averages over the others; {model.name} "
-            f"has {n} layer, take attribution_patching"
-        )
+    require_layers(model, instead="attribution_patching")
     stream = [kind for kind in kinds if kind.startswith("resid")]
     if stream:
         raise ValueError(
             f"GradDrop leaves out what a layer writes, and {stream[0]} is the whole stream; "
             f"take of {', '.join(NODES)}, neurons"
+        )
+
+
+def require_layers(model: Model, *, instead: str) -> None:
+    """Check that there is a layer to leave out, and another one.
+
+    Raises:
+        ValueError: if there is one layer; take what is named instead.
+    """
+    if model.graph.n_layers < 2:
+        raise ValueError(
+            f"GradDrop leaves out one layer at a time and averages over the others; {model.name} "
+            f"has 1 layer, take {instead}"
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from patching.anatomy.norms import widen
 from patching.files.brief import briefly
 
 _TOLD_BY = 64  # rows of encoder and decoder that the hash looks at
@@ -99,7 +100,7 @@ class Dictionary:
 
     def pre(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows feature"]:
         """`z`: the values before the activation function."""
-        x = _wide(x)
+        x = widen(x)
         return x @ self.w_enc.to(x) + self.b_enc.to(x)
 
     def activate(self, z: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows feature"]:
@@ -127,7 +128,7 @@ class Dictionary:
             f = self.encode(x[start : start + batch])
             tokens, features = f.nonzero(as_tuple=True)
             found.append((tokens + start, features, f[tokens, features]))
-        empty = x.new_zeros(0, dtype=torch.long), x.new_zeros(0, dtype=torch.long), _wide(x[:0, 0])
+        empty = x.new_zeros(0, dtype=torch.long), x.new_zeros(0, dtype=torch.long), widen(x[:0, 0])
         parts = zip(*found, strict=True) if found else ((one,) for one in empty)
         return Active(*map(torch.cat, parts))
 
@@ -148,7 +149,7 @@ class Dictionary:
             return y
         if x is None:
             raise ValueError(f"{self.name!r} has a skip connection: `decode` needs `x` too")
-        return y + _wide(x) @ self.skip.to(y)
+        return y + widen(x) @ self.skip.to(y)
 
     def write(
         self, f: Float[Tensor, "*rows feature"], place: str | None = None
@@ -169,7 +170,7 @@ class Dictionary:
         Raises:
             ValueError: if there is no such feature.
         """
-        return _wide(self.w_enc[:, self._known(features).to(self.w_enc.device)].T)
+        return widen(self.w_enc[:, self._known(features).to(self.w_enc.device)].T)
 
     def writes_of(
         self, features: Int[Tensor, " chosen"], place: str | None = None
@@ -186,7 +187,7 @@ class Dictionary:
         place = self.writes if place is None else place
         if place not in decoders:
             raise ValueError(f"{self.name!r} writes at {', '.join(decoders)}, not at {place!r}")
-        rows = _wide(decoders[place][self._known(features).to(self.w_dec.device)])
+        rows = widen(decoders[place][self._known(features).to(self.w_dec.device)])
         bad = (~rows.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise ValueError(
@@ -228,7 +229,3 @@ class Dictionary:
                 f"there is no feature {int(bad[0])}"
             )
         return features
-
-
-def _wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()

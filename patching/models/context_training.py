@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,8 +30,9 @@ from transformers import (
 
 from patching.models import context_folder, context_tasks, toy_tasks
 from patching.models.toy_tokenizer import make_cutter, template_pieces
+from patching.models.toy_training import llama
 from patching.models.training import Training, fit_, measure
-from patching.models.word_level import BOS, PAD, SPECIAL, word_level_tokenizer
+from patching.models.word_level import PAD, SPECIAL, word_level_tokenizer
 from patching.tasks import recall, words
 
 STEPS = 1500
@@ -135,7 +135,7 @@ def training_batches(
 def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> LlamaForCausalLM:
     """Train a fresh model; sets torch's global seed."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(tokenizer))
+    model = llama(tokenizer, length=MAX_LENGTH, width=64, inner=96, layers=1)
     fit_(
         model,
         training_batches(tokenizer, steps, seed),
@@ -145,23 +145,6 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> LlamaFor
         report=lambda model: measure(model, tokenizer, TASKS, n=200),
     )
     return model
-
-
-def _config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=MAX_LENGTH,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=False,
-        bos_token_id=SPECIAL.index(BOS),
-        eos_token_id=SPECIAL.index(BOS),
-        pad_token_id=SPECIAL.index(PAD),
-    )
 
 
 def _loss(model: PreTrainedModel, batch: TrainingBatch) -> Float[Tensor, ""]:

@@ -158,17 +158,24 @@ def gpt2(tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def llama(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """A fresh Llama as large, two query heads to a key and value."""
+def llama(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int = MAX_LENGTH,
+    width: int = 128,
+    inner: int = 256,
+    layers: int = 4,
+) -> LlamaForCausalLM:
+    """A fresh Llama, as large if nothing is said; two query heads to a key and value."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        max_position_embeddings=MAX_LENGTH,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
+        max_position_embeddings=length,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
+        head_dim=width // 4,
         tie_word_embeddings=False,
         bos_token_id=SPECIAL.index(BOS),
         eos_token_id=SPECIAL.index(BOS),
