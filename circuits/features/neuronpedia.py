@@ -89,7 +89,9 @@ def from_json(path: str | Path) -> FeatureGraph:
         raise ValueError(f"{path} is no attribution graph: lists of nodes and links would be right")
     try:
         return _graph(table, nodes, links)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path} is no attribution graph: it lacks {error}") from None
+    except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{path} is no attribution graph: {type(error).__name__} {error}"
         ) from None

@@ -83,7 +83,9 @@ def run_feature_circuits(
     if looking.baseline.paired:
         task.require_contrast()
     asked = torch.cat([kept, torch.zeros(1, len(nodes), dtype=torch.bool)])
-    distinct, which = torch.unique(asked, dim=0, return_inverse=True)
+    distinct, which = asked[:1], torch.zeros(len(asked), dtype=torch.long)
+    if len(nodes):
+        distinct, which = torch.unique(asked, dim=0, return_inverse=True)
     facts = {**facts_of(dictionaries), "errors": handling.errors, "others": handling.others}
     described = looking.describe(task, "feature circuits", facts)
     deciding = (metric, setting.ablation, nodes.keys, distinct)

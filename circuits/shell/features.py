@@ -18,7 +18,7 @@ from circuits.shell import (
 from circuits.shell.examples import examples_of
 from circuits.shell.features_read import read_dictionaries
 from circuits.shell.inputs import open_model, open_task
-from circuits.shell.options import Parser, add_out, task_options
+from circuits.shell.options import Parser, task_options
 from circuits.shell.parser import Help
 from circuits.shell.printing import print_columns
 from circuits.shell.run_options import leads_here, open_run, run_options
@@ -118,7 +118,11 @@ def _add_tracing(parser: Parser) -> None:
         "--most", type=positive, metavar="N", help="features or neurons that become nodes (4096)"
     )
     parser.add_argument("--no-prune", action="store_true", help="keep all nodes and edges")
-    add_out(parser, "graph.safetensors, or .json for Neuronpedia's viewer, .graphml, .csv")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="to write, say graph.safetensors, or .json for Neuronpedia's viewer, .graphml, .csv",
+    )
 
 
 def features(args: Namespace) -> int | None:
@@ -161,9 +165,10 @@ def trace(args: Namespace) -> None:
     if not leads_here(run):
         return
     graph = labelled(graph, labels)
-    save_graph(graph, args.out)
+    if args.out is not None:
+        save_graph(graph, args.out)
     _say(graph, args)
-    if not args.json:
+    if args.out is not None and not args.json:
         print(f"written to {args.out}")
 
 

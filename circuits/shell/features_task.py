@@ -13,7 +13,8 @@ from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import amount, natural, positive
 
 if TYPE_CHECKING:
-    from patching.attribution.features import Setting
+    from circuits.features import Choice, FeatureCircuit
+    from patching.attribution.features import FeatureEffects, Setting
     from patching.attribution.features.ablations import FeatureAblation
     from patching.attribution.features.sites import Coders
     from patching.metrics import Metric
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from patching.tasks import Task
 
 ABLATIONS = ("resample", "zero", "mean", "positional-mean")
-PATHS = ("clean", "places", "inputs", "corrupt", "clean-corrupt")
+_TO_CORRUPT = ("inputs", "corrupt", "clean-corrupt")
+PATHS = ("clean", "places", *_TO_CORRUPT)
 
 
 def add_effects_options(parser: Parser) -> None:
@@ -105,11 +107,10 @@ def effects(args: Namespace) -> None:
     from patching.comparing import compare
     from patching.memory import budget
 
-    path, (model, task, metric, coders, setting) = _open_path(args), _open(args)
+    path, rule = _open_path(args), _open_rule(args)
+    model, task, metric, coders, setting = _open(args)
     with budget(args.memory):
-        found = feature_effects(
-            model, task, metric, coders, rule=_open_rule(args), path=path, setting=setting
-        )
+        found = feature_effects(model, task, metric, coders, rule=rule, path=path, setting=setting)
         exact = pearson = None
         if args.exact:
             chosen = found.strongest(args.exact)
@@ -131,18 +132,19 @@ def circuit(args: Namespace) -> None:
     """
     from circuits.features import Choice, Handling, save_feature_circuit
     from circuits.features.edges import direct_edges
-    from circuits.features.finding import chosen_edges, chosen_nodes
+    from circuits.features.finding import chosen_edges
     from circuits.judging.feature_curves import FeatureSweep
     from circuits.judging.features import feature_curve, judge_features
     from patching.attribution.features import feature_effects
     from patching.memory import budget
 
-    path, (model, task, metric, coders, setting) = _open_path(args), _open(args)
-    rule, choice = _open_rule(args), Choice(args.nodes, args.edges, args.errors)
+    path, rule = _open_path(args), _open_rule(args)
+    choice = Choice(args.nodes, args.edges, args.errors)
+    model, task, metric, coders, setting = _open(args)
     given = (model, task, metric, coders)
     with budget(args.memory):
         known = feature_effects(*given, rule=rule, path=path, setting=setting)
-        found = chosen_nodes(known, choice)
+        found = _chosen(known, choice)
         if choice.edges and len(found):
             edges = direct_edges(*given, found.nodes, rule=rule, path=path, setting=setting)
             found = chosen_edges(found, edges, choice)
@@ -161,6 +163,24 @@ def circuit(args: Namespace) -> None:
     say_circuit(found, float(runs.faithfulness[0]), curve, args)
 
 
+def _chosen(known: "FeatureEffects", choice: "Choice") -> "FeatureCircuit":
+    """The nodes of a circuit.
+
+    Raises:
+        ValueError: if no node's effect is as large as is asked for.
+    """
+    from circuits.features.finding import chosen_nodes
+
+    found = chosen_nodes(known, choice)
+    if isinstance(choice.nodes, float) and len(known) and not len(found):
+        most = float(known.mean.abs().max())
+        raise ValueError(
+            f"no node has an effect of {choice.nodes:g} or more: the largest is {most:.3g}; a "
+            "whole number takes so many"
+        )
+    return found
+
+
 def _open(
     args: Namespace,
 ) -> "tuple[Model, Task, Metric, Coders, Setting]":
@@ -171,6 +191,7 @@ def _open(
     """
     from patching.attribution.features import Setting
 
+    metric = open_metric(args)
     coders, run = read_dictionaries(args.dictionaries, args.model), open_run(args)
     model = open_model(args)
     task = open_task(args.task, model, args, seed=args.seed)
@@ -181,7 +202,7 @@ def _open(
             "not mean the same in all; give --sum-positions, or prompts of one length"
         )
     setting = Setting(_open_ablation(args, task), not args.sum_positions, args.batch_size, run)
-    return model, task, open_metric(args), coders, setting
+    return model, task, metric, coders, setting
 
 
 def _open_ablation(args: Namespace, task: "Task") -> "FeatureAblation":
@@ -203,12 +224,17 @@ def _open_path(args: Namespace) -> "Path":
     """The path of `--path` with `--steps`.
 
     Raises:
-        ValueError: if it has no steps and some are given.
+        ValueError: if it has no steps and some are given, or goes where the ablation does not.
     """
     from patching.attribution.features import along_places
     from patching.paths import PATHS as KNOWN
     from patching.paths import along_inputs
 
+    if args.path in _TO_CORRUPT and args.ablation != "resample":
+        raise ValueError(
+            f"--path {args.path} goes to the corrupt run, which --ablation {args.ablation} does "
+            "not use; take --path clean, or places"
+        )
     if args.path == "places":
         return along_places(args.steps or 10)
     if args.path == "inputs":

@@ -56,6 +56,7 @@ def train(args: Namespace) -> None:
         ValueError: if a number is out of range, or model or text cannot be read.
     """
     from patching.dictionaries import Recipe, quality, save_dictionaries, train_dictionaries
+    from patching.dictionaries.sites import find_sites
 
     recipe = Recipe(
         kind=args.kind,
@@ -66,11 +67,12 @@ def train(args: Namespace) -> None:
         rate=args.rate,
         seed=args.seed,
     )
-    model = open_model(args)
+    model, sites = open_model(args), args.sites.split(",")
+    find_sites(model, sites)  # a misspelt one is told before text is made
     seen, held_out = _texts(args, model)
-    made = train_dictionaries(model, seen, args.sites.split(","), recipe, folder=args.kept_in)
+    made = train_dictionaries(model, seen, sites, recipe, folder=args.kept_in)
     found = quality(model, made, held_out)
-    save_dictionaries(found.dictionaries, args.trained)
+    folders = save_dictionaries(found.dictionaries, args.trained)
     if args.json:
         rows = [asdict(fit) for fit in found.fits]
         said = {"model": model.name, "out": str(Path(args.trained)), "recipe": asdict(recipe)}
@@ -79,7 +81,10 @@ def train(args: Namespace) -> None:
         return
     print(f"{made.name}, {recipe.steps} steps on {seen.name}; judged on {len(held_out)} others:\n")
     print_fits(found)
-    print(f"written to {args.trained}")
+    others = sorted(file.parent.name for file in Path(args.trained).glob("*/cfg.json"))
+    others = [name for name in others if name not in {folder.name for folder in folders}]
+    beside = f", beside {', '.join(others)}, trained before" if others else ""
+    print(f"written to {args.trained}{beside}")
 
 
 def _texts(args: Namespace, model: "Model") -> "tuple[Prompts, Prompts]":

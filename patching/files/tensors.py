@@ -74,7 +74,9 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     """
     tensors, metadata = read_tensor_file(path)
     if metadata.get("format") != kind:
-        raise ValueError(f"{path} is no {kind.rsplit(' ', 1)[0]} of a kind that this program reads")
+        holds = f": it holds {shown(metadata['format'])}" if "format" in metadata else ""
+        wanted = kind.rsplit(" ", 1)[0]
+        raise ValueError(f"{path} is no {wanted} of a kind that this program reads{holds}")
     require_checksum(path, tensors, metadata)
     try:
         facts = parse_json(metadata.get("facts", "null"))

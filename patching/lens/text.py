@@ -62,7 +62,8 @@ def single_token(tokenizer: Tokenizer | None, token: int | str, vocab: int) -> i
     """The id of a token given as id or as text.
 
     Raises:
-        ValueError: if the id is outside the vocabulary, or the text is not exactly one token.
+        ValueError: if the id is outside the vocabulary, or the text is not exactly one token that
+            the tokenizer knows.
     """
     if isinstance(token, int):
         if not 0 <= token < vocab:
@@ -80,6 +81,9 @@ def single_token(tokenizer: Tokenizer | None, token: int | str, vocab: int) -> i
             f"the text {token!r} is {len(ids)} tokens{cut}; give the text of one token "
             "(mind the leading space), or its id"
         )
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if ids[0] == unknown and token_texts(tokenizer, ids) != (token,):
+        raise ValueError(f"the tokenizer does not know {token!r}: it reads an unknown token")
     return ids[0]
 
 

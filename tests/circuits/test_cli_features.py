@@ -51,8 +51,12 @@ def test_a_graph_for_the_viewer_has_their_ids(tmp_path):
 def test_a_task_of_a_toy_is_traced_through_what_ships_with_it(tmp_path, capsys):
     path = str(tmp_path / "g.safetensors")
     given = ["--model", "toy-llama", "--task", "ioi", "--row", "1", "--logits", "1"]
+    assert main(["features", "trace", *given]) == 0
+    only_said = capsys.readouterr().out
     assert main(["features", "trace", *given, "--out", path]) == 0
-    assert "\nfeatures: transcoders of toy-llama\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said == f"{only_said}written to {path}\n"
+    assert "\nfeatures: transcoders of toy-llama\n" in said
     graph = load_graph(path)
     assert graph.facts["dictionaries"].keys() == {"m0", "m1", "m2", "m3"}
     tokenizer = Model.load("toy-llama").tokenizer
@@ -68,6 +72,7 @@ def test_a_task_of_a_toy_is_traced_through_what_ships_with_it(tmp_path, capsys):
         (["--tokens", "1", "--task", "ioi"], "--task: not allowed with argument --tokens"),
         (["--tokens", "1,5", "--dictionaries", "no/such/folder"], "there is no folder no/such"),
         (["--tokens", "1,99999"], "holds token id 99999"),
+        (["--tokens", "1,5", "--aim", "nowhere"], "the tokenizer does not know 'nowhere'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(capsys, tmp_path, monkeypatch, words, message):

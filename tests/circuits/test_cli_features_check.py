@@ -73,6 +73,12 @@ def test_dictionaries_are_trained_written_and_fit_what_they_were_trained_on(caps
     assert all(0 < one["rebuilt"] < 9 for one in said["loss"]["alone"])
     assert main(given) == 0  # done already: states are taken up, and the same comes out
     assert json.loads(capsys.readouterr().out) == said
+    sites = given.index("m1,r0.post")
+    assert main([*given[:sites], "m1", *given[sites + 1 : -1]]) == 0
+    assert capsys.readouterr().out.endswith("made, beside r0.post, trained before\n")
+    assert main([*given[:sites], "m9", *given[sites + 1 :]]) == 2
+    said_of_it = capsys.readouterr().err
+    assert "there is no place 'm9'" in said_of_it and "sampling" not in said_of_it
     code, out, _ = run(capsys, home, tmp_path / "made", "--loss")
     assert code == 0 and "m1.in" in out and "loss recovered" in out
     stored = load_dictionaries(tmp_path / "made")["m1"].facts["quality"]

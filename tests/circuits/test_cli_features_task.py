@@ -52,6 +52,8 @@ def test_a_circuit_is_found_judged_and_written(tmp_path, capsys):
     [
         (["effects", "--steps", "3"], "the path 'clean' has no steps; leave out --steps"),
         (["effects", "--rule", "relpp"], "no rule named 'relpp'"),
+        (["effects", "--path", "inputs", "--ablation", "zero"], "take --path clean, or places"),
+        (["circuit", "--nodes", "50.0"], "no node has an effect of 50 or more: the largest is"),
         (["effects", "--out", "e.json"], "ends in .safetensors, .csv would be right for --out"),
         (["effects", "--dictionaries", "no/such/folder"], "there is no folder no/such/folder"),
         (["circuit", "--nodes", "-1"], "a number of things or, with a point, a least size"),

@@ -88,7 +88,7 @@ AFTER = {
 
 ELSEWHERE = (
     *("give --overwrite", "leave out --run", " --help)"),
-    "give --sum-positions",
+    *("give --sum-positions", "take --path clean, or places"),
     *("needs --model: features are looked at", "--dictionaries is needed: the graph"),
 )
 """In tests/circuits: test_outputs.py, test_cli_own_methods.py, test_cli_errors.py; and in

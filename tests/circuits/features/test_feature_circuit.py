@@ -221,6 +221,13 @@ def test_minimality_is_the_circuit_less_the_circuit_without_a_node(gpt2, task, s
     assert found.gap == pytest.approx(float((runs.clean - runs.empty).mean()))
 
 
+def test_a_circuit_without_nodes_keeps_nothing(gpt2, task, streams, circuit):
+    nothing = circuit.only([])
+    runs = judge_features(gpt2, task, logit_diff, streams, [nothing, nothing])
+    assert runs.faithfulness.tolist() == [0, 0] and torch.equal(runs.values[0], runs.empty)
+    assert not len(feature_minimality(gpt2, task, logit_diff, streams, nothing).effects)
+
+
 def test_known_nodes_are_told_apart_by_their_effects(effects):
     best = [name for name, _ in effects.top(3)]
     assert feature_recovery(effects, best).auroc == 1.0

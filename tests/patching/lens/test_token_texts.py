@@ -9,12 +9,12 @@ from patching.lens.text import single_token, token_texts
 class Pieces:
     """A tokenizer of four pieces that drops leading spaces when it decodes, as SentencePiece."""
 
-    bos_token_id = None
+    bos_token_id, unk_token_id = None, 2
     pieces = ("\u2581cat", "s", "<0xE4>", "\u2581")
     texts = ("cat", "s", "\ufffd", "")
 
     def encode(self, text, *, add_special_tokens=True):
-        return {"cat": [0], "cats": [0, 1]}.get(text, [])
+        return {"cat": [0], "cats": [0, 1], "dog": [2]}.get(text, [])
 
     def decode(self, token_ids):
         return self.texts[token_ids[0]]
@@ -33,6 +33,8 @@ def test_a_text_names_a_token_only_if_it_is_one():
     assert single_token(Pieces(), " cat", 6) == 0  # as it is shown
     with pytest.raises(ValueError, match=r"'cats' is 2 tokens: ' cat', 's'; give the text of one"):
         single_token(Pieces(), "cats", 6)
+    with pytest.raises(ValueError, match="the tokenizer does not know 'dog'"):
+        single_token(Pieces(), "dog", 6)
     with pytest.raises(ValueError, match=r"'' is 0 tokens; give the text of one"):
         single_token(Pieces(), "", 6)
 
