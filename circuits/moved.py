@@ -17,6 +17,7 @@ MOVES = {
     },
     "circuits.circuit_pass": "circuits.running.batched",
     "circuits.intervention": "circuits.running.many",
+    **{f"circuits.export.{name}": f"circuits.drawing.{name}" for name in ("latex", "tikz")},
     "circuits.learning.masked": "circuits.running.masked",
     "circuits.scoring.steered": "circuits.running.steered",
 }

@@ -22,9 +22,9 @@ import torch
 from browser import needs_browser, visit
 
 from circuits import Circuit, Roles, picture_roles, save
+from circuits.drawing.latex import escaped
 from circuits.explorer import explore
 from circuits.export import load, tikz, to_neuronpedia, write_submission
-from circuits.export.latex import escaped
 from circuits.paper.notebook import notebook
 from circuits.reporting.report import settings_table
 from patching import Model

@@ -8,6 +8,7 @@ from circuits.circuit import Circuit, load_circuit, to_json
 from circuits.drawing.canvas import Picture
 from circuits.drawing.pictures import picture
 from circuits.drawing.plots import paint, render
+from circuits.drawing.tikz import tikz, tikz_document
 from circuits.explorer import explore
 from circuits.export.graphs import (
     from_gexf,
@@ -22,7 +23,6 @@ from circuits.export.graphs import (
 from circuits.export.mib_reading import GraphFile, read_mib
 from circuits.export.neuronpedia import to_neuronpedia
 from circuits.export.text import from_csv, to_csv, to_dot
-from circuits.export.tikz import tikz, tikz_document
 from patching.files.whole import write_bytes
 from patching.graph import Graph
 

@@ -1,19 +1,15 @@
 """Files of feature circuits, by suffix."""
 
-import csv
-import io
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import networkx as nx
 
 from circuits.features.circuit import METRIC, FeatureCircuit
-from circuits.features.circuit_picture import draw_feature_circuit
-from patching.files.whole import write_bytes, write_text
-
-Save = Callable[[FeatureCircuit, Path], None]
+from circuits.features.circuit_picture import picture_features
+from circuits.features.forms import Save, forms_of
+from patching.files.whole import write_text
 
 
 def circuit_to_networkx(circuit: FeatureCircuit) -> nx.DiGraph:
@@ -40,7 +36,7 @@ def save_feature_circuit(circuit: FeatureCircuit, path: str | Path) -> None:
 
     `.safetensors` keeps everything, under a checksum, and is what `load_feature_circuit` reads.
     `.json` (node-link), `.graphml`, `.gexf`, `.gml`, `.csv` (edges) and `.dot` are for other
-    programs; `.svg`, `.pdf` and `.png` are pictures.
+    programs; `.svg`, `.pdf`, `.png`, `.tex` and `.tikz` are pictures.
 
     Raises:
         ValueError: if the suffix is none of these, or a circuit without nodes is to be drawn.
@@ -58,45 +54,8 @@ def _write_json(circuit: FeatureCircuit, path: Path) -> None:
     write_text(path, json.dumps(content, indent=1))
 
 
-def _write_csv(circuit: FeatureCircuit, path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("source", "target", "weight"))
-    writer.writerows((source, target, repr(weight)) for source, target, weight in circuit.edges)
-    write_text(path, text.getvalue())
-
-
-def _write_dot(circuit: FeatureCircuit, path: Path) -> None:
-    nodes = [f'  "{name}";' for name in circuit.names]
-    edges = [
-        f'  "{source}" -> "{target}" [weight={abs(weight):.6g}, label="{weight:+.3g}"];'
-        for source, target, weight in circuit.edges
-    ]
-    write_text(path, "\n".join(["digraph {", "  rankdir=BT;", *nodes, *edges, "}", ""]))
-
-
-def _write_graph(
-    write: Callable[[nx.DiGraph, io.BytesIO], None], circuit: FeatureCircuit, path: Path
-) -> None:
-    buffer = io.BytesIO()
-    write(circuit_to_networkx(circuit), buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def _write_picture(form: str, circuit: FeatureCircuit, path: Path) -> None:
-    buffer = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    draw_feature_circuit(circuit).savefig(buffer, format=form, dpi=200, metadata=metadata)
-    write_bytes(path, buffer.getvalue())
-
-
-CIRCUIT_FILES: Mapping[str, Save] = {
+CIRCUIT_FILES: Mapping[str, Save[FeatureCircuit]] = {
     ".safetensors": FeatureCircuit.save,
     ".json": _write_json,
-    ".graphml": partial(_write_graph, nx.write_graphml),
-    ".gexf": partial(_write_graph, nx.write_gexf),
-    ".gml": partial(_write_graph, nx.write_gml),
-    ".csv": _write_csv,
-    ".dot": _write_dot,
-    **{f".{form}": partial(_write_picture, form) for form in ("svg", "pdf", "png")},
+    **forms_of(circuit_to_networkx, picture_features),
 }

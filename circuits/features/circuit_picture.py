@@ -1,109 +1,138 @@
-"""A picture of a feature circuit: places upwards, positions to the right, edges by weight."""
+"""Pictures of a circuit and of a graph of features: places upwards, positions to the right."""
 
-import numpy as np
-from matplotlib.collections import LineCollection
+from collections.abc import Iterator, Mapping, Sequence
 
+import torch
+from matplotlib.figure import Figure
+
+from circuits.drawing.canvas import Key, Picture, Width
+from circuits.drawing.pictures import NEGATIVE, POSITIVE, signs
+from circuits.drawing.plots import paint
 from circuits.features.circuit import METRIC, FeatureCircuit
+from circuits.features.graph import FEATURE, LOGIT, FeatureGraph
+from circuits.features.labelled import labels_of
+from circuits.features.pictured import MOST_EDGES, MOST_NODES, Scene, Shown, pictured
 from patching.attribution.features.nodes import EVERYWHERE
-from patching.figures import COLOURS, LABEL, SMALL, Figure, blank
 from patching.files.visible import visible
-
-_MOST_NODES, _MOST_EDGES = 120, 400
-_WIDEST = 14.0  # inches
-_LEAST_ALPHA = 0.1
 
 
 def draw_feature_circuit(
-    circuit: FeatureCircuit, *, tokens: tuple[str, ...] = (), title: str | None = None
+    circuit: FeatureCircuit,
+    *,
+    tokens: tuple[str, ...] = (),
+    title: str | None = None,
+    width: Width = None,
 ) -> Figure:
-    """The 120 strongest nodes and 400 strongest edges: blue helps, red hurts.
-
-    `tokens` are written below the positions, where these are kept.
+    """`picture_features` as a figure.
 
     Raises:
-        ValueError: if there are no nodes.
+        ValueError: if there are no nodes, or the width is none.
+    """
+    return paint(picture_features(circuit, tokens=tokens, title=title, width=width))
+
+
+def picture_features(
+    circuit: FeatureCircuit,
+    *,
+    tokens: tuple[str, ...] = (),
+    title: str | None = None,
+    width: Width = None,
+) -> Picture:
+    """The 120 strongest nodes and 400 strongest edges of a circuit: blue helps, vermillion hurts.
+
+    `tokens` are written below the positions, where these are kept. `width` is "column", "page" or
+    inches; as wide as needed, if not given.
+
+    Raises:
+        ValueError: if there are no nodes, or the width is none.
     """
     if not len(circuit):
         raise ValueError("a circuit without nodes cannot be drawn")
     shown = circuit
-    if len(circuit) > _MOST_NODES:
-        shown = circuit.only([name for name, _ in circuit.top(_MOST_NODES)])
-    x, y = _spots(shown)
-    places = shown.nodes.places
-    width = float(np.clip(0.35 * (x.max() - x.min()) + 2, 3.5, _WIDEST))
-    figure, axes = blank(title=title, width=width, height=0.4 * (len(places) + 1) + 1)
-    axes.add_collection(_lines(shown, x, y))
-    colours = [COLOURS[0] if effect >= 0 else COLOURS[1] for effect in shown.effects.tolist()]
-    sizes = _shares(shown.effects.abs().numpy())
-    markers = shown.nodes.are_errors.numpy()
-    for is_error, marker in ((False, "o"), (True, "s")):
-        chosen = np.flatnonzero(markers == is_error)
-        axes.scatter(
-            x[chosen],
-            y[chosen],
-            s=10 + 70 * sizes[chosen],
-            c=[colours[i] for i in chosen],
-            marker=marker,
-            zorder=2,
+    if len(circuit) > MOST_NODES:
+        shown = circuit.only([name for name, _ in circuit.top(MOST_NODES)])
+    nodes, most = shown.nodes, float(shown.effects.abs().max()) or 1.0
+    positions = sorted(set(nodes.positions.tolist()))
+    boxes = []
+    rows = zip(shown.names, nodes.sites.tolist(), nodes.positions.tolist(), strict=True)
+    for (name, site, position), effect in zip(rows, shown.effects.tolist(), strict=True):
+        label = name.removeprefix(f"{nodes.places[site]}.").partition("@")[0]
+        boxes.append(Shown(label, site, positions.index(position), effect / most))
+    weights, best = shown.weights, _strongest(shown.weights)
+    if bool((shown.targets == len(shown)).any()):
+        boxes.append(Shown(METRIC, len(nodes.places), len(positions) - 1, 0.0))
+    edges = _edges(shown.sources[best], shown.targets[best], weights[best])
+    columns = tuple("" if p == EVERYWHERE else _at(p, tokens) for p in positions)
+    whole = circuit.provenance.get("of", len(circuit))
+    said = f"{len(shown)} of {whole} nodes, {len(edges)} edges; fill: effect, width: |weight|"
+    legend = tuple(signs([weight for *_, weight in edges]))
+    scene = Scene((*nodes.places, METRIC), columns, tuple(boxes), edges, legend, said)
+    return pictured(scene, title=title, width=width)
+
+
+def picture_graph(graph: FeatureGraph, *, title: str | None = None, width: Width = None) -> Picture:
+    """The 120 nodes of most influence of one prompt's graph, its logits and 400 strongest edges.
+
+    Raises:
+        ValueError: if the width is none.
+    """
+    nodes = graph.nodes
+    merit = nodes.influences.double() + 1e9 * (nodes.kinds == LOGIT)
+    chosen = merit.argsort(descending=True, stable=True)[:MOST_NODES].sort().values
+    layers = sorted(set(nodes.layers[chosen].tolist()))
+    positions = sorted(set(nodes.positions[chosen].tolist()))
+    inner = nodes.influences[chosen][nodes.kinds[chosen] != LOGIT].tolist()
+    most = max(inner, default=0.0) or 1.0
+    boxes = tuple(
+        Shown(
+            label,
+            layers.index(int(nodes.layers[i])),
+            positions.index(int(nodes.positions[i])),
+            min(1.0, float(nodes.influences[i]) / most),
         )
-    for i, name in enumerate(shown.names):
-        said = name.removeprefix(f"{places[int(y[i])]}.").partition("@")[0]
-        axes.annotate(said, (x[i], y[i]), fontsize=SMALL - 2, ha="center", va="bottom")
-    axes.set_yticks(range(len(places) + 1), [*places, METRIC], fontsize=SMALL)
-    axes.set_ylim(-0.6, len(places) + 0.4)
-    axes.set_xlim(x.min() - 1, x.max() + 1)
-    if shown.nodes.by_position:
-        positions = sorted(set(shown.nodes.positions.tolist()))
-        said = [visible(tokens[p]) if p < len(tokens) else str(p) for p in positions]
-        axes.set_xticks([_PER_POSITION * p for p in positions], said, fontsize=SMALL, rotation=90)
-        axes.set_xlabel("position", fontsize=LABEL)
-    else:
-        axes.set_xticks([])
-    return figure
-
-
-_PER_POSITION = 2.0
-
-
-def _spots(circuit: FeatureCircuit) -> tuple[np.ndarray, np.ndarray]:
-    """Where every node stands; those of one place and position side by side."""
-    nodes = circuit.nodes
-    y = nodes.sites.numpy().astype(float)
-    x = np.empty_like(y)
-    rows = list(zip(nodes.sites.tolist(), nodes.positions.tolist(), strict=True))
-    for row in set(rows):
-        mine = [i for i, other in enumerate(rows) if other == row]
-        n, (_, position) = len(mine), row
-        if position == EVERYWHERE:
-            x[mine] = np.arange(n) - (n - 1) / 2
-        else:
-            x[mine] = _PER_POSITION * position + (np.arange(n) - (n - 1) / 2) * 1.6 / max(n, 2)
-    return x, y
-
-
-def _lines(circuit: FeatureCircuit, x: np.ndarray, y: np.ndarray) -> LineCollection:
-    best = circuit.weights.abs().argsort(descending=True, stable=True)[:_MOST_EDGES].numpy()
-    sources, targets = circuit.sources.numpy()[best], circuit.targets.numpy()[best]
-    weights = circuit.weights.numpy()[best]
-    end_x = np.append(x, x.mean())[targets]
-    end_y = np.append(y, len(circuit.nodes.places))[targets]
-    segments = np.stack(
-        [np.stack([x[sources], y[sources]], axis=1), np.stack([end_x, end_y], axis=1)], axis=1
+        for i, label in zip(chosen.tolist(), _labels(graph, chosen.tolist()), strict=True)
     )
-    shares = _shares(np.abs(weights))
-    colours = [
-        (*_rgb(COLOURS[0] if weight >= 0 else COLOURS[1]), _LEAST_ALPHA + 0.8 * share)
-        for weight, share in zip(weights.tolist(), shares.tolist(), strict=True)
-    ]
-    return LineCollection(list(segments), colors=colours, linewidths=0.3 + 1.7 * shares, zorder=1)
+    number = {i: k for k, i in enumerate(chosen.tolist())}
+    inside = torch.isin(graph.sources, chosen) & torch.isin(graph.targets, chosen)
+    best = _strongest(graph.weights.where(inside, 0))
+    best = best[inside[best]]
+    found = _edges(graph.sources[best], graph.targets[best], graph.weights[best])
+    edges = tuple((number[source], number[target], weight) for source, target, weight in found)
+    rows = tuple("embed" if x < 0 else "logits" if x == layers[-1] else f"m{x}" for x in layers)
+    columns = tuple(_at(position, graph.texts) for position in positions)
+    said = f"{len(boxes)} of {len(graph)} nodes, {len(edges)} edges; fill: influence"
+    scene = Scene(rows, columns, boxes, edges, _RAISES, said)
+    return pictured(scene, title=title, width=width)
 
 
-def _shares(sizes: np.ndarray) -> np.ndarray:
-    """Each size as a share of the largest."""
-    most = sizes.max(initial=0.0)
-    return sizes / most if most > 0 else sizes
+def _labels(graph: FeatureGraph, chosen: Sequence[int]) -> Iterator[str]:
+    """What nodes are called in their rows: labels, tokens of logits, names without the place."""
+    nodes, labels, words = graph.nodes, labels_of(graph), graph.facts.get("logits")
+    words = words if isinstance(words, Mapping) else {}
+    for i in chosen:
+        place, _, own = graph.names[i].partition("@")[0].partition(".")
+        known = words.get(own) if int(nodes.kinds[i]) == LOGIT else None
+        if int(nodes.kinds[i]) == FEATURE:
+            known = labels.get((place, int(nodes.indices[i])))
+        yield visible(str(known)) if known else own or place
 
 
-def _rgb(colour: str) -> tuple[float, float, float]:
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return red, green, blue
+_RAISES = (
+    Key("raises what it leads to", POSITIVE),
+    Key("lowers it", NEGATIVE, dashed=True),
+)
+
+
+def _edges(
+    sources: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> tuple[tuple[int, int, float], ...]:
+    return tuple(zip(sources.tolist(), targets.tolist(), weights.tolist(), strict=True))
+
+
+def _strongest(weights: torch.Tensor) -> torch.Tensor:
+    return weights.abs().argsort(descending=True, stable=True)[:MOST_EDGES]
+
+
+def _at(position: int, tokens: Sequence[str]) -> str:
+    """What stands at a position, or its number."""
+    return visible(tokens[position]) if position < len(tokens) else str(position)

@@ -1,24 +1,23 @@
 """Files of graphs of features, by suffix."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import networkx as nx
 
+from circuits.features.circuit_picture import picture_graph
+from circuits.features.forms import Save, forms_of
 from circuits.features.graph import KINDS, FeatureGraph, read_graph
 from circuits.features.neuronpedia import from_json, to_json
-from patching.files.whole import write_bytes, write_text
-
-Save = Callable[[FeatureGraph, Path], None]
+from patching.files.whole import write_text
 
 
 def save_graph(graph: FeatureGraph, path: str | Path) -> None:
     """Write a graph in the form that the suffix names.
 
     `.safetensors` keeps everything, under a checksum; `.json` is that of circuit-tracer and
-    Neuronpedia; `.graphml` and `.csv` (edges) are for other programs and not read back.
+    Neuronpedia; `.graphml`, `.gexf`, `.gml`, `.csv` (edges) and `.dot` are for other programs and
+    not read back; `.svg`, `.pdf`, `.png`, `.tex` and `.tikz` are pictures.
 
     Raises:
         ValueError: if the suffix is none of these.
@@ -70,20 +69,6 @@ def _write_json(graph: FeatureGraph, path: Path) -> None:
     write_text(path, to_json(graph, slug=path.stem))
 
 
-def _write_graphml(graph: FeatureGraph, path: Path) -> None:
-    buffer = io.BytesIO()
-    nx.write_graphml(to_networkx(graph), buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def _write_csv(graph: FeatureGraph, path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("source", "target", "weight"))
-    writer.writerows((source, target, repr(weight)) for source, target, weight in rows_of(graph))
-    write_text(path, text.getvalue())
-
-
 def _suffix(path: str | Path, known: Mapping[str, object], doing: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in known:
@@ -93,11 +78,10 @@ def _suffix(path: str | Path, known: Mapping[str, object], doing: str) -> str:
     return suffix
 
 
-SAVED: Mapping[str, Save] = {
+SAVED: Mapping[str, Save[FeatureGraph]] = {
     ".safetensors": FeatureGraph.save,
     ".json": _write_json,
-    ".graphml": _write_graphml,
-    ".csv": _write_csv,
+    **forms_of(to_networkx, picture_graph),
 }
 LOADED: Mapping[str, Callable[[str | Path], FeatureGraph]] = {
     ".safetensors": read_graph,

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 from circuits.drawing.canvas import Picture, Width, inches
+from circuits.drawing.latex import PREAMBLE, escaped
 from circuits.drawing.pictures import picture
 from circuits.drawing.plots import render
 from circuits.drawing.role_pictures import picture_roles
 from circuits.drawing.roles import Roles
 from circuits.export import save
-from circuits.export.latex import PREAMBLE, escaped
 from circuits.paper.figures import plot_measurements
 from circuits.paper.notebook import notebook
 from circuits.paper.prose import citations, methods_latex, methods_markdown

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from circuits.export.latex import escaped
+from circuits.drawing.latex import escaped
 from circuits.paper.references import (
     FAITHFULNESS,
     INTERVALS,

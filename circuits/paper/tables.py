@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from circuits.export.latex import escaped
+from circuits.drawing.latex import escaped
 from circuits.paper.run import Run
 from circuits.reporting.report import of_edge, percent, readable, strongest, title
 from circuits.scores import Ranking

@@ -102,6 +102,10 @@ EXAMPLES = {
         "circuits features show graph.safetensors --top 50",
         "circuits features show graph.json --json",
     ),
+    "features export": (
+        "circuits features export circuit.safetensors --out circuit.graphml --out circuit.svg",
+        "circuits features export graph.safetensors --out graph.tex --width page",
+    ),
     "features view": (
         "circuits features view graph.safetensors --out graph.html",
         "circuits features view graph.safetensors --model toy --out graph.html",

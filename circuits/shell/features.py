@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell import (
     features_check,
+    features_export,
     features_few,
     features_task,
     features_told,
@@ -49,6 +50,10 @@ def add_actions(parser: Parser, model: Parser, maybe: Parser) -> None:
     viewing = add("view", text, maybe)
     features_view.add_options(viewing)
     viewing.set_defaults(act=features_view.view)
+    text = "write a graph or a circuit in other forms, by suffix"
+    exporting = add("export", text)
+    features_export.add_options(exporting)
+    exporting.set_defaults(act=features_export.export)
     text = "say how well dictionaries fit a model"
     checking = add("check", text, model)
     features_check.add_options(checking)
@@ -121,7 +126,7 @@ def _add_tracing(parser: Parser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="to write, say graph.safetensors, or .json for Neuronpedia's viewer, .graphml, .csv",
+        help="to write, say graph.safetensors, .json for Neuronpedia's viewer, .graphml, .svg",
     )
 
 

@@ -65,7 +65,7 @@ def add_circuit_options(parser: Parser) -> None:
         "--out",
         dest="circuit_out",
         metavar="FILE",
-        help="circuit.safetensors; .json, .graphml, .csv, .dot, ...; .svg, .pdf, .png",
+        help="circuit.safetensors; .json, .graphml, .csv, .dot, ...; .svg, .pdf, .png, .tex",
     )
 
 

@@ -60,7 +60,8 @@ def check_inputs(args: Namespace) -> None:
             kind = kind_of(path) if path.is_file() else None
             if kind is not None and kind not in kinds:
                 told = " or ".join(f"{one} (`{_MADE_BY[one]}` makes them)" for one in kinds)
-                raise ValueError(f"{path} holds {kind}; it should hold {told}")
+                ours = "; `circuits features` reads it" if kind.startswith("feature ") else ""
+                raise ValueError(f"{path} holds {kind}{ours}; it should hold {told}")
 
 
 def kind_of(path: Path) -> str | None:

@@ -14,6 +14,10 @@ from tempfile import TemporaryFile
 from circuits.shell.exchange import SUFFIXES
 
 FIGURES = (".svg", ".pdf", ".png")
+_OF_FEATURES = (
+    *(".safetensors", ".json", ".graphml", ".gexf", ".gml", ".csv", ".dot", *FIGURES),
+    *(".tex", ".tikz"),
+)
 
 _FILES: dict[str, tuple[str, ...]] = {
     "csv": (".csv",),
@@ -25,13 +29,11 @@ _FILES: dict[str, tuple[str, ...]] = {
     "search.log": (),
     "view.out": (".html",),
     "page": (".html",),
-    "features.out": (".safetensors", ".json", ".graphml", ".csv"),
+    "features.out": _OF_FEATURES,
+    "forms": _OF_FEATURES,
     "effects_out": (".safetensors", ".csv"),
     "few_out": (".json",),
-    "circuit_out": (
-        *(".safetensors", ".json", ".graphml", ".gexf", ".gml", ".csv", ".dot"),
-        *FIGURES,
-    ),
+    "circuit_out": _OF_FEATURES,
     "constants": (".safetensors",),
 }
 """Options whose value is a file to write, by command where others mean something else by it, and
@@ -53,7 +55,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
 
 _SPELLED = {
     "kept_in": "--run",
-    **dict.fromkeys(("trained", "effects_out", "circuit_out", "few_out", "page"), "--out"),
+    **dict.fromkeys(("trained", "effects_out", "circuit_out", "few_out", "page", "forms"), "--out"),
 }
 """Options that are spelled otherwise than they are named here."""
 

@@ -24,6 +24,10 @@ def test_effects_are_printed_beside_exact_ones_and_written(tmp_path, capsys):
     assert main(["features", "show", str(out), "--top", "2"]) == 0
     assert all(name in capsys.readouterr().out for name, _ in effects.top(1))
     csv = tmp_path / "e.csv"
+    assert main(["features", "export", str(out), "--out", str(csv)]) == 0
+    assert len(csv.read_text().splitlines()) == len(effects) + 1
+    assert main(["features", "export", str(out), "--out", str(csv.with_suffix(".dot"))]) == 2
+    assert "effects are written as .safetensors or .csv" in capsys.readouterr().err
     path = ["--path", "places", "--steps", "2", "--rule", "relp", "--ablation", "mean"]
     assert main(["features", "effects", *TASK, *path, "--json", "--out", str(csv)]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -45,6 +49,16 @@ def test_a_circuit_is_found_judged_and_written(tmp_path, capsys):
     assert all(name in said for name in circuit.names)
     assert main(["features", "show", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["edges"] == 4
+    forms = [str(tmp_path / f"c.{suffix}") for suffix in ("graphml", "tex")]
+    given = [part for form in forms for part in ("--out", form)]
+    assert main(["features", "export", str(out), *given, "--title", "so small"]) == 0
+    assert capsys.readouterr().out == f"written to {forms[0]}\nwritten to {forms[1]}\n"
+    assert "so small" in (tmp_path / "c.tex").read_text()
+    for words, message in (
+        (["features", "export", str(out), "--out", "c.csv", "--width", "page"], "; c.csv is none"),
+        (["export", str(out), "--out", "c.json"], "; `circuits features` reads it; it should hold"),
+    ):
+        assert main(words) == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

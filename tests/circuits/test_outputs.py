@@ -57,6 +57,7 @@ ELSEWHERE = {
     "effects_out": "test_cli_features_task.py",
     "circuit_out": "test_cli_features_task.py",
     "few_out": "test_cli_features_task.py",
+    "forms": "test_cli_features_task.py",
     "constants": "test_cli_constants.py",
     "kept_in": "test_cli_runs.py",
 }

@@ -246,7 +246,7 @@ def test_refusals_of_circuits(gpt2, task, streams, effects, circuit):
     assert isinstance(without_edges(effects), FeatureCircuit)
 
 
-@pytest.mark.parametrize("suffix", [s for s in CIRCUIT_FILES if s not in (".pdf", ".png")])
+@pytest.mark.parametrize("suffix", CIRCUIT_FILES)
 def test_every_form_of_file_holds_the_circuit(circuit, tmp_path, suffix):
     path = tmp_path / f"c{suffix}"
     save_feature_circuit(circuit, path)
@@ -259,6 +259,8 @@ def test_every_form_of_file_holds_the_circuit(circuit, tmp_path, suffix):
         assert again[source][target]["weight"] == pytest.approx(weight)
     elif suffix == ".csv":
         assert len(path.read_text().splitlines()) == circuit.n_edges + 1
+    elif suffix in (".pdf", ".png"):
+        assert path.read_bytes().startswith((b"%PDF", b"\x89PNG"))
     elif suffix != ".safetensors":
         text = path.read_text()
         assert all(name.rpartition(".")[2].partition("@")[0] in text for name in circuit.names)
@@ -269,6 +271,8 @@ def test_other_files_and_empty_pictures_are_refused(circuit, tmp_path):
         save_feature_circuit(circuit, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="without nodes cannot be drawn"):
         draw_feature_circuit(circuit.only([]))
+    with pytest.raises(ValueError, match="a width is 'column'"):
+        draw_feature_circuit(circuit, width="wide")
     summed = replace(circuit, nodes=replace(circuit.nodes, positions=circuit.nodes.positions * 0))
     assert draw_feature_circuit(summed, tokens=("a",)).axes
 

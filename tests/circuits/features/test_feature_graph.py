@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from circuits.features import FeatureGraph, load_graph, prune, save_graph
+from circuits.features.circuit_picture import picture_graph
+from circuits.features.formats import SAVED
 from circuits.features.graph import Nodes
 from circuits.features.influence import with_influence
 from circuits.features.sparse import SparseRows
@@ -150,7 +152,7 @@ def test_a_foreign_file_is_read_with_errors_by_their_ids(tmp_path):
         ('"embedding"', '"bedding"', "a node is of type 'bedding'; cross layer"),
         ('"1_5_0"', '"0_7_0"', "two nodes have one id"),
         ('"ctx_idx": 0', '"ctx_idx": 4', "a node lies outside the prompt's 1 positions"),
-        ('"ctx_idx": 0', '"ctx": 0', "no attribution graph: KeyError 'ctx_idx'"),
+        ('"ctx_idx": 0', '"ctx": 0', "no attribution graph: it lacks 'ctx_idx'"),
     ],
 )
 def test_broken_json_is_refused(tmp_path, old, new, message):
@@ -172,8 +174,32 @@ def test_graphs_go_to_other_programs_with_constants_and_rests(tmp_path):
     assert read.nodes["embed@0"]["kind"] == "embedding"
 
 
+@pytest.mark.parametrize("suffix", [s for s in SAVED if s not in (".pdf", ".png")])
+def test_every_form_of_file_holds_the_graph(tmp_path, suffix):
+    """Networks with all edges; text and pictures with what nodes are called in their rows."""
+    graph, path = by_hand(), tmp_path / f"g{suffix}"
+    save_graph(graph, path)
+    reading = {".graphml": nx.read_graphml, ".gexf": nx.read_gexf, ".gml": nx.read_gml}
+    if suffix in reading:
+        again = reading[suffix](path)
+        assert {*graph.names} <= {*again} and len(again.edges) >= graph.n_edges
+    elif suffix not in (".safetensors", ".json", ".csv"):
+        text = path.read_text()
+        assert "f7" in text and "error" in text and "embed" in text
+
+
+def test_a_picture_of_a_graph_says_labels_and_tokens():
+    graph = by_hand()
+    logits = {"logits": {"4": " Leo"}}
+    graph = replace(graph, facts={**graph.facts, **logits, "labels": {"m0": {"7": "names"}}})
+    picture = picture_graph(graph, title="one", width="column")
+    assert {"names", " Leo", "embed"} <= {box.label for box in picture.boxes}
+    assert picture.width == 3.25 and len(picture.strokes) == graph.n_edges
+    assert {mark.text for mark in picture.marks} >= {"m0", "logits", "embed"}
+
+
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has the suffix .safetensors, .json, .graphml, .csv"):
+    with pytest.raises(ValueError, match=r"has the suffix .safetensors, .json, .graphml, .gexf"):
         save_graph(by_hand(), tmp_path / "g.pt")
     with pytest.raises(ValueError, match=r"cannot read .* has the suffix .safetensors, .json$"):
         load_graph(tmp_path / "g.csv")

@@ -10,11 +10,11 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.drawing.canvas import Key, Picture
+from circuits.drawing.latex import escaped
 from circuits.drawing.pictures import picture, picture_difference
 from circuits.drawing.role_pictures import picture_roles
 from circuits.drawing.roles import Roles
-from circuits.export.latex import escaped
-from circuits.export.tikz import tikz, tikz_document
+from circuits.drawing.tikz import tikz, tikz_document
 from circuits.select import random_circuit
 from patching.graph import Graph
 

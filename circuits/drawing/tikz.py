@@ -5,7 +5,7 @@ is of the class `standalone` where LaTeX has it, and otherwise an article of the
 """
 
 from circuits.drawing.canvas import Box, Key, Picture, Point, Stroke, is_dark
-from circuits.export.latex import PREAMBLE, escaped
+from circuits.drawing.latex import PREAMBLE, escaped
 
 _DOCUMENT = r"""%% One picture; compile with pdflatex, or \input the .tikz file into a paper.
 \IfFileExists{standalone.cls}{\documentclass[tikz]{standalone}}{\documentclass{article}
