@@ -6,7 +6,7 @@ _ROOMS = {
     "judging": "areas chance compare completeness curves faithfulness minimality points recovery "
     "shapley stability subsets uncertainty verification",
     "reporting": "measurements neuron_report report",
-    "running": "evaluation inside pair plan sums trial",
+    "running": "evaluation inside pair plan trial",
     "search": "programming",
 }
 MOVES = {

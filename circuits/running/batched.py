@@ -1,15 +1,16 @@
-"""One pass over several circuits that first differ from the clean run at the same layer.
+"""One pass over several circuits: side by side in one group, or each in a group of its own.
 
-Rows of the batch are circuits x examples. The pass starts at that layer from the clean run's
-stream. Per circuit it keeps how far each used writer is from its replacement; every touched
-reader's input is one matrix product over those. Replaced inputs pass the model's own norm, so that
-a row's numbers do not depend on which readers are replaced. MLPs run on the circuits and tokens
-that need them alone. Where spans are kept apart, a circuit has a part for the tokens of each, which
-is made like a circuit of its own: what one span does not need is skipped there. Only the answer
-positions of the final stream are ever read.
+Rows of the batch are circuits x examples. The pass starts from the clean run's stream at its first
+layer. How far each used writer of a group is from its replacement is kept for all its circuits in
+one tensor; the inputs of all readers at one place are one batched product over it, pass the model's
+own norm, so that a row's numbers do not depend on which readers are replaced, and are projected at
+once. What a circuit does not put together stays as it is. Many circuits in one group are as many
+operations as one. Groups of one are less arithmetic: each leaves out what its circuit does not
+need, its last layer works at the answers, and MLPs run on the circuits and tokens that need them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,274 +18,283 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.running.groups import (
+    LIVE,
+    REPLACED,
+    Group,
+    first_layer,
+    make_groups,
+    members,
+    n_before,
+)
 from circuits.running.pair import Pair
-from circuits.running.parts import Part, make_parts, room_for
 from circuits.running.plan import STARTS, Plan
-from circuits.running.sums import LIVE, REPLACED
-from patching.anatomy.blocks import FINAL_STREAM, Block, widen
+from circuits.running.rewiring import Reading, rewired
+from patching.anatomy.blocks import FINAL_STREAM, Block
 from patching.anatomy.stack import skipping
-from patching.capture import Writes
 from patching.model import Hook, Model
 from patching.tasks.task import Batch
 
-Places = tuple[Int[Tensor, " token"], Int[Tensor, " token"]]
-"""Row and position of some tokens."""
-
 
 def run_pass(
-    model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan]
+    model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan], *, together: bool
 ) -> Float[Tensor, "circuit asked vocab"]:
-    """Logits at the answer positions of circuits with one `first_layer`."""
-    layer, n = plans[0].first_layer, len(plans)
-    assert layer is not None, "an untouched circuit needs no pass"
+    """Logits at the answer positions of all circuits, `together` in one group or each in its own.
+
+    Each in its own, they have one `first_layer`.
+    """
+    layer, n = first_layer(plans), len(plans)
     name = FINAL_STREAM if layer == model.graph.n_layers else model.blocks[layer].stream_in
     start: tuple[str, Hook] = (name, lambda _: pair.streams[name].repeat(n, 1, 1))
-    hooks = [start, *_Pass(model, batch, pair, plans, layer).hooks()]
+    groups = make_groups(model, batch, pair, plans, together=together)
+    shared = Shared(n, pair.replaced.embed.new_empty(0))
+    mixes = [Side(model, pair, group, shared) for group in groups]
+    hooks = _hooks(model, pair, layer, mixes, skips=not together)
     with skipping(model.bridge, layer, as_tuple=model.blocks_return_tuples):
-        logits = model.answer_logits(batch.clean.repeat(n, 1), batch, hooks)
+        logits = model.answer_logits(batch.clean.repeat(n, 1), batch, [start, *hooks])
     return rearrange(logits, "(circuit asked) vocab -> circuit asked vocab", circuit=n)
 
 
-class _Pass:
-    """Hooks for one pass, in the order in which they fire."""
+def _hooks(
+    model: Model, pair: Pair, layer: int, mixes: Sequence["Side"], *, skips: bool
+) -> list[tuple[str, Hook]]:
+    """All hooks of one pass that begins at a layer."""
+    for mix in mixes if layer == model.graph.n_layers else ():
+        mix.narrow()
+    _fill_before(model, pair, layer, mixes)
+    hooks = [hook for mix in mixes for hook in mix.hooks()]
+    if not skips:
+        return hooks
+    blocks = model.blocks[layer:]
+    mlps = [_Mlp(block, pair.mlp_outs[block.mlp_out], mixes) for block in blocks]
+    leaving: list[tuple[str, Hook]] = [(mlp.block.mlp_out, mlp.leave) for mlp in mlps]
+    entering: list[tuple[str, Hook]] = [(mlp.block.mlp_in, mlp.enter) for mlp in mlps]
+    narrowing = [(model.blocks[-1].z, mix.narrow) for mix in mixes]
+    return [*leaving, *narrowing, *hooks, *entering]
+
+
+def _fill_before(model: Model, pair: Pair, layer: int, mixes: Sequence["Side"]) -> None:
+    """What writers lack that write before the pass begins: in all circuits the same."""
+    clean, replaced, graph = pair.clean.writes, pair.replaced, model.graph
+    first = n_before(model, layer)
+    mine = [mix.group.used.numbers[: mix.group.used.n_before[first]] for mix in mixes]
+    used = members(graph, mine)
+    if not len(used.numbers):
+        return
+    lack = replaced.embed.new_empty(len(used.numbers), *replaced.embed.shape)
+    if used.any(slice(0, 1)):
+        torch.sub(replaced.embed, clean.embed, out=lack[0])
+    for block in model.blocks[:layer]:
+        i, span = block.index, graph.head_sources(block.index)
+        heads = mixes[0].group.heads[i] if len(mixes) == 1 else used.among(span).to(model.device)
+        if len(heads):
+            some = replaced.heads[i][:, heads] - clean.heads[i][:, heads]
+            block.head_writes(some, heads=heads, out=lack[used.span(span)])
+        if used.any(slice(span.stop, span.stop + 1)):
+            torch.sub(replaced.mlps[i], clean.mlps[i], out=lack[used.n_before[span.stop]])
+    for mix, some in zip(mixes, mine, strict=True):
+        rows = lack if len(mixes) == 1 else lack[torch.searchsorted(used.numbers, some)]
+        mix.missing[STARTS : STARTS + len(some)] = rows[:, None, mix.where]
+
+
+@dataclass
+class Shared:
+    """What the groups of a pass share.
+
+    `written` are the hook points where one of them has put something already.
+    """
+
+    n_circuits: int
+    _room: Float[Tensor, " room"]
+    written: set[str] = field(default_factory=set)
+
+    def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory for what is soon done with: fresh pages cost time."""
+        n = torch.Size(shape).numel()
+        if len(self._room) < n:
+            self._room = like.new_empty(n)
+        return self._room[:n].view(shape)
+
+
+class _Mlp:
+    """A layer's MLP, on the circuits and tokens that need it alone.
+
+    Elsewhere it writes what it wrote in the clean run.
+    """
 
     def __init__(
-        self, model: Model, batch: Batch, pair: Pair, plans: Sequence[Plan], layer: int
+        self, block: Block, clean: Float[Tensor, "row pos d_model"], mixes: Sequence["Side"]
     ) -> None:
-        self._model, self._graph, self._pair, self._first = model, model.graph, pair, layer
-        self._n, self._only_asked = len(plans), layer == model.graph.n_layers
-        chosen = slice(None)
-        self._nothing_kept = pair.nothing_kept
-        if self._only_asked:  # nothing but the answer positions is ever read
-            chosen = batch.is_asked[pair.places].nonzero().squeeze(1)
-            self._nothing_kept = {FINAL_STREAM: pair.nothing_kept[FINAL_STREAM][chosen]}
-        missing = (pair.replaced - pair.clean.writes)[chosen]
-        self._parts = make_parts(plans, pair, batch.is_asked, missing.embed, chosen)
-        self._fill_writers_before(missing)
-        self._streams: dict[str, Tensor] = {}
-        self._made: dict[str, list[tuple[Part, Tensor, Tensor]]] = {}
-        self._z: dict[int, Tensor] = {}
-        readers = map(self._graph.attention_readers, range(self._graph.n_layers))
-        self._room = room_for(self._parts, [*readers])
+        self.block, self._clean, self._n = block, clean, mixes[0].shared.n_circuits
+        self._ran = [mix for mix in mixes if mix.group.runs[block.index]]
+        self._tokens: Tensor | None = None
+
+    def enter(self, live: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "one token d_model"]:
+        """What it reads, of all circuits."""
+        ran = [mix for mix in self._ran if len(mix.tokens)]
+        if not ran:
+            return live if self.block.mlp_keeps_shape else live[:1, :1]
+        x = torch.cat([mix.mlp_input(self.block, live) for mix in ran])
+        self._tokens = torch.cat([mix.tokens_in_pass for mix in ran])
+        if not self.block.mlp_keeps_shape:
+            return x[None]
+        rest = live.flatten(0, 1)[len(x) :]
+        return torch.cat([x, torch.zeros_like(rest)]).view_as(live)
+
+    def leave(self, out: Float[Tensor, "one token d_model"]) -> Float[Tensor, "row pos d_model"]:
+        """What it writes."""
+        whole = self._clean.repeat(self._n, 1, 1)
+        if self._tokens is not None:
+            made = out.flatten(0, 1)[: len(self._tokens)]
+            whole.flatten(0, 1).index_copy_(0, self._tokens, made)
+        return whole
+
+
+class Side:
+    """What readers of a group's circuits see: a `Mix` whose tokens are circuits x tokens.
+
+    `tokens` are those it works at, `where` their place among the pair's. `missing` holds two
+    streams to start from, then replacement minus live write of each used writer.
+    """
+
+    def __init__(self, model: Model, pair: Pair, group: Group, shared: Shared) -> None:
+        self.model, self.pair, self.group, self.shared = model, pair, group, shared
+        self.tokens: Int[Tensor, " token"] = group.tokens
+        self.where: slice | Tensor = group.where
+        self._n = group.circuits.stop - group.circuits.start
+        n_rows = STARTS + len(group.used.numbers)
+        width = pair.replaced.embed.shape[1]
+        self._kept_back = {block.mlp_in for block in model.blocks if group.skips}
+        self._mlp_inputs: dict[str, Tensor] = {}
+        self.missing = pair.replaced.embed.new_empty(n_rows, self._n, len(group.tokens), width)
 
     def hooks(self) -> list[tuple[str, Hook]]:
-        """All hooks, to be in place during the pass."""
-        hooks: list[tuple[str, Hook]] = []
-        for block in self._model.blocks[self._first :]:
-            hooks += self._attention_hooks(block) + self._mlp_hooks(block)
-            hooks += self._head_hooks(block)
-        if any(bool((part.plan.computed | part.plan.replaced)[-1]) for part in self._parts):
-            hooks.append((FINAL_STREAM, self._on_final))
-        return hooks
+        """All hooks of one pass."""
+        known = [(name, partial(self._put_replaced, name)) for name in self.group.replaced]
+        return [*known, *rewired(self.model, self.group.layout, self)]
+
+    def narrow(self, _: Tensor | None = None) -> None:
+        """Go on at the asked tokens alone, where these are known: nothing else is ever read."""
+        asked = self.group.asked
+        if asked is not None and len(asked) < len(self.tokens):
+            self.tokens, self.where = self.tokens[asked], self.group.where.start + asked
+            self.missing = self.missing.index_select(2, asked)
+
+    # Tokens of all circuits.
+
+    def chosen(self, x: Float[Tensor, "row pos ..."]) -> Float[Tensor, "circuits_x_token ..."]:
+        """Activations at the tokens where anything can differ, of the group's circuits."""
+        return self._mine(x).index_select(1, self.tokens).flatten(0, 1)
+
+    def put(
+        self,
+        name: str,
+        live: Float[Tensor, "row pos ..."],
+        made: Float[Tensor, "circuits_x_token ..."],
+        heads: Int[Tensor, " some"] | None,
+    ) -> Float[Tensor, "row pos ..."]:
+        """Live activations with what was made in place of them, in the circuits that ask for it."""
+        made = made.unflatten(0, (self._n, -1)).to(live.dtype)
+        if name in self._kept_back:
+            (self._mlp_inputs[name],) = made
+            return live
+        some, alone = self.group.computed.get(name), self._n == self.shared.n_circuits
+        if alone and some is None and heads is None and name not in self.group.replaced:
+            return self._mine(live).index_copy(1, self.tokens, made).view_as(live)
+        out, mine = self._open(name, live)
+        if some is not None:
+            circuit, *rank_and_head = some
+            made = made[(circuit, slice(None), *rank_and_head[:1])]
+            mine[(circuit[:, None], self.tokens, *(x[:, None] for x in rank_and_head[1:]))] = made
+        elif heads is None:
+            mine.index_copy_(1, self.tokens, made)
+        else:
+            mine[:, self.tokens[:, None], heads] = made
+        return out
+
+    def _put_replaced(
+        self, name: str, live: Float[Tensor, "row pos head d_head"]
+    ) -> Float[Tensor, "row pos head d_head"]:
+        """Put what is known of readers that see nothing but replacements."""
+        (circuit, head), (out, mine) = self.group.replaced[name], self._open(name, live)
+        nothing = self.pair.nothing_kept[name][self.where]
+        mine[circuit[:, None], self.tokens, head[:, None]] = nothing[:, head].transpose(0, 1)
+        return out
+
+    def _open(
+        self, name: str, live: Float[Tensor, "row pos ..."]
+    ) -> tuple[Float[Tensor, "row pos ..."], Float[Tensor, "circuit batch_x_pos ..."]]:
+        """Live activations that may be written to, and those of the group's circuits in them."""
+        if name not in self.shared.written:
+            self.shared.written.add(name)
+            live = live.clone(memory_format=torch.contiguous_format)
+        return live, self._mine(live)
+
+    def _mine(self, x: Float[Tensor, "row pos ..."]) -> Float[Tensor, "circuit batch_x_pos ..."]:
+        return x.reshape(self.shared.n_circuits, -1, *x.shape[2:])[self.group.circuits]
+
+    # Readers.
+
+    @property
+    def tokens_in_pass(self) -> Int[Tensor, " token"]:
+        """The tokens of a group of one, counted through all rows of the pass."""
+        return self.group.circuits.start * self.pair.tokens.numel() + self.tokens
+
+    def mlp_input(
+        self, block: Block, live: Float[Tensor, "row pos d_model"]
+    ) -> Float[Tensor, "token d_model"]:
+        """What an MLP reads at these tokens, put together or live."""
+        made = self._mlp_inputs.pop(block.mlp_in, None)
+        return self.chosen(live) if made is None else made
+
+    def inputs(
+        self, reading: Reading, name: str, stream: Float[Tensor, "circuits_x_token d_model"]
+    ) -> Float[Tensor, "reader circuits_x_token d_model"]:
+        """All sums of a reading, of all circuits: one product."""
+        terms = self.group.terms[reading.number]
+        missing = self.missing[: terms.shape[-1]]
+        missing[LIVE] = stream.view_as(missing[LIVE])
+        missing[REPLACED] = self.pair.nothing_kept[name][self.where]
+        if terms.ndim == 4:
+            return self._by_span(terms, missing).reshape(terms.shape[2], *stream.shape)
+        seen = missing.flatten(2).transpose(0, 1)
+        shape = *terms.shape[:2], seen.shape[2]
+        room = self.shared.room(shape, seen) if self.group.skips else None
+        x = torch.bmm(terms, seen, out=room)
+        x = x.unflatten(2, missing.shape[2:]).transpose(0, 1)
+        return x.reshape(len(x), *stream.shape)
+
+    def _by_span(
+        self,
+        terms: Float[Tensor, "span circuit reader row"],
+        missing: Float[Tensor, "row circuit token d_model"],
+    ) -> Float[Tensor, "reader circuit token d_model"]:
+        """The same, each span's tokens by its own terms."""
+        x = missing.new_empty(terms.shape[2], *missing.shape[1:])
+        for mine, part in zip(terms, self.group.spans, strict=True):
+            if part.start < part.stop:
+                seen = missing[:, :, part].flatten(2).transpose(0, 1)
+                made = torch.bmm(mine, seen).unflatten(2, (-1, x.shape[-1]))
+                x[:, :, part] = made.transpose(0, 1)
+        return x
 
     # Writers: how far each is from its replacement.
 
-    def _fill_writers_before(self, missing: Writes) -> None:
-        """Replacement minus clean write of used writers that write before the pass begins."""
-        graph = self._graph
-        n_before = len(graph.sources)
-        if not self._only_asked:
-            n_before = graph.sources_before_attention(self._first)
-        used = [part.plan.used[: part.plan.n_used(n_before)] for part in self._parts]
-        union = torch.cat(used).unique()
-        out = missing.embed.new_empty(len(union), *missing.embed.shape)
-        out[union == 0] = missing.embed
-        for block in self._model.blocks[: self._first]:
-            heads_of = graph.head_sources(block.index)
-            rows = (union >= heads_of.start) & (union < heads_of.stop)
-            if rows.any():
-                heads = union[rows] - heads_of.start
-                out[rows] = block.head_writes(missing.heads[block.index][:, heads], heads=heads)
-            out[union == heads_of.stop] = missing.mlps[block.index]
-        for part, mine in zip(self._parts, used, strict=True):
-            end = STARTS + len(mine)
-            part.sums.missing[STARTS:end] = out[:, part.span][torch.searchsorted(union, mine)]
-
-    def _head_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        heads = self._graph.head_sources(block.index)
-        if not any(len(part.plan.used_in(heads)[1]) for part in self._parts):
-            return []
-        if block.post_attention_norm is None:
-            return [(block.z, lambda z: self._on_heads(block, z, None))]
-        return [
-            (block.z, lambda z: self._z.update({block.index: z})),
-            (
-                block.attention_sum,
-                lambda total: self._on_heads(block, self._z.pop(block.index), total),
-            ),
-        ]
-
-    def _on_heads(
-        self,
-        block: Block,
-        z: Float[Tensor, "row pos head d_head"],
-        total: Float[Tensor, "row pos d_model"] | None,
+    def on_heads(
+        self, block: Block, head_input: Float[Tensor, "circuits_x_token head d_head"]
     ) -> None:
-        for part in self._parts:
-            rows, heads = part.sums.rows(self._graph.head_sources(block.index))
-            if not len(heads):
-                continue
-            live = block.head_input(
-                self._chosen(z, part), None if total is None else self._chosen(total, part)
-            )
-            missing = (self._pair.replaced.heads[block.index][part.span] - live)[:, heads]
-            every = len(heads) == self._graph.n_heads
-            block.head_writes(missing, heads=None if every else heads, out=rows)
+        """Keep what the used heads of all circuits lack."""
+        group, heads = self.group, self.group.heads[block.index]
+        replaced = self.pair.replaced.heads[block.index][self.where]
+        live = head_input.unflatten(0, (self._n, -1))
+        which = None if len(heads) == live.shape[2] else heads
+        if which is not None:
+            replaced, live = replaced.index_select(1, heads), live.index_select(2, heads)
+        rows = self.missing[group.rows(self.model.graph.head_sources(block.index))]
+        block.head_writes((replaced - live).flatten(0, 1), heads=which, out=rows.flatten(1, 2))
 
-    def _chosen(self, x: Float[Tensor, "row pos ..."], part: Part) -> Float[Tensor, "token ..."]:
-        """What a circuit's rows hold at the tokens of a part."""
-        return self._by_circuit(x)[part.circuit][part.places]
-
-    def _by_circuit(self, x: Float[Tensor, "row pos ..."]) -> Float[Tensor, "circuit n pos ..."]:
-        return x.unflatten(0, (self._n, -1))
-
-    # Readers: their inputs, put together.
-
-    def _attention_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        hooks: list[tuple[str, Hook]] = []
-        if self._is_computed(self._graph.attention_readers(block.index)):
-            hooks.append((block.stream_in, lambda live: self._project(block, live)))
-        for name, readers in zip(block.projections, self._readers(block), strict=True):
-            if self._is_computed(readers) or self._is_replaced(readers):
-                hooks.append((name, partial(self._replace_projection, name, readers)))
-        return hooks
-
-    def _readers(self, block: Block) -> tuple[slice, ...]:
-        """What a layer's attention reads, on the destination axis."""
-        return self._graph.projected_readers(block.index)
-
-    def _is_computed(self, readers: slice) -> bool:
-        return any(bool(part.plan.computed[readers].any()) for part in self._parts)
-
-    def _is_replaced(self, readers: slice) -> bool:
-        return any(bool(part.plan.replaced[readers].any()) for part in self._parts)
-
-    def _project(self, block: Block, live: Float[Tensor, "row pos d_model"]) -> None:
-        """What attention makes of all readers that are put together, one part at a time."""
-        every = self._graph.attention_readers(block.index)
-        n_sources = self._graph.sources_before_attention(block.index)
-        for part in self._parts:
-            readers = every.start + part.sums.computed(every)
-            if not len(readers):
-                continue
-            self._set_starts(part, block.stream_in, self._chosen(live, part))
-            x = part.sums.inputs(readers, n_sources, room=self._room).to(live.dtype)
-            x = x if block.attention_norm is None else block.attention_norm(x)
-            for number, readers in enumerate(self._readers(block)):
-                which = part.sums.computed(readers)
-                if not len(which):
-                    continue
-                mine, x = x[: len(which)], x[len(which) :]
-                made = block.projected(number, mine, which)
-                self._made.setdefault(block.projections[number], []).append((part, which, made))
-
-    def _replace_projection(
-        self, name: str, readers: slice, live: Float[Tensor, "row pos head d_head"]
-    ) -> Tensor:
-        out = self._by_circuit(live).clone()
-        for part in self._parts:
-            which = part.plan.replaced[readers].nonzero().squeeze(1)
-            if len(which):
-                rows, places = (some[:, None] for some in part.places)
-                nothing = self._nothing_kept[name][part.span]
-                out[part.circuit, rows, places, which] = nothing[:, which]
-        for part, which, made in self._made.pop(name, []):
-            rows, places = (some[:, None] for some in part.places)
-            out[part.circuit, rows, places, which] = made.transpose(0, 1)
-        return out.flatten(0, 1)
-
-    def _mlp_hooks(self, block: Block) -> list[tuple[str, Hook]]:
-        """The MLP runs on the parts in which it is active, at tokens where anything differs.
-
-        The last at the answers alone: nothing else sees what it writes.
-        """
-        mlp, reader = self._graph.mlp_source(block.index), self._graph.mlp_reader(block.index)
-        ran = [
-            part
-            for part in self._parts
-            if part.plan.active[mlp] and (len(part.asked) or not self._is_last(block))
-        ]
-        hooks: list[tuple[str, Hook]] = []
-        if self._is_computed(slice(reader, reader + 1)):
-            hooks.append((block.mlp_stream, self._keep_stream(block.mlp_stream)))
-        hooks.append((block.mlp_in, lambda live: self._mlp_input(block, live, ran)))
-        hooks.append((block.mlp_out, lambda out: self._on_mlp_out(block, out, ran)))
-        return hooks
-
-    def _is_last(self, block: Block) -> bool:
-        return block.index == self._graph.n_layers - 1
-
-    def _mlp_tokens(self, block: Block, part: Part) -> tuple[Tensor | slice, Places]:
-        """Where an MLP works: among a part's tokens, and their rows and positions."""
-        if self._is_last(block):
-            return part.asked, part.asked_places
-        return slice(None), part.places
-
-    def _keep_stream(self, name: str) -> Hook:
-        return lambda stream: self._streams.update({name: stream})
-
-    def _mlp_input(
-        self, block: Block, live: Float[Tensor, "row pos d_model"], ran: list[Part]
-    ) -> Float[Tensor, "one token d_model"]:
-        reader = self._graph.mlp_reader(block.index)
-        n_sources = self._graph.sources_before_mlp(block.index)
-        stream, made = self._streams.pop(block.mlp_stream, None), []
-        for part in ran:
-            at, places = self._mlp_tokens(block, part)
-            x = self._by_circuit(live)[part.circuit][places]
-            if part.plan.computed[reader]:
-                assert stream is not None, "the stream is kept for every reader put together"
-                self._set_starts(part, block.mlp_stream, self._chosen(stream, part))
-                some = None if isinstance(at, slice) else at
-                x = part.sums.inputs(torch.tensor([reader]), n_sources, some)[0].to(live.dtype)
-                x = x if block.mlp_norm is None else block.mlp_norm(x)
-            made.append(x)
-        x = torch.cat(made)[None] if made else live[:1, :1]
-        return _filled_up(x, live) if block.mlp_keeps_shape else x
-
-    def _on_mlp_out(
-        self, block: Block, out: Float[Tensor, "one token d_model"], ran: list[Part]
-    ) -> Float[Tensor, "row pos d_model"]:
-        """Where it did not run, the MLP writes what it wrote in the clean run."""
-        mlp = self._graph.mlp_source(block.index)
-        clean = self._pair.mlp_outs[block.mlp_out]
-        whole = clean.repeat(self._n, *[1] * clean.ndim).view(self._n, *clean.shape)
-        sizes = [len(self._mlp_tokens(block, part)[1][0]) for part in ran]
-        tokens = out.flatten(0, 1)[: sum(sizes)].split(sizes) if ran else []
-        for part, made in zip(ran, tokens, strict=True):
-            whole[part.circuit][self._mlp_tokens(block, part)[1]] = made
-        for part in self._parts:
-            rows, which = part.sums.rows(slice(mlp, mlp + 1))
-            if len(which):
-                at, places = self._mlp_tokens(block, part)
-                replaced = self._pair.replaced.mlps[block.index][part.span][at]
-                rows[0, at] = replaced - widen(whole[part.circuit][places])
-        return whole.flatten(0, 1)
-
-    def _set_starts(self, part: Part, name: str, live: Float[Tensor, "token d_model"]) -> None:
-        missing = part.sums.missing
-        missing[LIVE], missing[REPLACED] = live, self._nothing_kept[name][part.span]
-
-    def _on_final(self, live: Float[Tensor, "row pos d_model"]) -> Tensor:
-        """Only the answer positions of the final stream are ever read."""
-        out, start = self._by_circuit(live).clone(), self._nothing_kept[FINAL_STREAM]
-        reader, n_sources = torch.tensor([-1]), len(self._graph.sources)
-        for part in self._parts:
-            at, missing = part.asked, part.sums.missing
-            where, nothing = (part.circuit, *part.asked_places), widen(start[part.span][at])
-            if part.plan.replaced[-1]:
-                out[where] = nothing.to(out.dtype)
-            elif part.plan.computed[-1] and len(at):
-                missing[LIVE, at], missing[REPLACED, at] = widen(out[where]), nothing
-                x = part.sums.inputs(reader, n_sources, None if self._only_asked else at)
-                out[where] = x[0].to(out.dtype)
-        return out.flatten(0, 1)
-
-
-def _filled_up(
-    x: Float[Tensor, "one token d_model"], live: Float[Tensor, "row pos d_model"]
-) -> Float[Tensor, "row pos d_model"]:
-    """The tokens first, in a tensor of the shape of `live`."""
-    whole = torch.zeros_like(live)
-    whole.flatten(0, 1)[: x.shape[1]] = x[0]
-    return whole
+    def on_mlp(self, block: Block, write: Float[Tensor, "circuits_x_token d_model"]) -> None:
+        """Keep what the MLP of all circuits lacks."""
+        mlp = self.model.graph.mlp_source(block.index)
+        (row,) = self.missing[self.group.rows(slice(mlp, mlp + 1))]
+        torch.sub(self.pair.replaced.mlps[block.index][self.where], write.view_as(row), out=row)

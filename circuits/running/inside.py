@@ -19,7 +19,7 @@ from transformers import Cache
 from circuits.circuit import Circuit
 from circuits.running.missing import Missing
 from circuits.running.plan import plan_everywhere
-from circuits.running.rewiring import Reading, lay_out, rewired
+from circuits.running.rewiring import Members, Reading, lay_out, rewired
 from circuits.running.starts import replaced_streams
 from patching.ablations import Ablation, Constants
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
@@ -99,13 +99,14 @@ class _Run:
         self._layout = lay_out(graph, plan.computed, told)
         nowhere = torch.zeros_like(self._constants.embed)
         self._streams = replaced_streams(model, self._constants, nowhere)
-        used = [plan.used[: plan.n_used(reading.n_sources)] for reading in self._layout.readings]
+        used = Members.of(told)
         self._weights = [
-            plan.coefficient[some][:, reading.readers].to(like)
-            for some, reading in zip(used, self._layout.readings, strict=True)
+            plan.coefficient[used.numbers[: used.n_before[reading.n_sources]]][:, reading.readers]
+            for reading in self._layout.readings
         ]
+        self._weights = [weights.to(like) for weights in self._weights]
         self._tells_embed = bool(told[0])
-        heads = [plan.used_in(graph.head_sources(i))[1] for i in range(graph.n_layers)]
+        heads = [used.among(graph.head_sources(i)) for i in range(graph.n_layers)]
         self._heads = [some.to(model.device) for some in heads]
         self._running = False
         self._forget()
@@ -172,6 +173,7 @@ class _Run:
 
     def put(
         self,
+        name: str,
         live: Float[Tensor, "batch pos ..."],
         made: Float[Tensor, "token ..."],
         heads: Int[Tensor, " some"] | None,

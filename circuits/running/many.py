@@ -2,8 +2,8 @@
 
 Every row runs the clean prompt; readers take what the live writers sum to, with the writers of
 removed edges replaced (see `plan`). Where arithmetic is what costs, circuits that first differ from
-the clean run at the same layer share passes, which start there and skip what each does not need
-(see `batched`); where launches are, as many as fit share one structure (see `grouped` and
+the clean run at the same layer share passes, which start there and skip what each does not need;
+where launches are, as many as fit share one structure (see `batched` and
 `patching.memory.grouping`). What one circuit's rows compute never depends on which others share its
 pass.
 """
@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.running.batched import run_pass
-from circuits.running.grouped import run_group
 from circuits.running.groups import n_values
 from circuits.running.pair import Pair
 from circuits.running.plan import Plan, make_plans
@@ -163,7 +162,7 @@ def _run_together(
 ) -> None:
     """Run circuits in this order, as many at once as fit."""
     many = takes_many(model.device)
-    run = partial(run_group if many else run_pass, model, batch, pair)
+    run = partial(run_pass, model, batch, pair, together=many)
     each = _bytes_each(model, batch, pair, list(plans.values()))
     work = partial(_run_some, run, plans, use)
     in_tiles(len(plans), each, model.device, work, share=0.5 if many else None)

@@ -120,6 +120,7 @@ class _Masks:
 
     def put(
         self,
+        name: str,
         live: Float[Tensor, "batch pos ..."],
         made: Float[Tensor, "window_token ..."],
         heads: Int[Tensor, " some"] | None,

@@ -77,22 +77,6 @@ class Plan:
         """Whether the logits are those of the corrupt run."""
         return bool(self.replaced[-1])
 
-    def n_used(self, n_sources: int) -> int:
-        """How many used writers are among the graph's first ones."""
-        return int((self.used < n_sources).sum())
-
-    @cached_property
-    def terms(self) -> Float[Tensor, "*span reader row"]:
-        """What multiplies the two streams to start from (live, replaced) and each used writer."""
-        starts = torch.stack([~self.from_replaced, self.from_replaced]).to(self.coefficient)
-        terms = torch.cat([starts, self.coefficient[self.used]])
-        return terms.T if terms.ndim == 2 else terms.permute(2, 1, 0)
-
-    def used_in(self, sources: slice) -> tuple[slice, Int[Tensor, " some"]]:
-        """Where the used writers of a span stand among the used ones, and which they are."""
-        first, last = self.n_used(sources.start), self.n_used(sources.stop)
-        return slice(first, last), self.used[first:last] - sources.start
-
 
 def make_plans(
     removed: Float[Tensor, "circuit source dest *span"],

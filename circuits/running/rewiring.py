@@ -31,11 +31,40 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
+class Members:
+    """Some of a graph's readers or writers, ascending; how many there are before each of all."""
+
+    numbers: Int[Tensor, " member"]
+    n_before: list[int]
+
+    @staticmethod
+    def of(chosen: Bool[Tensor, " all"]) -> "Members":
+        """Those that are chosen."""
+        return Members(chosen.nonzero().squeeze(1), [0, *chosen.cumsum(0).tolist()])
+
+    def span(self, some: slice) -> slice:
+        """Where the members in a span stand."""
+        return slice(self.n_before[some.start], self.n_before[some.stop])
+
+    def among(self, some: slice) -> Int[Tensor, " _"]:
+        """Which of a span the members are."""
+        return self.numbers[self.span(some)] - some.start
+
+    def any(self, some: slice) -> bool:
+        """Whether there is a member in a span."""
+        return self.n_before[some.start] < self.n_before[some.stop]
+
+
+@dataclass(frozen=True, eq=False)
 class LayerLayout:
-    """What is asked of one layer: `heads` are those whose queries, keys and values are made."""
+    """What is asked of one layer: `heads` are those whose queries, keys and values are made.
+
+    `every` says where these are all.
+    """
 
     attention: Reading | None
     heads: tuple[Int[Tensor, " _"], ...]
+    every: tuple[bool, ...]
     mlp: Reading | None
     tells_heads: bool
     tells_mlp: bool
@@ -60,10 +89,10 @@ def lay_out(
 ) -> Layout:
     """The layout for some readers and writers; heads of a layer are told of together."""
     made: list[Reading] = []
-    layers = tuple(_lay_out_layer(graph, i, readers, writers, made) for i in range(graph.n_layers))
+    asked, told = Members.of(readers), Members.of(writers)
+    layers = tuple(_lay_out_layer(graph, i, asked, told, made) for i in range(graph.n_layers))
     last = len(graph.destinations) - 1
-    final = _reading(made, readers, slice(last, last + 1), len(graph.sources))
-    return Layout(layers, final)
+    return Layout(layers, _reading(made, asked, slice(last, last + 1), len(graph.sources)))
 
 
 @lru_cache(maxsize=8)
@@ -74,31 +103,26 @@ def whole_layout(graph: Graph, *, tells: bool) -> Layout:
 
 
 def _lay_out_layer(
-    graph: Graph,
-    i: int,
-    readers: Bool[Tensor, " dest"],
-    writers: Bool[Tensor, " source"],
-    made: list[Reading],
+    graph: Graph, i: int, asked: Members, told: Members, made: list[Reading]
 ) -> LayerLayout:
-    mlp = slice(graph.mlp_reader(i), graph.mlp_reader(i) + 1)
-    spans = graph.projected_readers(i)
-    before = graph.sources_before_attention(i)
+    mlp, mlp_source = graph.mlp_reader(i), graph.mlp_source(i)
+    spans, before = graph.projected_readers(i), graph.sources_before_attention(i)
+    heads = tuple(asked.among(span) for span in spans)
+    sizes = zip(heads, spans, strict=True)
     return LayerLayout(
-        attention=_reading(made, readers, graph.attention_readers(i), before),
-        heads=tuple(readers[span].nonzero().squeeze(1) for span in spans),
-        mlp=_reading(made, readers, mlp, graph.sources_before_mlp(i)),
-        tells_heads=bool(writers[graph.head_sources(i)].any()),
-        tells_mlp=bool(writers[graph.mlp_source(i)]),
+        attention=_reading(made, asked, graph.attention_readers(i), before),
+        heads=heads,
+        every=tuple(len(some) == span.stop - span.start for some, span in sizes),
+        mlp=_reading(made, asked, slice(mlp, mlp + 1), graph.sources_before_mlp(i)),
+        tells_heads=told.any(graph.head_sources(i)),
+        tells_mlp=told.any(slice(mlp_source, mlp_source + 1)),
     )
 
 
-def _reading(
-    made: list[Reading], readers: Bool[Tensor, " dest"], span: slice, n_sources: int
-) -> Reading | None:
-    which = readers[span].nonzero().squeeze(1)
-    if not len(which):
+def _reading(made: list[Reading], asked: Members, span: slice, n_sources: int) -> Reading | None:
+    if not asked.any(span):
         return None
-    made.append(Reading(len(made), n_sources, span.start + which))
+    made.append(Reading(len(made), n_sources, asked.numbers[asked.span(span)]))
     return made[-1]
 
 
@@ -112,11 +136,12 @@ class Mix(Protocol):
 
     def put(
         self,
+        name: str,
         live: Float[Tensor, "row pos ..."],
         made: Float[Tensor, "token ..."],
         heads: Int[Tensor, " some"] | None,
     ) -> Float[Tensor, "row pos ..."]:
-        """Live activations with others in place of them: of all heads, or of some."""
+        """Live activations of a hook point with others in place: of all heads, or of some."""
         ...
 
     def inputs(
@@ -156,10 +181,9 @@ class _Walk:
         if layer.attention is not None:
             read = partial(self._read_attention, block, layer.attention, layer.heads)
             hooks.append((block.stream_in, read))
-            for name, heads, w in zip(
-                block.projections, layer.heads, block.w_projections, strict=True
-            ):
-                which = None if len(heads) == len(w) else heads
+            asked = zip(block.projections, layer.heads, layer.every, strict=True)
+            for name, heads, every in asked:
+                which = None if every else heads
                 hooks += [(name, partial(self._project, name, which))] if len(heads) else []
         if layer.mlp is not None:
             if block.mlp_stream != block.mlp_in:
@@ -202,19 +226,21 @@ class _Walk:
         heads: Int[Tensor, " some"] | None,
         live: Float[Tensor, "row pos head d_head"],
     ) -> Float[Tensor, "row pos head d_head"]:
-        return self._mix.put(live, self._kept.pop(name), heads)
+        return self._mix.put(name, live, self._kept.pop(name), heads)
 
     def _read_mlp(
         self, block: Block, reading: Reading, live: Float[Tensor, "row pos d_model"]
     ) -> Float[Tensor, "row pos d_model"]:
         name = block.mlp_stream
         x = self._inputs(reading, name, live if name == block.mlp_in else self._kept.pop(name))[0]
-        return self._mix.put(live, x if block.mlp_norm is None else block.mlp_norm(x), None)
+        x = x if block.mlp_norm is None else block.mlp_norm(x)
+        return self._mix.put(block.mlp_in, live, x, None)
 
     def read_logits(
         self, reading: Reading, stream: Float[Tensor, "row pos d_model"]
     ) -> Float[Tensor, "row pos d_model"]:
-        return self._mix.put(stream, self._inputs(reading, FINAL_STREAM, stream)[0], None)
+        x = self._inputs(reading, FINAL_STREAM, stream)[0]
+        return self._mix.put(FINAL_STREAM, stream, x, None)
 
     def _inputs(
         self, reading: Reading, name: str, stream: Float[Tensor, "row pos d_model"]

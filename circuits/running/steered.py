@@ -75,6 +75,7 @@ class _Shifts:
 
     def put(
         self,
+        name: str,
         live: Float[Tensor, "row pos ..."],
         made: Float[Tensor, "copies_x_token ..."],
         heads: Int[Tensor, " some"] | None,

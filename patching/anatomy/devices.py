@@ -5,7 +5,7 @@ every activation there, whichever layer it is from, so that what is made of laye
 no thought. A hook that keeps much and mixes nothing says `AtLayer` and works where its layer lies.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,13 +68,17 @@ def placed(bridge: TransformerBridge, hooks: Iterable[tuple[str, Hook]]) -> Iter
         ValueError: if it does not fire as the model is configured.
     """
     home, points, added = next(bridge.parameters()).device, _points(bridge), []
+    together: dict[HookPoint, list[Hook]] = {}
     try:
         for name, hook in hooks:
             if name not in points:
                 raise KeyError(f"Hook name {name!r} does not exist on this model.")
-            change = partial(_as_library, at_home(hook, home))
-            bridge.check_hooks_to_add(points[name], name, change)
-            added.append((points[name], points[name].add_hook(change)))
+            point, is_known = points[name], points[name] in together
+            together.setdefault(point, []).append(at_home(hook, home))
+            if not is_known:
+                change = partial(_as_library, together[point])
+                bridge.check_hooks_to_add(point, name, change)
+                added.append((point, point.add_hook(change)))
         yield
     finally:
         for point, handle in added:
@@ -82,8 +86,14 @@ def placed(bridge: TransformerBridge, hooks: Iterable[tuple[str, Hook]]) -> Iter
             point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _as_library(change: Hook, tensor: Tensor, hook: HookPoint) -> Tensor | None:
-    return change(tensor)
+def _as_library(changes: Sequence[Hook], tensor: Tensor, hook: HookPoint) -> Tensor | None:
+    """All hooks of one point, one after the other."""
+    latest = None
+    for change in changes:
+        changed = change(tensor)
+        if changed is not None:
+            tensor = latest = changed
+    return latest
 
 
 def _points(bridge: TransformerBridge) -> Mapping[str, HookPoint]:

@@ -9,8 +9,8 @@ import transformers
 
 from benchmarks.operations import count, tensors_of
 from circuits import Circuit, random_circuit
+from circuits.running.batched import run_pass
 from circuits.running.evaluation import evaluate
-from circuits.running.grouped import run_group
 from circuits.running.many import run_circuits
 from circuits.running.pair import run_pair
 from circuits.running.plan import make_plans
@@ -121,13 +121,13 @@ def test_groups_hold_what_fits_and_are_halved_where_memory_runs_out(monkeypatch)
     circuits = [random_circuit(model.graph, 40, seed=n) for n in range(8)]
     sizes = []
 
-    def crowded(model, batch, pair, plans):
+    def crowded(model, batch, pair, plans, *, together):
         sizes.append(len(plans))
         if len(plans) > 3:
             raise RuntimeError("CUDA out of memory")
-        return run_group(model, batch, pair, plans)
+        return run_pass(model, batch, pair, plans, together=together)
 
-    monkeypatch.setattr("circuits.running.many.run_group", crowded)
+    monkeypatch.setattr("circuits.running.many.run_pass", crowded)
     with grouping(True), budget(None) as ledger:
         halved = evaluate(model, TASK, circuits, logit_diff)
     assert sizes == [8, 4, 2, 2, 2, 2]
@@ -184,7 +184,7 @@ def test_nothing_is_read_back_inside_a_pass(deep):
     removed = torch.stack([deep.graph.exists & ~circuit.mask for circuit in circuits])
     plans = make_plans(removed.float(), deep.graph, paired=True, coupled=[False] * 12)
     given = [*tensors_of(deep.bridge), batch.clean, *pair.streams.values()]
-    done = count(lambda: run_group(deep, batch, pair, plans), given)
+    done = count(lambda: run_pass(deep, batch, pair, plans, together=True), given)
     assert done.read_backs == 0
 
 
