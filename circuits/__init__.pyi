@@ -97,6 +97,7 @@ from .search import budgeted_search as budgeted_search
 from .select import by_inclusion as by_inclusion
 from .select import by_lower_bound as by_lower_bound
 from .select import by_mean_size as by_mean_size
+from .select import by_smoothed_size as by_smoothed_size
 from .select import greedy as greedy
 from .select import prune as prune
 from .select import random_circuit as random_circuit

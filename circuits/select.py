@@ -6,6 +6,7 @@ how many edges came of it.
 
 import heapq
 import warnings
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +16,7 @@ from circuits.circuit import Circuit
 from circuits.scores import Ranking, Scores, rank, ranked_by
 from patching.graph import Graph
 from patching.intervals import counts
-from patching.span_graph import plain_of, reads_elsewhere, spans_of
+from patching.span_graph import alive, on_graph, readers_of, spans_of
 
 Z = 1.96
 """Standard errors from a mean to the end of its 95 % interval."""
@@ -98,7 +99,7 @@ def prune(circuit: Circuit) -> Circuit:
     output unchanged when removed edges carry the activations of one whole corrupted run; under
     zero or mean ablation a node without inputs still writes, and dropping its edges matters.
     """
-    mask = _alive(circuit.mask, circuit.graph)
+    mask = alive(circuit.mask, circuit.graph)
     before = circuit.provenance.get("selection")
     selection = dict(before) if isinstance(before, dict) else {"requested": circuit.size}
     selection |= {"size": int(mask.sum()), "pruned": True}
@@ -155,10 +156,40 @@ def by_mean_size(scores: Scores, n: int, *, ranking: Ranking, prune: bool = Fals
         ValueError: if they were not, or of one prompt, the ranking is not absolute, or the graph
             does not have n edges.
     """
-    rows = require_rows(scores)
-    if ranking != "absolute":
-        raise ValueError(f"sizes have no sign: by_mean_size ranks by absolute, got {ranking!r}")
-    return _by_merit(scores, rows.abs().mean(dim=0), n, ranking, "by_mean_size", prune=prune)
+    size = _mean_sizes(scores, ranking, "by_mean_size")
+    return _by_merit(scores, size, n, ranking, "by_mean_size", prune=prune)
+
+
+def by_smoothed_size(scores: Scores, n: int, *, ranking: Ranking, prune: bool = False) -> Circuit:
+    """The n edges that are large on the mean prompt, between a writer and a reader that are.
+
+    By the geometric mean of an edge's mean size (as `by_mean_size`) and of what its ends let one
+    expect, the sizes of the writer's edges times those of the reader's over those of all: what a
+    table holds whose rows and columns are independent. Sums over many edges hang less on which
+    prompts were drawn, so circuits of other prompts are more alike. Needs scores that were kept by
+    prompt.
+
+    Raises:
+        ValueError: as `by_mean_size`.
+    """
+    size = on_graph(_mean_sizes(scores, ranking, "by_smoothed_size"), scores.graph)
+    expected = size.sum(dim=1, keepdim=True) * size.sum(dim=0) / size.sum().clamp(min=1e-300)
+    merit = (size * expected).sqrt()[scores.graph.exists]
+    return _by_merit(scores, merit, n, ranking, "by_smoothed_size", prune=prune)
+
+
+SELECTORS: Mapping[str, Callable[..., Circuit]] = {
+    "top-n": top_n,
+    "greedy": greedy,
+    "lower-bound": by_lower_bound,
+    "inclusion": by_inclusion,
+    "mean-size": by_mean_size,
+    "smoothed-size": by_smoothed_size,
+}
+"""What makes a circuit of some size from scores, by the names of the shell."""
+
+OF_SIZES = ("mean-size", "smoothed-size")
+"""Those that know no sign."""
 
 
 def random_circuit(graph: Graph, n: int, seed: int) -> Circuit:
@@ -176,46 +207,6 @@ def random_circuit(graph: Graph, n: int, seed: int) -> Circuit:
     return Circuit(mask, graph, None, {"selection": selection})
 
 
-def _alive(mask: Bool[Tensor, "source dest"], graph: Graph) -> Bool[Tensor, "source dest"]:
-    """The edges that are left when nodes without input or output have lost theirs."""
-    plain = plain_of(graph)
-    moved = plain.feeds & reads_elsewhere(plain)[:, None]
-    feeds = [part.float() for part in (plain.feeds & ~moved, moved)]
-    by_span = mask.unflatten(1, (len(plain.destinations), -1))
-    while True:
-        read, wrote = by_span.any(dim=0), by_span.any(dim=1)
-        has_input = _reached([part.T for part in feeds], read)
-        has_input[plain.source_index("embed")] = True
-        is_used = _reached(feeds, wrote)
-        is_used[plain.dest_index("logits")] = True
-        left = by_span & has_input[:, None] & is_used[None, :]
-        if torch.equal(left, by_span):
-            return left.flatten(1)
-        by_span = left
-
-
-def _reached(
-    feeds: list[Float[Tensor, "to from"]], here: Bool[Tensor, "from span"]
-) -> Bool[Tensor, "to span"]:
-    """What a node or a reader is joined to: at its own span, or (the second) at any."""
-    same, moved = feeds
-    anywhere = here.any(dim=1, keepdim=True).expand_as(here)
-    return (same @ here.float() + moved @ anywhere.float()) > 0
-
-
-def readers_of(graph: Graph, source: int, span: int) -> set[int]:
-    """The readers whose input reaches what a writer writes at a span."""
-    if not spans_of(graph):
-        return set(graph.feeds[:, source].nonzero().flatten().tolist())
-    plain, n = plain_of(graph), len(spans_of(graph))
-    readers, elsewhere = plain.feeds[:, source].nonzero().flatten(), reads_elsewhere(plain)
-    return {
-        n * reader + at
-        for reader in readers.tolist()
-        for at in (range(n) if elsewhere[reader] else (span,))
-    }
-
-
 def _selected(
     scores: Scores,
     mask: Bool[Tensor, "source dest"],
@@ -227,7 +218,7 @@ def _selected(
 ) -> Circuit:
     if ranking == "signed" and scores.signs_caution:
         warnings.warn(scores.signs_caution, stacklevel=3)
-    mask = _alive(mask, scores.graph) if prune else mask
+    mask = alive(mask, scores.graph) if prune else mask
     selection = {
         "selector": selector,
         "requested": requested,
@@ -251,6 +242,19 @@ def require_rows(scores: Scores) -> Float[Tensor, "example edge"]:
             "keep it, with by_prompt(task, score) or `circuits score --by-prompt`"
         )
     return scores.by_prompt
+
+
+def _mean_sizes(scores: Scores, ranking: Ranking, selector: str) -> Float[Tensor, " edge"]:
+    rows = require_rows(scores)
+    if ranking != "absolute":
+        raise ValueError(f"sizes have no sign: {selector} ranks by absolute, got {ranking!r}")
+    return rows.abs().mean(dim=0)
+
+
+def of_rows(scores: Scores, rows: Float[Tensor, "example edge"], **said: object) -> Scores:
+    """Scores of some prompts, the mean of what each alone scores; `said` of them in provenance."""
+    matrix, provenance = on_graph(rows.mean(dim=0), scores.graph), {**scores.provenance, **said}
+    return Scores(matrix, scores.graph, provenance, None, rows)
 
 
 def _below(sure: Float[Tensor, " some"], mean: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from patching.graph import Graph, Node
@@ -194,3 +194,50 @@ def graph_of(values: object) -> Graph:
             f"{str(values['fingerprint'])[:40]}: it was altered or written for other node names"
         )
     return graph
+
+
+def on_graph(values: Float[Tensor, " edge"], graph: Graph) -> Float[Tensor, "source dest"]:
+    """Numbers of all edges, in row-major order, as a matrix; 0 where there is no edge."""
+    matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
+    matrix[graph.exists] = values
+    return matrix
+
+
+def alive(mask: Bool[Tensor, "source dest"], graph: Graph) -> Bool[Tensor, "source dest"]:
+    """The edges that are left when nodes without input or output have lost theirs."""
+    plain = plain_of(graph)
+    moved = plain.feeds & reads_elsewhere(plain)[:, None]
+    feeds = [part.float() for part in (plain.feeds & ~moved, moved)]
+    by_span = mask.unflatten(1, (len(plain.destinations), -1))
+    while True:
+        read, wrote = by_span.any(dim=0), by_span.any(dim=1)
+        has_input = _reached([part.T for part in feeds], read)
+        has_input[plain.source_index("embed")] = True
+        is_used = _reached(feeds, wrote)
+        is_used[plain.dest_index("logits")] = True
+        left = by_span & has_input[:, None] & is_used[None, :]
+        if torch.equal(left, by_span):
+            return left.flatten(1)
+        by_span = left
+
+
+def _reached(
+    feeds: list[Float[Tensor, "to from"]], here: Bool[Tensor, "from span"]
+) -> Bool[Tensor, "to span"]:
+    """What a node or a reader is joined to: at its own span, or (the second) at any."""
+    same, moved = feeds
+    anywhere = here.any(dim=1, keepdim=True).expand_as(here)
+    return (same @ here.float() + moved @ anywhere.float()) > 0
+
+
+def readers_of(graph: Graph, source: int, span: int) -> set[int]:
+    """The readers whose input reaches what a writer writes at a span."""
+    if not spans_of(graph):
+        return set(graph.feeds[:, source].nonzero().flatten().tolist())
+    plain, n = plain_of(graph), len(spans_of(graph))
+    readers, elsewhere = plain.feeds[:, source].nonzero().flatten(), reads_elsewhere(plain)
+    return {
+        n * reader + at
+        for reader in readers.tolist()
+        for at in (range(n) if elsewhere[reader] else (span,))
+    }

@@ -1,22 +1,26 @@
 """The method chosen by evidence: cheap scores, held against each other on prompts of the search.
 
-The prompts of the search are halved. Every cheap recipe scores each half, circuits of one half's
-scores are run on the other, and the recipe, or mean of recipes, whose circuits are nearest to the
-model is kept, with its scores of both halves together: each prompt is scored once and judged once.
-Prompts that a circuit is to be judged on later are never seen.
+Every cheap recipe scores every prompt of the search, once. The prompts are dealt into four parts;
+circuits by the scores of three are run on the fourth, of every recipe and mean of recipes and by
+every selector. Of what is as near to the model as the nearest, within a standard error, the
+steadiest selector is kept, with the scores of all parts together. Prompts that a circuit is to be
+judged on later are never seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from random import Random
 
-from circuits.choosing.comparing import AROUND, Compared, compare, near
-from circuits.judging.smallest import Goal, between
+from circuits.choosing.comparing import Compared, Fold, compare, near, steadiest
+from circuits.circuit import Circuit
+from circuits.judging.smallest import Goal, Selector, between
 from circuits.judging.uncertainty import ensemble
 from circuits.provenance import describe
 from circuits.running.trial import Trial, prepare
-from circuits.scores import Scores, merge
-from circuits.scoring import Recipe, along_inputs, score, score_each
+from circuits.scores import Scores
+from circuits.scoring import Recipe, along_inputs, score_each
+from circuits.select import OF_SIZES, SELECTORS, of_rows, require_rows
 from patching.files.brief import as_table, briefly
 from patching.metrics import Metric
 from patching.model import Model
@@ -34,23 +38,31 @@ RECIPES: Mapping[str, Recipe] = {
 With their means by twos and threes, seven ways to score.
 """
 
+STEADY: Mapping[str, Selector] = {
+    name: SELECTORS[name] for name in ("smoothed-size", "mean-size", "top-n")
+}
+"""How edges are chosen, what hangs least on the prompts first (docs/how-to/believe.md)."""
+
 AND = " + "
 """Between the names of recipes whose mean is meant."""
 
-LEAST = 4
-"""Prompts without which halves cannot be held against each other."""
+FOLDS = 4
+"""Parts of the prompts; and prompts without which nothing can be held against each other."""
 
 
 @briefly
 @dataclass(frozen=True, eq=False)
 class Auto:
-    """What was compared, and the scores of the best, by all prompts of the search.
+    """What was compared, and the scores that are kept, by all prompts of the search.
 
-    `size` is the number of edges that circuits were compared at, before pruning. `units` is what it
-    cost in plain forward and backward passes over the prompts, a circuit counted as one forward.
+    `goal` is the one given, with the selector that is kept. `size` is the number of edges that
+    circuits were compared at, before pruning. `units` is what it cost in plain forward and backward
+    passes over the prompts, a circuit counted as one forward.
     """
 
     scores: Scores
+    goal: Goal
+    kept: Compared
     compared: tuple[Compared, ...]
     left_out: Mapping[str, str]
     size: int
@@ -58,11 +70,20 @@ class Auto:
 
     @property
     def best(self) -> str:
-        """The name of what was kept."""
-        return self.compared[0].name
+        """The name of the scores that are kept."""
+        return self.kept.name
+
+    def circuit(self, n: int | None = None) -> Circuit:
+        """The circuit of n edges, or of as many as circuits were compared at.
+
+        Raises:
+            ValueError: if the graph does not have n edges.
+        """
+        n = self.size if n is None else n
+        return self.goal.select(self.scores, n, ranking=self.goal.ranking, prune=self.goal.prune)
 
     def to_dataframe(self) -> "object":
-        """What was compared, the best first."""
+        """What was compared, the nearest first."""
         import pandas  # slow to import, and seldom needed
 
         return pandas.DataFrame(self.compared)
@@ -70,7 +91,8 @@ class Auto:
     def _repr_html_(self) -> str:
         import pandas
 
-        said = f"{self.best} is kept, compared at {self.size:,} edges, for {self.units:.1f} passes:"
+        said = f"{self.best} by {self.kept.selector} is kept, compared at {self.size:,} edges, "
+        said += f"for {self.units:.1f} passes:"
         return as_table(said, pandas.DataFrame(self.compared))
 
 
@@ -81,23 +103,34 @@ def auto(
     goal: Goal,
     *,
     size: int | None = None,
-    by_prompt: bool = False,
+    selectors: Mapping[str, Selector] = STEADY,
     batch_size: int = 16,
     run: Run | None = None,
 ) -> Auto:
-    """The cheap way to score whose circuits are nearest to the model, of a size or for a goal.
+    """The cheap way to score and select whose circuits are nearest to the model.
 
-    Nearest on prompts of the search that its scores had not seen. Without a size, circuits are
-    compared near the size at which the mean of all recipes reaches `goal.faithfulness`. `by_prompt`
-    keeps what each prompt alone scores, for intervals that contain the search. Costs some 23 plain
-    forward and backward passes by count; `units` says how many.
+    Of a size or for a goal, on prompts of the search that its scores had not seen. Without a size,
+    circuits are compared near the one at which the mean of all recipes reaches
+    `goal.faithfulness`. Scores keep what each prompt alone scores. Costs some 22 plain forward and
+    backward passes by count; `units` says how many.
 
     >>> from patching.metrics import logit_diff
     >>> from patching.models import induction
     >>> model, known = Model.load("truth/induction"), induction(n=8)
     >>> found = auto(model, known.task, logit_diff, Goal("absolute"), size=5)
-    >>> found.scores.provenance["method"], len(found.compared)
-    ('auto', 7)
+    >>> found.scores.provenance["method"], len(found.compared), found.circuit().size
+    ('auto', 21, 5)
+
+    Args:
+        model: see `Model`.
+        task: prompts of the search, four or more.
+        metric: as everywhere, positive where the clean run does better.
+        goal: the ranking, what is to be kept, and the ablation; its selector is not looked at.
+        size: of the circuits that are compared.
+        selectors: by name, the steadiest first; those that know no sign are left out of a signed
+            ranking.
+        batch_size: prompts at a time.
+        run: where what is scored is kept, and who does it.
 
     Raises:
         ValueError: if there are fewer than four prompts, the graph has not `size` edges, a recipe
@@ -106,23 +139,25 @@ def auto(
     """
     _check(model, task, size)
     usable, left_out = _usable(model, goal)
-    job = _Job(model, metric, goal, usable, by_prompt, batch_size, run)
-    halves = task.split(0.5, seed=0)
-    found = [job.score(half) for half in halves]
-    judges = [job.trial(half) for half in reversed(halves)]
-    ways = [_ways(alone) for alone in found]
-    n_circuits = len(ways[0]) * len(AROUND)
+    selectors = _fitting(selectors, goal)
+    job = _Job(model, metric, goal, usable, batch_size, run)
+    alone = job.score(task)
+    folds = [_fold(job, task, alone, some) for some in _deal(len(task))]
+    n_circuits = (2 ** len(usable) - 1) * len(selectors)
     if size is None:
-        size = near(judges, [next(iter(way.values())) for way in ways], goal)
-        n_circuits += len(between(0, model.graph.n_edges))
-    compared = compare(judges, ways, size, goal)
+        size = near(folds, next(iter(selectors.values())), goal)
+        n_circuits += len(between(0, next(iter(alone.values())).graph.n_edges)) + 1
+    compared = compare(folds, selectors, size, goal)
+    kept = steadiest(compared, list(selectors))
+    scores = _mean([alone[name] for name in kept.name.split(AND)])
     units = sum(map(_units, usable.values())) + n_circuits / 3
+    options = {"recipes": list(usable), "kept": kept.name, "selector": kept.selector}
     said = {"compared_at": size, "compared": [asdict(one) for one in compared]}
     said |= {"left_out": left_out, "units": round(units, 3)}
-    best = _together(found, compared[0].name)
-    made = job.describe(task, {"recipes": list(usable), "kept": compared[0].name})
-    parts = {"scores": dict(best.provenance), **said}
-    return Auto(replace(best, provenance={**made, **parts}), compared, left_out, size, units)
+    provenance = {**job.describe(task, options), "scores": dict(scores.provenance), **said}
+    goal = replace(goal, select=selectors[kept.selector])
+    found = replace(scores, provenance=provenance)
+    return Auto(found, goal, kept, compared, left_out, size, units)
 
 
 @dataclass(frozen=True)
@@ -133,19 +168,18 @@ class _Job:
     metric: Metric
     goal: Goal
     recipes: Mapping[str, Recipe]
-    by_prompt: bool
     batch_size: int
     run: Run | None
 
     def score(self, task: Task) -> dict[str, Scores]:
-        """Scores of some prompts by every recipe.
+        """Scores of prompts by every recipe, each prompt's own kept.
 
         Raises:
             ValueError: if a recipe scores every edge 0, or nothing fits it.
         """
-        found, by = {}, score_each if self.by_prompt else score
+        found = {}
         for name, recipe in self.recipes.items():
-            found[name] = by(
+            found[name] = score_each(
                 self.model,
                 task,
                 self.metric,
@@ -189,23 +223,42 @@ def _usable(model: Model, goal: Goal) -> tuple[dict[str, Recipe], dict[str, str]
     return usable, left_out
 
 
-def _ways(alone: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Scores by every recipe and by means of several, those of most of them first."""
-    return {
-        AND.join(names): _mean([alone[name] for name in names])
-        for n in range(len(alone), 0, -1)
-        for names in combinations(alone, n)
-    }
+def _fitting(selectors: Mapping[str, Selector], goal: Goal) -> Mapping[str, Selector]:
+    """Those that fit the ranking.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    signed = goal.ranking == "signed"
+    some = {name: by for name, by in selectors.items() if not (signed and name in OF_SIZES)}
+    if not some:
+        raise ValueError(f"sizes have no sign: {', '.join(selectors)} rank by absolute")
+    return some
+
+
+def _deal(n: int) -> list[list[int]]:
+    """Rows of each part."""
+    rows = list(range(n))
+    Random(0).shuffle(rows)
+    return [sorted(rows[i::FOLDS]) for i in range(FOLDS)]
+
+
+def _fold(job: _Job, task: Task, alone: Mapping[str, Scores], some: Sequence[int]) -> Fold:
+    """Circuits are run on some prompts, and found on the others."""
+    others = [row for row in range(len(task)) if row not in some]
+
+    def ways() -> Iterator[tuple[str, Scores]]:
+        """By means of several recipes and by each, those of most of them first."""
+        seen = {name: of_rows(one, require_rows(one)[others]) for name, one in alone.items()}
+        for n in range(len(seen), 0, -1):
+            for names in combinations(seen, n):
+                yield AND.join(names), _mean([seen[name] for name in names])
+
+    return Fold(job.trial(task.some(some)), ways)
 
 
 def _mean(members: Sequence[Scores]) -> Scores:
     return ensemble(members) if len(members) > 1 else members[0]
-
-
-def _together(halves: Sequence[Mapping[str, Scores]], way: str) -> Scores:
-    """What was kept, of the prompts of both halves."""
-    first, second = halves
-    return _mean([merge(first[name], second[name]) for name in way.split(AND)])
 
 
 def _units(recipe: Recipe) -> float:
@@ -216,9 +269,9 @@ def _units(recipe: Recipe) -> float:
 
 
 def _check(model: Model, task: Task, size: int | None) -> None:
-    if len(task) < LEAST:
+    if len(task) < FOLDS:
         raise ValueError(
-            f"a method is chosen on one half of the prompts for the other: {LEAST} or more are "
+            f"a method is chosen on some prompts for others, in {FOLDS} parts: {FOLDS} or more are "
             f"needed, got {len(task)}; name a method, such as eap-ig"
         )
     n_edges = model.graph.n_edges

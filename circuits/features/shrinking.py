@@ -9,7 +9,7 @@ ablated gets its mean over all prompts, clean and corrupt, at its position.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -204,8 +204,7 @@ class _Shares:
         return self.metric(self.model.answer_logits(batch.clean, batch, hooks), batch)
 
     def _batches(self, rows: Iterable[int], size: int = 16) -> Iterable[Batch]:
-        some = replace(self.task, prompts=tuple(self.task.prompts[row] for row in rows))
-        return some.batches(size, self.model.device)
+        return self.task.some(rows).batches(size, self.model.device)
 
 
 def _mixed(share: Tensor, mean: Tensor, x: Tensor) -> Tensor:

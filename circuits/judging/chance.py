@@ -9,9 +9,9 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.nodes import inner_nodes, node_circuit
-from circuits.select import prune, random_circuit, readers_of
+from circuits.select import prune, random_circuit
 from patching.graph import Graph
-from patching.span_graph import spans_of
+from patching.span_graph import readers_of, spans_of
 
 _TRIES = 20
 

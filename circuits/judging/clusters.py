@@ -6,7 +6,7 @@ is found on half of each group and judged on the other half of every group, besi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,11 +15,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.judging.prompts import on_graph
 from circuits.judging.transfer import judged
 from circuits.running.trial import Trial
 from circuits.scores import Scores
-from circuits.select import require_rows
+from circuits.select import of_rows, require_rows
 from patching.files.brief import as_table, briefly
 from patching.tasks.task import Task
 
@@ -120,8 +119,11 @@ def clusters(
     halves = [(group[::2], group[1::2]) for group in groups]
     searched = [first for first, _ in halves]
     searched.append(sorted(row for first in searched for row in first))
-    circuits = [choose(_scores_of(scores, rows[some])) for some in searched]
-    columns = [judged(prepare(_some(task, rest)), circuits, 0) for _, rest in halves]
+    said = {"tokens": "some of these prompts"}
+    circuits = [
+        choose(of_rows(scores, rows[some], n_examples=len(some), **said)) for some in searched
+    ]
+    columns = [judged(prepare(task.some(rest)), circuits, 0) for _, rest in halves]
     kept, low, high = (torch.stack(ends, dim=1) for ends in zip(*columns, strict=True))
     return Clusters(labels, tuple(circuits), kept, low, high, _closeness(rows, labels, n))
 
@@ -148,15 +150,6 @@ def grouped(rows: Float[Tensor, "example edge"], n: int) -> Int[Tensor, " exampl
         raise ValueError(f"these prompts make {len(kinds)} groups at most, got {n}")
     kinds.sort(key=lambda kind: -int((found == kind).sum()))
     return torch.tensor([kinds.index(kind) for kind in found.tolist()])
-
-
-def _scores_of(scores: Scores, rows: Float[Tensor, "example edge"]) -> Scores:
-    said = {**scores.provenance, "n_examples": len(rows), "tokens": "some of these prompts"}
-    return Scores(on_graph(rows.mean(dim=0), scores.graph), scores.graph, said, None, rows)
-
-
-def _some(task: Task, rows: list[int]) -> Task:
-    return replace(task, prompts=tuple(task.prompts[i] for i in rows))
 
 
 def _closeness(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from circuits.scores import Scores
 from circuits.scoring.batches import with_caution
-from patching.graph import Graph
 from patching.progress import within
+from patching.span_graph import on_graph
 from patching.tasks.task import Task
 from patching.work import Parts, Run, do
 from patching.work.fingerprint import fingerprint
@@ -95,10 +95,3 @@ class _Work:
 def of_one(task: Task, score: Callable[[Task], Scores], row: int) -> Scores:
     """What one prompt of a task scores."""
     return score(replace(task, prompts=task.prompts[row : row + 1]))
-
-
-def on_graph(values: Float[Tensor, " edge"], graph: Graph) -> Float[Tensor, "source dest"]:
-    """Numbers of all edges, in row-major order, as a matrix; 0 where there is no edge."""
-    matrix = torch.zeros(graph.exists.shape, dtype=torch.float64)
-    matrix[graph.exists] = values
-    return matrix

@@ -22,7 +22,7 @@ from circuits.circuit import Circuit
 from circuits.judging.stability import Stability, agreement, resamples
 from circuits.running.trial import Trial, require_gap, run
 from circuits.scores import Scores
-from circuits.select import by_inclusion, by_lower_bound, by_mean_size, greedy, require_rows, top_n
+from circuits.select import SELECTORS, require_rows
 from patching.files.brief import briefly
 from patching.intervals import LEVEL, Estimate, counts, interval, ratio_of_means
 
@@ -181,10 +181,7 @@ def chooser(circuit: Circuit, scores: Scores) -> Callable[[Scores], Circuit]:
     return choose
 
 
-_SELECTORS: Mapping[str, Callable[..., Circuit]] = {
-    select.__name__: select
-    for select in (top_n, greedy, by_lower_bound, by_inclusion, by_mean_size)
-}
+_SELECTORS = {select.__name__: select for select in SELECTORS.values()}
 
 
 def difference(a: Resampled, b: Resampled) -> Difference:

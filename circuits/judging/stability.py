@@ -5,7 +5,7 @@ for GPT-2, 0.39 for Llama-3.2-1B; their advice is above 0.8 with 100 resamples o
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.scores import Scores
-from circuits.select import require_rows
+from circuits.select import of_rows, require_rows
 from patching.files.brief import briefly
 from patching.intervals import counts
 from patching.progress import track
@@ -123,7 +123,7 @@ def across_resamples(
     rng = np.random.default_rng(seed)
     rows = [rng.integers(len(task), size=len(task)) for _ in range(n)]
     resamples = track(rows, "resampling", n)
-    return agreement([select(score(_resample(task, row.tolist()))) for row in resamples])
+    return agreement([select(score(task.some(row.tolist()))) for row in resamples])
 
 
 def across_seeds(
@@ -137,10 +137,6 @@ def across_seeds(
     return agreement([select(score(seed)) for seed in track(seeds, "seeds", len(seeds))])
 
 
-def _resample(task: Task, rows: Sequence[int]) -> Task:
-    return replace(task, prompts=tuple(task.prompts[i] for i in rows))
-
-
 def resamples(scores: Scores, n: int, seed: int) -> Iterator[Scores]:
     """Scores of n bootstrap draws of the prompts, as many as there are, with replacement.
 
@@ -149,9 +145,7 @@ def resamples(scores: Scores, n: int, seed: int) -> Iterator[Scores]:
     Raises:
         ValueError: if scores were not kept by prompt.
     """
-    rows, exists = require_rows(scores), scores.graph.exists
+    rows = require_rows(scores)
     for i, often in enumerate(torch.from_numpy(counts(len(rows), n, seed))):
-        matrix, drawn = torch.zeros_like(scores.matrix), rows.repeat_interleave(often.long(), dim=0)
-        matrix[exists] = drawn.mean(dim=0)
-        said = {**scores.provenance, "resample": {"number": i, "seed": seed}}
-        yield replace(scores, matrix=matrix, provenance=said, completeness=None, by_prompt=drawn)
+        drawn = rows.repeat_interleave(often.long(), dim=0)
+        yield of_rows(scores, drawn, resample={"number": i, "seed": seed})

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.judging.prompts import of_one, on_graph, one_by_one
+from circuits.judging.prompts import of_one, one_by_one
 from circuits.judging.uncertain import Uncertain
 from circuits.scores import Ranking, Scores, ranked_by
 from circuits.scoring.batches import with_caution
 from patching.memory import in_tiles
+from patching.span_graph import on_graph
 from patching.tasks.task import Task
 from patching.work import Run
 

@@ -29,7 +29,7 @@ from circuits.repeating.recorded import (
     read_result,
 )
 from circuits.scores import Scores, load_scores
-from circuits.select import by_inclusion, by_lower_bound, by_mean_size, greedy, threshold, top_n
+from circuits.select import SELECTORS, threshold
 from patching.files.parsing import read_json, shown
 from patching.files.whole import write_text
 from patching.progress import show
@@ -42,9 +42,7 @@ Announce = Callable[[Sequence[str]], None]
 
 _FOLDERS = ("discover", "patch", "neurons", "learn")
 _PRINTED = ("curve", "evaluate")
-_SELECTORS: dict[str, Callable[..., Circuit]] = {
-    f.__name__: f for f in (top_n, greedy, threshold, by_lower_bound, by_inclusion, by_mean_size)
-}
+_SELECTORS = {select.__name__: select for select in (*SELECTORS.values(), threshold)}
 
 
 def rerun(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation, open_method
 from circuits.shell.options import Parser, add_folder
-from circuits.shell.printing import say_choice, say_compared
+from circuits.shell.printing import say_choice, say_compared, selector_of
 from circuits.shell.run_options import leads_here, open_run
 from circuits.shell.values import natural, share
 
@@ -106,7 +106,7 @@ def _print_findings(args: Namespace, findings: "Findings") -> None:
     print(
         f"  circuit         {readable(name, found.metric)}  ({found.edges:,} of "
         f"{findings.circuit.graph.n_edges:,} edges by {args.ranking} score, "
-        f"{args.selector}{'' if args.no_prune else ', pruned'})"
+        f"{selector_of(findings.circuit)}{'' if args.no_prune else ', pruned'})"
     )
     chance = ", ".join(percent(measured.faithfulness) for measured in findings.random)
     say_choice(findings.circuit)

@@ -13,10 +13,15 @@ from circuits.shell.spans import keep_apart
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
+    from circuits.judging.smallest import Selector
     from circuits.scores import Scores
     from patching.metrics import Metric
     from patching.model import Model
     from patching.tasks import Task, Tokenizer
+
+
+TOP_N = "top-n"
+"""The selector where none is named."""
 
 
 def open_model(args: Namespace) -> "Model":
@@ -135,26 +140,44 @@ def open_metric(args: Namespace) -> "Metric":
 def open_selector(args: Namespace) -> "Callable[[Scores, int], Circuit]":
     """The selector of `--selector` with `--ranking`, `--prune` and `--no-prune` filled in.
 
+    Without `--selector`, what `auto` kept with the scores, else the best edges.
+
     Raises:
         ValueError: if it does not take the ranking.
     """
-    from circuits.select import by_inclusion, by_lower_bound, by_mean_size, greedy, top_n
+    from circuits.select import OF_SIZES
 
-    if args.selector == "mean-size" and args.ranking == "signed":
-        raise ValueError("sizes have no sign: take --selector mean-size and --ranking absolute")
-    if args.selector == "program":
-        from circuits.search.programming import program  # searches load the model library
+    ranking, prune = args.ranking, args.prune or not args.no_prune
+    if args.selector in OF_SIZES and ranking == "signed":
+        raise ValueError(
+            f"sizes have no sign: take --selector {args.selector} and --ranking absolute"
+        )
 
-        return lambda scores, size: program(scores, size, ranking=args.ranking)
-    selector = {
-        "top-n": top_n,
-        "greedy": greedy,
-        "lower-bound": by_lower_bound,
-        "inclusion": by_inclusion,
-        "mean-size": by_mean_size,
-    }[args.selector]
-    prune = args.prune or not args.no_prune
-    return lambda scores, size: selector(scores, size, ranking=args.ranking, prune=prune)
+    def choose(scores: "Scores", size: int) -> "Circuit":
+        name = args.selector or (_kept_with(scores) if ranking == "absolute" else TOP_N)
+        return find_selector(name)(scores, size, ranking=ranking, prune=prune)
+
+    return choose
+
+
+def find_selector(name: str) -> "Selector":
+    """The selector of this name in the shell."""
+    from circuits.select import SELECTORS
+
+    if name != "program":
+        return SELECTORS[name]
+    from circuits.search.programming import program  # searches load the model library
+
+    return lambda scores, n, *, ranking, prune: program(scores, n, ranking=ranking)
+
+
+def _kept_with(scores: "Scores") -> str:
+    """The selector that `auto` kept with its scores; of others, the best edges."""
+    from circuits.select import SELECTORS
+
+    options = scores.provenance.get("options")
+    kept = options.get("selector") if isinstance(options, Mapping) else None
+    return str(kept) if kept in SELECTORS else TOP_N
 
 
 def open_tokenizer(args: Namespace) -> "Tokenizer":

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
-from circuits.shell.inputs import open_task
+from circuits.shell.inputs import find_selector, open_task
 from circuits.shell.names import choose
 from circuits.shell.own_methods import find_method
 from circuits.shell.recording import recorded
@@ -25,7 +25,7 @@ ABLATIONS = ("resample", "zero", "mean", "positional-mean", "optimal", "random")
 AUTO = "auto"
 """In the place of a method's name: the one that evidence is for."""
 
-BY_PROMPT = ("lower-bound", "inclusion", "mean-size")
+BY_PROMPT = ("lower-bound", "inclusion", "mean-size", "smoothed-size")
 """Selectors that need to know what each prompt alone scores."""
 
 _OVER_PROMPTS = ("mean", "positional-mean", "optimal")
@@ -152,9 +152,8 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     Raises:
         ValueError: if there are options of a path method.
     """
-    from circuits.choosing import auto
+    from circuits.choosing import STEADY, auto
     from circuits.judging.smallest import ENOUGH, Goal
-    from circuits.select import by_mean_size, top_n
 
     if args.steps is not None or args.quadrature is not None:
         raise ValueError("auto lays its steps by itself; leave out --steps and --quadrature")
@@ -162,15 +161,15 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     def make(model: "Model", task: "Task", metric: "Metric") -> "Scores":
         asked = getattr(args, "faithfulness", None) or ENOUGH
         ablation = open_ablation(args, model, task)
-        select = by_mean_size if getattr(args, "selector", None) == "mean-size" else top_n
-        goal = Goal(args.ranking, asked, select, ablation=ablation, wrong_sign=True)
+        name = getattr(args, "selector", None)
+        goal = Goal(args.ranking, asked, ablation=ablation, wrong_sign=True)
         return auto(
             model,
             task,
             metric,
             goal,
             size=getattr(args, "size", None),
-            by_prompt=keeps_prompts(args),
+            selectors={name: find_selector(name)} if name else STEADY,
             batch_size=args.batch_size,
             run=open_run(args),
         ).scores

@@ -6,6 +6,11 @@ from circuits.shell.names import METRIC_NAMES
 from circuits.shell.parser import Parser
 from circuits.shell.values import goal, memory, natural, positive
 
+SELECTORS = (
+    *("top-n", "greedy", "program"),
+    *("lower-bound", "inclusion", "mean-size", "smoothed-size"),
+)
+
 
 def model_options(*, required: bool = True) -> Parser:
     """Which model, and how it is loaded."""
@@ -213,11 +218,11 @@ def selector_options(*, size: int | None, faithfulness: float | None, prune: boo
     )
     group.add_argument(
         "--selector",
-        choices=("top-n", "greedy", "program", "lower-bound", "inclusion", "mean-size"),
-        default="top-n",
+        choices=SELECTORS,
         help="the best edges; grown from the logits so that all lead there; or the best "
         "connected ones, by integer program; by scores kept by prompt: lower bound, how often "
-        "they are among the best in resamples, or the mean of their sizes (top-n)",
+        "they are among the best in resamples, the mean of their sizes, or that and what their "
+        "ends let one expect (what auto kept, else top-n)",
     )
     _add_pruning(group.add_mutually_exclusive_group(), prune=prune)
     return parser

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from circuits.circuit import Circuit
 
 
+_NEAREST = 5
+"""Ways of `auto` that are printed, of 21."""
+
+
 @runtime_checkable
 class _Stream(Protocol):
     """What is needed of stdout and stderr, or of what stands for them."""
@@ -113,26 +117,39 @@ def say_choice(circuit: "Circuit") -> None:
     say_idle(circuit)
 
 
+def selector_of(circuit: "Circuit") -> str:
+    """The name in the shell of what chose a circuit's edges."""
+    said = circuit.provenance.get("selection")
+    name = str(said.get("selector")) if isinstance(said, Mapping) else "unknown"
+    return name.removeprefix("by_").replace("_", "-")
+
+
 def say_compared(provenance: Mapping[str, object]) -> None:
     """Print what `auto` held against each other, if these scores are its own."""
-    compared = provenance.get("compared")
-    if not isinstance(compared, list):
+    compared, options = provenance.get("compared"), provenance.get("options")
+    if not isinstance(compared, list) or not isinstance(options, Mapping):
         return
     print(
-        f"auto keeps {compared[0]['name']}, by circuits of about {provenance['compared_at']:,} "
-        f"edges on halves of the search's prompts, for {provenance['units']:.1f} forward and "
-        "backward passes:"
+        f"auto keeps {options['kept']}, {options['selector']}, by circuits of about "
+        f"{provenance['compared_at']:,} edges on prompts that their scores have not seen, for "
+        f"{provenance['units']:.1f} forward and backward passes; the nearest and what is kept:"
     )
+    kept = [
+        one
+        for i, one in enumerate(compared)
+        if i < _NEAREST or (one["name"], one["selector"]) == (options["kept"], options["selector"])
+    ]
     rows = [
         (
             str(one["name"]),
+            str(one["selector"]),
             f"{one['distance']:.3f}",
             f"{one['farther']:+.3f}",
             f"{one['low']:+.3f} to {one['high']:+.3f}",
         )
-        for one in compared
+        for one in kept
     ]
-    print_columns(("scores", "|1 - f|", "farther", "95 % interval"), rows)
+    print_columns(("scores", "selector", "|1 - f|", "farther", "95 % interval"), rows)
     left_out = provenance.get("left_out")
     for name, why in left_out.items() if isinstance(left_out, Mapping) else ():
         print(f"left out: {name}: {why}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation
 from circuits.shell.options import Parser, add_out, add_overwrite
-from circuits.shell.printing import say_choice
+from circuits.shell.printing import say_choice, selector_of
 from circuits.shell.reading import read_scores
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def select(args: Namespace) -> None:
     save(circuit, args.out)
     print(
         f"{circuit.size:,} of {circuit.graph.n_edges:,} edges, chosen by {args.ranking} score "
-        f"({args.selector}{', pruned' if args.prune else ''}), written to {args.out}"
+        f"({selector_of(circuit)}{', pruned' if args.prune else ''}), written to {args.out}"
     )
     say_choice(circuit)
 

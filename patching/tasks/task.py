@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -65,6 +65,10 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def some(self, rows: Iterable[int]) -> "Task":
+        """The prompts of these rows, in this order; a row may come again."""
+        return replace(self, prompts=tuple(self.prompts[i] for i in rows))
 
     def take(self, n: int) -> "Task":
         """The first `n` prompts.
@@ -273,8 +277,7 @@ class Task:
 
     def _rows(self, rows: Sequence[int], *step: object) -> "Task":
         """The prompts of some rows; `step` is what to call this in the origin."""
-        prompts = tuple(self.prompts[i] for i in rows)
-        return replace(self, prompts=prompts, origin=then(self.origin, str(step[0]), *step[1:]))
+        return replace(self.some(rows), origin=then(self.origin, str(step[0]), *step[1:]))
 
 
 def refuse_rows(task: Task, is_bad: Callable[[Prompt], bool], what: str) -> None:

@@ -13,7 +13,7 @@ from circuits.judging.stability import agreement, resamples
 from circuits.running.trial import prepare
 from circuits.scores import Scores, load_scores, merge
 from circuits.scoring import Recipe, along_inputs, at_both, eap, score, score_each
-from circuits.select import by_inclusion, by_lower_bound, by_mean_size, top_n
+from circuits.select import by_inclusion, by_lower_bound, by_mean_size, by_smoothed_size, top_n
 from patching.graph import Graph
 from patching.intervals import counts
 from patching.metrics import logit_diff
@@ -118,6 +118,21 @@ def test_an_edge_that_helps_and_hurts_counts_by_mean_size():
     assert [bool(mask[tuple(edge[i])]) for i in range(3)] == [False, True, True]
     with pytest.raises(ValueError, match="sizes have no sign"):
         by_mean_size(scores, 2, ranking="signed")
+
+
+def test_an_edge_counts_by_its_ends_too():
+    """By hand, of sizes 2, 2.1 and 6: sqrt(2 * 8 * 2 / 10.1) is more than sqrt(2.1^3 / 10.1)."""
+    small, alone, large = ("embed", "a0.h0.q"), ("a0.h0", "m0"), ("embed", "m1")
+    size = torch.zeros(GRAPH.exists.shape, dtype=torch.float64)
+    for edge, number in ((small, 2.0), (alone, 2.1), (large, 6.0)):
+        size[GRAPH.edge_index(*edge)] = number
+    rows = torch.stack([size[GRAPH.exists], -size[GRAPH.exists]])
+    best = (by_mean_size, by_smoothed_size)
+    chosen = [{*by(scores_of(rows), 2, ranking="absolute").edges} for by in best]
+    assert chosen == [{large, alone}, {large, small}]
+    assert by_smoothed_size(scores_of(rows * 0), 2, ranking="absolute").size == 2
+    with pytest.raises(ValueError, match="by_smoothed_size ranks by absolute"):
+        by_smoothed_size(scores_of(rows), 2, ranking="signed")
 
 
 def test_selection_by_prompts_needs_them():
