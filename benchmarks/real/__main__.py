@@ -23,7 +23,7 @@ from patching.model import Model
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
-LATER = (methods.measure_dear, roles.measure, further.nodes, further.rivals, further.searches)
+LATER = (roles.measure, further.nodes, further.rivals, further.searches)
 """What is looked at when all tasks have one split, on that alone."""
 
 

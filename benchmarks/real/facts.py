@@ -3,12 +3,16 @@
 import csv
 import io
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from patching.files.whole import write_text
 from patching.intervals import Estimate
+
+COST = "cost"
+"""The part of a fact that says how many seconds of one core a cell took, whole."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,11 @@ def _number(text: str) -> float:
 
 
 def kept(file: Path, measure: Callable[[], Sequence[Fact]]) -> list[Fact]:
-    """Facts that were measured before, or measured now and kept."""
+    """Facts that were measured before, or measured now and kept, with the time it took."""
     if not file.exists():
-        write_text(file, to_csv(measure()))
+        start = time.process_time()
+        facts = [*measure()]
+        took = [Fact(COST, f.task, f.of, f.split, file.stem) for f in facts[:1]]
+        seconds = time.process_time() - start
+        write_text(file, to_csv([*facts, *(replace(one, value=seconds) for one in took)]))
     return from_csv(file.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from benchmarks.real.facts import Fact
+from benchmarks.real.facts import COST, Fact
 
 HEAD = """# Methods and circuits on a real model
 
@@ -17,12 +17,13 @@ prompts to find on and as many others to judge on; no prompt is in two splits. I
 METHODS_SAY = """Circuits of the best edges by absolute score, pruned: the share they keep of
 the clean-corrupt gap at sizes from 0.1 to 10 % of the edges. Areas over MIB's ten sizes: CMD, 0
 is best, on the logarithmic and the linear axis; CPR by signed score. `auto` compares circuits
-of 1 % of the edges on halves of the prompts that are scored, keeps the best, and pays for what
-its recipes score. *passes* are plain forward and backward ones by count, *s* is time of one
+of 1 % of the edges on quarters of the prompts, by scores of the other three and three selectors,
+keeps the best, and pays for what its recipes score. Behind a comma stands a selector that is not
+`top_n`. *passes* are plain forward and backward ones by count, *s* is time of one
 core's own (not of the clock, but other work on the machine still slows it), *MB* peak memory
 above what was in use: the first scoring of a process pays for what later ones find in place."""
 
-BY_SIZE = ", by size"
+BY_SIZE, SMOOTHED = ", by size", ", smoothed"
 KEPT = ("0.1%", "0.3%", "1.0%", "3.0%", "10.0%")
 AREAS = ("log CMD", "CMD", "CPR")
 COSTS = ("passes", "seconds", "megabytes")
@@ -31,10 +32,10 @@ LABELS = {"seconds": "s", "megabytes": "MB", **{name: name.replace("%", " %") fo
 
 def page(facts: Sequence[Fact]) -> str:
     """The whole page; parts that were not measured are left out, or said to be so."""
-    parts = [HEAD]
+    parts = [HEAD, *_cost(facts)]
     makers: tuple[Callable[[Sequence[Fact]], list[str]], ...] = (
         _summary,
-        _sizes,
+        _selectors,
         _methods,
         _circuits,
         _nodes,
@@ -46,13 +47,19 @@ def page(facts: Sequence[Fact]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _cost(facts: Sequence[Fact]) -> list[str]:
+    """What all of it took."""
+    hours = sum(fact.value for fact in _of(facts, COST)) / 3600
+    return [f"Its cells took {hours:.1f} hours of one core, all together."] if hours else []
+
+
 def _summary(facts: Sequence[Fact]) -> list[str]:
     """Is `auto` as good as the best single method, by log CMD?"""
     rows = []
     for task, of_task in _groups(_of(facts, "method"), "task").items():
         means = {name: _mean(some, "log CMD") for name, some in _groups(of_task, "of").items()}
         own = means.pop("auto", None)
-        means = {name: mean for name, mean in means.items() if BY_SIZE not in name}
+        means = {name: mean for name, mean in means.items() if "," not in name}
         if own is None or not means:
             continue
         best = min(means, key=lambda name: means[name].value)
@@ -91,32 +98,40 @@ def _numbers(facts: Sequence[Fact]) -> list[str]:
     return [*row, *(_number(max(means[at].value, 0.0), int(at == "passes")) for at in COSTS)]
 
 
-SIZES_SAY = """`top_n` takes the largest means of scores over prompts, `by_mean_size` the largest
-means of their sizes (*by size*). *kept* is by circuits of 1 % of the edges, pruned; *shared* the
-Jaccard index of the circuits of two resamples of the prompts that were scored, before pruning."""
+SELECTORS_SAY = """`top_n` takes the largest means of scores over prompts, `by_mean_size` the
+largest means of their sizes, `by_smoothed_size` means of sizes smoothed by those of an edge's ends,
+`auto` what it kept. *kept* is by circuits of 1 % of the edges, pruned; *shared* the Jaccard index
+of the circuits of two resamples of the prompts that were scored, before pruning."""
+
+SELECTED = {
+    "eap-ig": "top-n",
+    f"eap-ig{BY_SIZE}": "mean-size",
+    f"eap-ig{SMOOTHED}": "smoothed-size",
+}
+"""Methods of one kind of scores, with their selectors."""
 
 
-def _sizes(facts: Sequence[Fact]) -> list[str]:
-    """What choosing by size does to what is kept, and how steady circuits are."""
+def _selectors(facts: Sequence[Fact]) -> list[str]:
+    """What selectors do to what is kept, and how steady circuits are."""
     rows = []
     for task, of_task in _groups(_of(facts, "method"), "task").items():
         methods = _groups(of_task, "of")
-        for name, sized in methods.items():
-            plain = methods.get(name.removesuffix(BY_SIZE))
-            if BY_SIZE not in name or plain is None:
-                continue
-            splits = {fact.split for fact in sized}
-            alike = [fact for fact in plain if fact.split in splits]
-            kept = [_range(_mean(some, "1.0%"), 2) for some in (alike, sized)]
-            shared = [_mean(sized, f"shared, by {way}").value for way in ("mean", "size")]
-            row = [task, _code(name.removesuffix(BY_SIZE)), f"{len(splits)}", *kept]
-            rows.append([*row, *(_number(share, 2) for share in shared)])
-    head = ["task", "scores", "splits", "kept, by mean", "by size", "shared, by mean", "by size"]
-    said = ["## Edges by mean or by mean size", SIZES_SAY, _table(head, rows, "llrllrr")]
+        some = [methods[name] for name in (*SELECTED, "auto") if name in methods]
+        if len(some) <= len(SELECTED):
+            continue
+        shared = [[f.value for f in one if f.name.startswith("shared, ")] for one in some]
+        if not all(shared):
+            continue
+        kept = [_range(_mean(one, "1.0%"), 2) for one in some]
+        row = [task, f"{len({fact.split for fact in some[0]})}"]
+        rows.append([*row, *kept, *(_number(fmean(values), 2) for values in shared)])
+    names = [f"`eap-ig`, {selector}" for selector in SELECTED.values()] + ["`auto`"]
+    head = ["task", "splits", *(f"kept: {n}" for n in names), *(f"shared: {n}" for n in names)]
+    said = ["## Which edges are taken", SELECTORS_SAY, _table(head, rows, "lr" + "l" * 4 + "r" * 4)]
     return said if rows else []
 
 
-CIRCUITS_SAY = """The smallest circuit by the sizes of `auto`'s scores that keeps 80 % on the
+CIRCUITS_SAY = """The smallest circuit by what `auto` kept that keeps 80 % on the
 prompts it was found on (first split), and its heads whose edges score most. *looks like*: by
 where the last position attends most (span and share), by what the head adds to the answers'
 logits directly (*promotes*, in shares of the clean metric), and by attention to the token

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from benchmarks.real.facts import Fact, estimated, kept
 from benchmarks.real.further import faithfulness
-from benchmarks.real.methods import scores_of, trial_of
+from benchmarks.real.methods import scores_of, selector_of, trial_of
 from benchmarks.real.subjects import Subject
 from circuits.circuit import Circuit
 from circuits.judging.smallest import Goal, smallest
 from circuits.naming import kind_of
 from circuits.running.trial import Trial
 from circuits.running.trial import run as run_circuits
-from circuits.select import by_mean_size
+from circuits.select import SELECTORS
 from patching.attention import head_scores, patterns
 from patching.graph import Graph
 from patching.lens import direct_logit_attribution
@@ -82,7 +82,7 @@ def measure(model: Model, subject: Subject, folder: Path) -> list[Fact]:
 
 def _measure(model: Model, subject: Subject, folder: Path) -> list[Fact]:
     scores = scores_of(folder, subject)
-    goal = Goal("absolute", GOAL, by_mean_size)
+    goal = Goal("absolute", GOAL, SELECTORS[selector_of(scores)])
     circuit = smallest(model, subject.found, scores, subject.metric, goal)
     circuit.save(circuit_file(folder, subject.slug))
     trial = trial_of(model, subject)

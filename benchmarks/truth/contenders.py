@@ -1,6 +1,7 @@
 """Who is compared: ways to find a circuit, in one table. A new method is a row here.
 
-What gives `Scores` gets its circuits by `top_n` and `prune`; what searches gives them itself.
+What gives `Scores` gets its circuits by `top_n` and `prune`, unless it says how edges are chosen
+(`Auto`); what searches gives them itself.
 """
 
 import tempfile
@@ -11,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from circuits.choosing import auto
+from circuits.choosing import Auto, auto
 from circuits.circuit import Circuit
 from circuits.ensembles import hybrid
 from circuits.judging.smallest import Goal
@@ -33,11 +34,14 @@ RANDOM, BASELINE = "random", "eap"
 
 QUICK = ("exact", "eap", RANDOM)
 
-Found = Scores | Sequence[Circuit]
+Found = Scores | Auto | Sequence[Circuit]
 
 
 class Finder(Protocol):
-    """Finds circuits of at most `sizes` edges, one of each size, or scores to choose them by."""
+    """Finds circuits of at most `sizes` edges, one of each size, or scores to choose them by.
+
+    `Auto` says how, too.
+    """
 
     def __call__(
         self, model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int
@@ -175,10 +179,10 @@ def _hybrid(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, s
     return hybrid(model, task, metric, size=sorted(sizes)[len(sizes) // 2]).scores
 
 
-def _auto(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int) -> Scores:
-    """The cheap method whose circuits of the middle size are nearest on halves of the prompts."""
+def _auto(model: Model, task: Task, metric: Metric, sizes: Sequence[int], *, seed: int) -> Auto:
+    """The cheap way whose circuits of the middle size are nearest on prompts not seen."""
     middle = sorted(sizes)[len(sizes) // 2]
-    return auto(model, task, metric, Goal("absolute"), size=middle).scores
+    return auto(model, task, metric, Goal("absolute"), size=middle)
 
 
 def _learned(learn: Callable[..., Learned]) -> Finder:

@@ -13,10 +13,12 @@ import numpy as np
 from benchmarks.truth.cells import SHARES, Cell, mean_cell
 from benchmarks.truth.contenders import Contender, Found
 from benchmarks.truth.subjects import Place
+from circuits.choosing import Auto
 from circuits.circuit import Circuit
 from circuits.judging.areas import cmd, cpr
 from circuits.judging.faithfulness import Sweep, curve
 from circuits.judging.recovery import recovery
+from circuits.judging.smallest import Selector
 from circuits.running.evaluation import evaluate
 from circuits.scores import Scores
 from circuits.select import top_n
@@ -61,7 +63,7 @@ def _judge(contender: Contender, place: Place, seed: int, rounds: int) -> Cell:
     sizes = _sizes(place)
     job = partial(contender.find, place.model, place.found, logit_diff, sizes, seed=seed)
     found, cost = timed(job, place.unit, rounds)
-    if not isinstance(found, Scores):
+    if not isinstance(found, Scores | Auto):
         check_sizes(contender.name, found, sizes)
     subject = place.subject
     cell = Cell(subject.model, subject.task, contender.name, place.identity, cost=cost)
@@ -87,29 +89,38 @@ def _sizes(place: Place) -> tuple[int, ...]:
 
 
 def _known(found: Found, active: Circuit) -> Numbers:
-    if not isinstance(found, Scores):
+    if not isinstance(found, Scores | Auto):
         return {"recovered": recovered(found[0], active)}
-    areas = recovery(found, active, ranking="absolute")
-    best = top_n(found, active.size, ranking="absolute")
+    scores, select = _chosen(found)
+    areas = recovery(scores, active, ranking="absolute")
+    best = select(scores, active.size, ranking="absolute", prune=False)
     return {"auroc": areas.auroc, "auprc": areas.auprc, "recovered": recovered(best, active)}
 
 
 def _trained(found: Found, place: Place) -> Numbers:
-    if not isinstance(found, Scores):
+    if not isinstance(found, Scores | Auto):
         return _searched(found, place)
+    scores, select = _chosen(found)
     assert place.held_out is not None, "trained models have two sets of prompts"
-    sweeps = Sweep("absolute", n_random=0), Sweep("signed", n_random=0, n_bootstrap=0)
+    sweeps = (
+        Sweep("absolute", n_random=0, select=select),
+        Sweep("signed", n_random=0, n_bootstrap=0),
+    )
     by_size, signed = (
-        curve(place.model, place.held_out, found, logit_diff, sweep) for sweep in sweeps
+        curve(place.model, place.held_out, scores, logit_diff, sweep) for sweep in sweeps
     )
     points = {point.share: point for point in by_size.points}
     kept = [points[share] for share in SHARES]
     return {
         "cmd": cmd(by_size).value,
         "cpr": cpr(signed).value,
-        "pearson": _pearson(found, place.exact),
+        "pearson": _pearson(scores, place.exact),
         **_kept([Estimate(point.faithfulness, point.low, point.high) for point in kept]),
     }
+
+
+def _chosen(found: Scores | Auto) -> tuple[Scores, Selector]:
+    return (found.scores, found.goal.select) if isinstance(found, Auto) else (found, top_n)
 
 
 def _searched(circuits: Sequence[Circuit], place: Place) -> Numbers:

@@ -84,7 +84,8 @@ SINGLE = ("eap", "eap-ig", "relp", "gim", "relp x inputs", "gim x inputs")
 CHOSEN = """\
 ## `auto` against the best single method
 
-`auto` compares circuits of 5 % of the edges on halves of the prompts of the search. Beside it the
+`auto` compares circuits of 5 % of the edges on parts of the search's prompts that their scores have
+not seen, by three selectors. Beside it the
 single cheap method whose circuits of that size are nearest to the model on held-out prompts, which
 is known only afterwards, of {singles}.
 On known circuits `auto` finds {found:.2f} of the true edges, the best single method, `{best}`,

@@ -2,9 +2,9 @@
 
 Every cheap recipe scores every prompt of the search, once. The prompts are dealt into four parts;
 circuits by the scores of three are run on the fourth, of every recipe and mean of recipes and by
-every selector. Of what is as near to the model as the nearest, within a standard error, the
-steadiest selector is kept, with the scores of all parts together. Prompts that a circuit is to be
-judged on later are never seen.
+every selector. Of what is as near to the model as the nearest, within a standard error, the first
+selector is kept, with the scores of all parts together. Prompts that a circuit is to be judged on
+later are never seen.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from random import Random
 
-from circuits.choosing.comparing import Compared, Fold, compare, near, steadiest
+from circuits.choosing.comparing import Compared, Fold, compare, near, preferred
 from circuits.circuit import Circuit
 from circuits.judging.smallest import Goal, Selector, between
 from circuits.judging.uncertainty import ensemble
@@ -38,10 +38,13 @@ RECIPES: Mapping[str, Recipe] = {
 With their means by twos and threes, seven ways to score.
 """
 
-STEADY: Mapping[str, Selector] = {
-    name: SELECTORS[name] for name in ("smoothed-size", "mean-size", "top-n")
+SELECT_BY: Mapping[str, Selector] = {
+    name: SELECTORS[name] for name in ("mean-size", "smoothed-size", "top-n")
 }
-"""How edges are chosen, what hangs least on the prompts first (docs/how-to/believe.md)."""
+"""How edges are chosen; of what the prompts do not tell apart, the first (docs/how-to/believe.md).
+
+Sizes hang less on which prompts were drawn than means; those of an edge's ends are of many edges.
+"""
 
 AND = " + "
 """Between the names of recipes whose mean is meant."""
@@ -103,7 +106,7 @@ def auto(
     goal: Goal,
     *,
     size: int | None = None,
-    selectors: Mapping[str, Selector] = STEADY,
+    selectors: Mapping[str, Selector] = SELECT_BY,
     batch_size: int = 16,
     run: Run | None = None,
 ) -> Auto:
@@ -127,8 +130,8 @@ def auto(
         metric: as everywhere, positive where the clean run does better.
         goal: the ranking, what is to be kept, and the ablation; its selector is not looked at.
         size: of the circuits that are compared.
-        selectors: by name, the steadiest first; those that know no sign are left out of a signed
-            ranking.
+        selectors: by name, of equals the first is kept; of a signed ranking, those of sizes are
+            left out.
         batch_size: prompts at a time.
         run: where what is scored is kept, and who does it.
 
@@ -148,7 +151,7 @@ def auto(
         size = near(folds, next(iter(selectors.values())), goal)
         n_circuits += len(between(0, next(iter(alone.values())).graph.n_edges)) + 1
     compared = compare(folds, selectors, size, goal)
-    kept = steadiest(compared, list(selectors))
+    kept = preferred(compared, list(selectors))
     scores = _mean([alone[name] for name in kept.name.split(AND)])
     units = sum(map(_units, usable.values())) + n_circuits / 3
     options = {"recipes": list(usable), "kept": kept.name, "selector": kept.selector}

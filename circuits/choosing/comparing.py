@@ -90,11 +90,10 @@ def compare(
     return tuple(sorted(rows, key=lambda row: row.distance))
 
 
-def steadiest(compared: Sequence[Compared], selectors: Sequence[str]) -> Compared:
+def preferred(compared: Sequence[Compared], selectors: Sequence[str]) -> Compared:
     """Of those as near as the nearest, the nearest by the first selector that has any.
 
-    The one-standard-error rule of Breiman et al. 1984: of what the prompts do not tell apart, what
-    hangs least on them.
+    The one-standard-error rule of Breiman et al. 1984.
     """
     ranks = {name: i for i, name in enumerate(selectors)}
     return min((row for row in compared if row.is_near), key=lambda row: ranks[row.selector])

@@ -20,6 +20,7 @@ from circuits.judging.chance import (
     uniform_nodes,
 )
 from circuits.judging.points import Conditions, Curve
+from circuits.judging.smallest import Selector
 from circuits.nodes import top_nodes
 from circuits.provenance import describe
 from circuits.running.evaluation import Evaluation
@@ -48,7 +49,8 @@ class Sweep:
     `prune` drops edges on no path from `embed` to `logits`, of random circuits too; under zero or
     mean ablation this changes what a circuit does. `n_random` is per size and kind (uniform,
     layer-matched). `n_bootstrap` draws of examples make the intervals; 0 leaves them out.
-    `wrong_sign` accepts a task where corrupt prompts do better than clean ones.
+    `wrong_sign` accepts a task where corrupt prompts do better than clean ones. `select` makes a
+    circuit of edges from scores.
 
     With `granularity` nodes, sizes are numbers of heads and MLPs, chosen by the sum of their
     edges' scores, and nothing is pruned. `ablated` inside takes the circuit itself out and leaves
@@ -66,6 +68,7 @@ class Sweep:
     granularity: Literal["edges", "nodes"] = "edges"
     ablated: Literal["outside", "inside"] = "outside"
     direction: Direction = "noising"
+    select: Selector = top_n
 
 
 def curve(
@@ -173,8 +176,9 @@ def conditions(trial: Trial, sweep: Sweep) -> Conditions:
 
 
 def _choose(scores: Scores, n: int, sweep: Sweep) -> Circuit:
-    choose = top_n if sweep.granularity == "edges" else top_nodes
-    return choose(scores, n, ranking=sweep.ranking)
+    if sweep.granularity == "nodes":
+        return top_nodes(scores, n, ranking=sweep.ranking)
+    return sweep.select(scores, n, ranking=sweep.ranking, prune=False)
 
 
 def _random_circuits(whole: Sequence[Circuit], sweep: Sweep) -> Iterator[Circuit]:
@@ -239,6 +243,8 @@ def _provenance(trial: Trial, scores: Scores, sweep: Sweep) -> dict[str, object]
         "n_bootstrap": sweep.n_bootstrap,
         "seed": sweep.seed,
     }
+    if sweep.select is not top_n:
+        options["selector"] = getattr(sweep.select, "__name__", "one's own")
     said = asdict(conditions(trial, sweep))
     method, ablation = "faithfulness curve", str(said["ablation"])
     made = describe(trial.model, trial.task, trial.metric, method, options, ablation=ablation)

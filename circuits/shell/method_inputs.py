@@ -152,7 +152,7 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
     Raises:
         ValueError: if there are options of a path method.
     """
-    from circuits.choosing import STEADY, auto
+    from circuits.choosing import SELECT_BY, auto
     from circuits.judging.smallest import ENOUGH, Goal
 
     if args.steps is not None or args.quadrature is not None:
@@ -169,7 +169,7 @@ def _open_auto(args: Namespace) -> "Callable[[Model, Task, Metric], Scores]":
             metric,
             goal,
             size=getattr(args, "size", None),
-            selectors={name: find_selector(name)} if name else STEADY,
+            selectors={name: find_selector(name)} if name else SELECT_BY,
             batch_size=args.batch_size,
             run=open_run(args),
         ).scores

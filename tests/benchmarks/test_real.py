@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.real.__main__ import main
-from benchmarks.real.facts import Fact, from_csv, to_csv
+from benchmarks.real.facts import COST, Fact, from_csv, to_csv
 from benchmarks.real.page import AREAS, COSTS, KEPT, page
 from benchmarks.real.roles import DIRECT, INPUTS, QUERIES, WHOLE, Look, losses, verdict
 from benchmarks.real.subjects import subjects
@@ -40,9 +40,19 @@ def facts():
         *method("ioi", "eap", 1, 0.3, 0.2, 0.4),
         *method("ioi", "auto", 0, 0.45, 0.3, 0.6),
         *method("facts", "eap", 0, 0.1, 0.05, 0.2),
-        *(f for f in method("facts", "eap, by size", 0, 0.05, 0.04, 0.06) if f.name != "CPR"),
-        Fact("method", "facts", "eap, by size", 0, "shared, by mean", 0.55),
-        Fact("method", "facts", "eap, by size", 0, "shared, by size", 0.75),
+        *(f for f in method("facts", "eap-ig, by size", 0, 0.05, 0.04, 0.06) if f.name != "CPR"),
+        *(f for name in ("", ", smoothed") for f in method("facts", f"eap-ig{name}", 0, 0.2, 0, 1)),
+        *(
+            Fact("method", "facts", name, 0, f"shared, {by}", share)
+            for name, by, share in (
+                ("eap-ig", "top-n", 0.55),
+                ("eap-ig, by size", "mean-size", 0.75),
+                ("eap-ig, smoothed", "smoothed-size", 0.8),
+                ("auto", "smoothed-size", 0.81),
+            )
+        ),
+        Fact(COST, "facts", "auto", 0, "cell", 1800.0),
+        Fact(COST, "ioi", "auto", 0, "cell", 3600.0),
         *method("facts", "auto", 0, 0.3, 0.2, 0.4),
         Fact("circuit", "ioi", "auto", 0, "edges", 1234),
         Fact("circuit", "ioi", "auto", 0, "held out", 0.7, 0.6, 0.8),
@@ -67,7 +77,8 @@ def test_the_page_says_what_was_measured_and_where_auto_loses(facts):
     assert "| ioi | `eap` | 0.400 (0.329 to 0.471) | 0.450 | yes |" in said
     assert "Splits measured: 1, 2 of 3." in said and "`auto` (1 of 2)" in said
     both = "1.50 (1.00 to 2.00) | 1.50 (1.00 to 2.00)"
-    assert f"| facts | `eap` | 1 | {both} | 0.55 | 0.75 |" in said
+    assert f"| facts | 1 | {both} | {both} | 0.55 | 0.75 | 0.80 | 0.81 |" in said
+    assert "Its cells took 1.5 hours of one core" in said
     assert "| 0.050 (0.040 to 0.060) | 1.500 | - |" in said
     assert "| a1.h0 | name mover | holds | IO 0.60 | +0.25 |" in said
     assert "| ioi | mlp_out | 0.011 |" in said and "facts: no place has an effect." in said
