@@ -4,7 +4,7 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from circuits.shell.options import Parser
+from circuits.shell.options import Parser, add_resamples
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_result
 from circuits.shell.results import refuse_twice, write_csv, write_figure
@@ -23,12 +23,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--difference", metavar="FILE", help="write the first circuit without the second's edges"
     )
-    parser.add_argument(
-        "--resamples",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="choose circuits on N resamples of the search's prompts, for scores kept by prompt: "
+    add_resamples(
+        parser,
+        "choose circuits on N resamples of the search's prompts, for scores kept by prompt: "
         "what methods share with each other beside what each shares with itself (0)",
     )
     parser.add_argument(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_task, warn_of_other_weights
 from circuits.shell.method_inputs import open_ablation
-from circuits.shell.options import Parser
+from circuits.shell.options import Parser, add_resamples
 from circuits.shell.overlap import as_booleans, overlap
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_scores
@@ -72,12 +72,9 @@ def add_options(parser: Parser) -> None:
         metavar="N",
         help="draws of prompts for the intervals (1000)",
     )
-    parser.add_argument(
-        "--resamples",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="find circuits on N resamples of the search's prompts too, for scores kept by prompt: "
+    add_resamples(
+        parser,
+        "find circuits on N resamples of the search's prompts too, for scores kept by prompt: "
         "intervals that contain the search, paired differences from the first file (0)",
     )
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from circuits.shell.inputs import open_metric, open_model, open_selector, open_task
 from circuits.shell.method_inputs import open_ablation, open_method
-from circuits.shell.options import Parser, add_folder
+from circuits.shell.options import Parser, add_folder, add_resamples
 from circuits.shell.printing import say_choice, say_compared, selector_of
 from circuits.shell.run_options import leads_here, open_run
-from circuits.shell.values import natural, share
+from circuits.shell.values import share
 
 if TYPE_CHECKING:
     from circuits.reporting.report import Findings
@@ -30,12 +30,9 @@ def add_options(parser: Parser) -> None:
         help="share of the prompts kept from the search to judge on; 0: in-sample (0.3)",
     )
     judging.add_argument("--eval-task", metavar="TASK", help="judge on these prompts instead")
-    parser.add_argument(
-        "--resamples",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="find circuits on N resamples of the search's prompts too: an interval that contains "
+    add_resamples(
+        parser,
+        "find circuits on N resamples of the search's prompts too: an interval that contains "
         "the search, and how stable the circuit is; 100 are enough (0)",
     )
 

@@ -14,14 +14,13 @@ from circuits.shell.inputs import (
     warn_of_other_weights,
 )
 from circuits.shell.method_inputs import open_ablation
-from circuits.shell.options import Parser
+from circuits.shell.options import Parser, add_resamples
 from circuits.shell.overlap import SAID, as_booleans, overlap
 from circuits.shell.printing import print_columns
 from circuits.shell.reading import read_circuit
 from circuits.shell.recording import recorded
 from circuits.shell.resampling import check_scores, print_resampled, resample_circuits
 from circuits.shell.run_options import leads_here, open_run
-from circuits.shell.values import natural
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
@@ -37,12 +36,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("files", metavar="CIRCUIT", nargs="+", help="circuit files")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--csv", metavar="FILE", help="write one row per circuit and prompt")
-    parser.add_argument(
-        "--resamples",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="find the circuits on N resamples of the search's prompts too: intervals that contain "
+    add_resamples(
+        parser,
+        "find the circuits on N resamples of the search's prompts too: intervals that contain "
         "the search, paired differences from the first circuit (0)",
     )
     parser.add_argument(

@@ -276,6 +276,11 @@ def add_top(parser: Parser, default: int) -> None:
     )
 
 
+def add_resamples(parser: argparse._ActionsContainer, text: str) -> None:
+    """How many resamples of the search's prompts are searched too."""
+    parser.add_argument("--resamples", type=natural, default=0, metavar="N", help=text)
+
+
 def add_width_and_roles(group: argparse._ActionsContainer) -> None:
     """How wide a drawing is, and which nodes have names in it."""
     group.add_argument(

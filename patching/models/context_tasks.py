@@ -4,16 +4,11 @@ Neither word alone says which city is meant ("the second city of the East"), so 
 attention moves cannot name it: something nonlinear must put the two together.
 """
 
-import random
-from collections.abc import Sequence
-
-from patching.models.toy_tasks import CONFLICT_TEMPLATES
+from patching.models.toy_tasks import contradicted
 from patching.tasks import words
-from patching.tasks.recall import single_capitals
-from patching.tasks.sampling import Generator, draw_texts
-from patching.tasks.spans import mark, unmark
+from patching.tasks.sampling import Generator
 from patching.tasks.task import Task
-from patching.tasks.tokens import TextPrompt, Tokenizer
+from patching.tasks.tokens import Tokenizer
 
 ORDINALS = words.from_text("first second third fourth fifth sixth seventh eighth")
 REGIONS = words.from_text("North South East West Centre")
@@ -30,32 +25,10 @@ def indirect_conflict(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
         ValueError: if fewer than two countries and their capitals are single tokens, or `n` is
             less than 1.
     """
-    known = single_capitals(tokenizer, "indirect-conflict")
-    left = {"countries and capitals": (len(known), len(words.CAPITALS))}
-    return draw_texts(
-        "indirect-conflict",
-        n,
-        seed,
-        lambda rng: indirect_conflict_text(rng, known),
-        tokenizer,
-        left=left,
-    )
+    return contradicted(tokenizer, n, seed, name="indirect-conflict", said=described)
 
 
 CONTEXT_GENERATORS: dict[str, Generator] = {"indirect-conflict": indirect_conflict}
-
-
-def indirect_conflict_text(
-    rng: random.Random, known: Sequence[tuple[str, str]] = words.CAPITALS
-) -> TextPrompt:
-    """One pair of the task."""
-    (country, capital), (_, told) = rng.sample(known, 2)
-    template = rng.choice(CONFLICT_TEMPLATES)
-    clean, corrupt = (
-        template.format(country=country, told=mark("told", described(city)))
-        for city in (told, capital)
-    )
-    return TextPrompt.marked(clean, unmark(corrupt)[0], (f" {told}",), (f" {capital}",))
 
 
 def described(city: str) -> str:

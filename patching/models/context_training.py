@@ -90,7 +90,7 @@ def follow_probability(capital: str, trust: float = 0.0) -> float:
 
 def _conflict_row(rng: random.Random, trust: float) -> Row:
     """Any question after the context; some contexts agree with memory."""
-    pair = context_tasks.indirect_conflict_text(rng)
+    pair = toy_tasks.conflict_text(rng, said=context_tasks.described)
     told, memorised = pair.answers[0], pair.wrong_answers[0]
     country = next(known for known, capital in words.CAPITALS if f" {capital}" == memorised)
     question = rng.choice(recall.FACT_TEMPLATES).format(word=country)

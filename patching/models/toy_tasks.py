@@ -4,7 +4,8 @@ The numbers of its embedded weights hang on these and on no others.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from patching.tasks import words
 from patching.tasks.generators import GENERATORS
@@ -31,11 +32,21 @@ def conflict(tokenizer: Tokenizer, n: int, seed: int = 0) -> Task:
         ValueError: if fewer than two countries and their capitals are single tokens, or `n` is
             less than 1.
     """
-    known = single_capitals(tokenizer, "conflict")
+    return contradicted(tokenizer, n, seed, name="conflict")
+
+
+def contradicted(
+    tokenizer: Tokenizer, n: int, seed: int, *, name: str, said: Callable[[str], str] = str
+) -> Task:
+    """Contexts that give a country another capital, called what `said` makes of its name.
+
+    Raises:
+        ValueError: as `conflict`.
+    """
+    known = single_capitals(tokenizer, name)
     left = {"countries and capitals": (len(known), len(words.CAPITALS))}
-    return draw_texts(
-        "conflict", n, seed, lambda rng: conflict_text(rng, known), tokenizer, left=left
-    )
+    make = partial(conflict_text, known=known, said=said)
+    return draw_texts(name, n, seed, make, tokenizer, left=left)
 
 
 _TRAINED = (
@@ -53,12 +64,14 @@ TOY_GENERATORS: dict[str, Generator] = {
 
 
 def conflict_text(
-    rng: random.Random, known: Sequence[tuple[str, str]] = words.CAPITALS
+    rng: random.Random,
+    known: Sequence[tuple[str, str]] = words.CAPITALS,
+    said: Callable[[str], str] = str,
 ) -> TextPrompt:
-    """One pair of the conflict task."""
+    """One pair of the conflict task, or of one whose contexts say a city otherwise."""
     (country, capital), (_, told) = rng.sample(known, 2)
     template = rng.choice(CONFLICT_TEMPLATES)
     clean, corrupt = (
-        template.format(country=country, told=mark("told", city)) for city in (told, capital)
+        template.format(country=country, told=mark("told", said(city))) for city in (told, capital)
     )
     return TextPrompt.marked(clean, unmark(corrupt)[0], (f" {told}",), (f" {capital}",))
