@@ -47,6 +47,39 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shells.furnish(tmp_path_factory.mktemp("shell"))
 
 
+@pytest.fixture(scope="module")
+def gpt2():
+    """A tiny GPT-2 in float64; each module of tests has one of its own."""
+    import families
+
+    return families.load("gpt2")
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """The embedded GPT-2; each module of tests has one of its own."""
+    from patching.model import Model
+
+    return Model.load("toy")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a tiny Llama."""
+    import families
+    import torch
+
+    path = tmp_path_factory.mktemp("models") / "llama"
+    families.module("llama", torch.float32).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hashes are not remembered in the user's folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(autouse=True)
 def quiet(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Benchmarks turn progress off in their process: here, for the length of a test."""

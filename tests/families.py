@@ -1,8 +1,12 @@
 """Tiny random models of every supported family, with biases and norm scales that matter."""
 
+from collections.abc import Iterable
+
+import pytest
 import torch
 import transformers as hf
 
+from patching.ablations import Ablation, mean, positional_mean, resample, zero
 from patching.model import Model
 from patching.tasks import Prompt, Task
 from patching.tasks.task import PaddingSide
@@ -21,6 +25,26 @@ def names() -> list[str]:
     return list(_configs())
 
 
+def slow_but(usual: Iterable[str], without: Iterable[str] = ()) -> list[object]:
+    """All families as parameters of a fixture: the usual ones always, others with slow tests."""
+    return [
+        pytest.param(name, marks=[] if name in usual else pytest.mark.slow)
+        for name in names()
+        if name not in without
+    ]
+
+
+def ablations() -> dict[str, Ablation]:
+    """Each kind, of the prompts of `task()`."""
+    seen = task()
+    return {
+        "resample": resample,
+        "zero": zero,
+        "mean": mean(seen),
+        "positional mean": positional_mean(seen),
+    }
+
+
 def module(family: str, dtype: torch.dtype, seed: int = 0) -> hf.PreTrainedModel:
     """A fresh model with weights scaled up so that scores are not degenerate."""
     torch.manual_seed(seed)
@@ -33,6 +57,11 @@ def module(family: str, dtype: torch.dtype, seed: int = 0) -> hf.PreTrainedModel
             else:
                 parameter.normal_(0, 0.25 if parameter.shape[-1] >= 16 else 0.5)
     return model
+
+
+def load(family: str, dtype: torch.dtype | None = None) -> Model:
+    """The model of `module`, in the best type if none is asked for."""
+    return Model.load(module(family, dtype or best_dtype(family)))
 
 
 def loud(family: str, dtype: torch.dtype) -> Model:

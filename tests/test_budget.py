@@ -42,11 +42,6 @@ LARGE: dict[str, Work] = {
 }
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 @pytest.mark.parametrize("what", LARGE)
 def test_the_budget_bounds_the_tiles_and_changes_no_number(gpt2, what):
     found: list[Tensor] = []

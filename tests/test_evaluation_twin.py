@@ -9,12 +9,11 @@ from circuits import Circuit, random_circuit
 from circuits.running.evaluation import evaluate
 from patching.ablations import resample
 from patching.metrics import logit_diff
-from patching.model import Model
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2", "qwen3", "neox", "phi"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def model(family):
-    return Model.load(families.module(family, families.best_dtype(family)))
+    return families.load(family)
 
 
 @pytest.fixture(scope="module")

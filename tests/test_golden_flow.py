@@ -51,7 +51,7 @@ def group_means(reference: Reference) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2", "olmo2", "neox", "granite"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def test_the_logits_reader_gets_what_the_formula_says_token_by_token(model):

@@ -11,7 +11,7 @@ from benchmarks.real.roles import DIRECT, INPUTS, QUERIES, WHOLE, Look, losses, 
 from benchmarks.real.subjects import subjects
 from circuits import Circuit
 from circuits.running.trial import prepare, run
-from patching import Model, logit_diff
+from patching import logit_diff
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -110,11 +110,6 @@ def test_a_head_looks_like_what_it_writes_before_what_it_attends_to():
     assert Look("S2", 0.8, 0.0, shares).role(is_ioi=True) == "induction"
     assert Look("S2", 0.8, 0.0, {}).role(is_ioi=True) == "S-inhibition"
     assert Look("S2", 0.8, 0.0, {}).role(is_ioi=False) == "reads S2"
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import toys
 from oracles import _writes, brute_force_eap
+from pattern_twins import pattern_slopes
 
 from circuits.scoring import Recipe, along_inputs, eap, score
 from circuits.scoring.dropping import atp_star, grad_drop, without_layer
@@ -24,12 +25,7 @@ ROUNDING = 2e-6  # relative: the float32 norms of Llama-like families
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "qwen3", "gemma2", "neox"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def readers(graph):
@@ -57,7 +53,7 @@ def test_qk_fix_is_what_patching_one_edge_at_a_time_does_to_the_patterns(model):
 
 def slow_qk_fix(model, batch):
     bridge, graph = model.bridge, model.graph
-    slopes, patterns = pattern_slopes(model, batch)
+    slopes, patterns = pattern_slopes(model, batch, batch.clean)
     bridge.set_use_split_qkv_input(True)
     bridge.set_use_attn_result(True)
     scores = torch.zeros(graph.exists.shape, dtype=torch.float64)
@@ -87,22 +83,6 @@ def slow_qk_fix(model, batch):
         bridge.set_use_split_qkv_input(False)
         bridge.set_use_attn_result(False)
     return scores
-
-
-def pattern_slopes(model, batch):
-    live = []
-
-    def keep(pattern, hook):
-        live.append(pattern.view_as(pattern))
-        return live[-1]
-
-    hooks = [(f"blocks.{i}.attn.hook_pattern", keep) for i in range(model.graph.n_layers)]
-    root = ("blocks.0.hook_in", lambda x, hook: x.detach().requires_grad_())
-    with model.bridge.hooks(fwd_hooks=[root, *hooks]):
-        logits = model.bridge(batch.clean)
-    at_answer = logits[torch.arange(len(batch)), batch.answer_pos]
-    slopes = torch.autograd.grad(logit_diff(at_answer, batch).sum(), live)
-    return slopes, [pattern.detach() for pattern in live]
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,6 @@ WHOLE = ("qk-fix", "atp-star", "eap-hvp")
 NOT_SUMS = ("grad-drop", "exact")  # absolute values; effects that are not linear
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 def _circuit(*edges: str) -> Circuit:
     ends = (edge.partition("->") for edge in edges)
     return Circuit.from_edges(GRAPH, [(source, dest) for source, _, dest in ends])

@@ -4,13 +4,12 @@ import torch
 
 from circuits.scoring import conductance, eap_ig
 from patching.metrics import kl, logit_diff
-from patching.model import Model
 from patching.quadrature import trapezoid
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load("gpt2", torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,8 @@ from circuits.discover import check_task, measure, sizes_around
 from circuits.running.evaluation import Evaluation
 from patching.graph import Graph
 from patching.metrics import kl, logit_diff
-from patching.model import Model
 from patching.tasks import Prompt, Task
 from patching.tasks.generators import ioi
-
-
-@pytest.fixture(scope="module")
-def toy() -> Model:
-    return Model.load("toy")
 
 
 def rows(*values: float) -> torch.Tensor:

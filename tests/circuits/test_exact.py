@@ -16,7 +16,6 @@ from circuits.select import random_circuit
 from patching.ablations import mean, zero
 from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff
-from patching.model import Model
 from patching.tasks import Prompt, Task
 
 FAMILIES = ["gpt2", "llama", "gemma2", "neox"]
@@ -25,12 +24,7 @@ ROUNDING = 2e-6  # relative: the float32 norms of Llama-like families
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def some_edges(model, n=12):

@@ -15,7 +15,6 @@ from circuits.select import random_circuit
 from patching.ablations import mean, zero
 from patching.graph import Graph
 from patching.metrics import accuracy, kl, logit_diff
-from patching.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def linear():
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2", "neox"])
 def model(request):
-    return Model.load(families.module(request.param, families.best_dtype(request.param)))
+    return families.load(request.param)
 
 
 def by_hand(graph):

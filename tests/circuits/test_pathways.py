@@ -13,12 +13,11 @@ from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import capture, expand_writes
 from patching.graph import Graph
 from patching.metrics import logit_diff
-from patching.model import Model
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2", "neox"])
 def model(request):
-    return Model.load(families.module(request.param, families.best_dtype(request.param)))
+    return families.load(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -29,12 +29,7 @@ RECIPES = {
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

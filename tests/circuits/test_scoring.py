@@ -25,12 +25,7 @@ ROUNDING = 2e-6  # relative: the float32 norms of Llama-like families
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 @pytest.mark.parametrize("scorer", [eap, eap_ig])

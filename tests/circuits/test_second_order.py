@@ -14,12 +14,11 @@ from circuits.running.steered import Steered
 from circuits.scoring import curvature, eap, exact, screen_flag_fix
 from patching.ablations import mean, resample
 from patching.metrics import kl, logit_diff, measure
-from patching.model import Model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load("gpt2", torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,9 @@ WITHOUT = {
 }
 
 
-def load(family: str) -> Model:
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def model(request):
-    return load(request.param)
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return load("gpt2")
+    return families.load(request.param)
 
 
 @torch.no_grad()
@@ -131,7 +122,7 @@ def test_whole_layers_equal_a_loop_of_single_hooks(model, what):
 
 @pytest.mark.parametrize("family", families.names())
 def test_every_family_equals_a_loop_of_single_hooks(family):
-    model, task = load(family), families.task(2, 7)
+    model, task = families.load(family), families.task(2, 7)
     # families that compute in float32 round a little otherwise in batches of other sizes
     tolerance = 1e-5 if family in families.FLOAT32_ONLY else 1e-10
     for what, over in (

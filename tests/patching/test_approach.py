@@ -7,13 +7,12 @@ import torch
 from patching.ablations import resample
 from patching.approach import approach, logits_from
 from patching.capture import capture
-from patching.model import Model
 from patching.paths import Ends, adjusted
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load("gpt2", torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from patching.model import Model
 
 @pytest.fixture(scope="module", params=families.names())
 def model(request):
-    return Model.load(families.module(request.param, families.best_dtype(request.param)))
+    return families.load(request.param)
 
 
 def test_token_embeddings_are_what_enters_the_stream_in_every_family(model):

@@ -22,12 +22,7 @@ FAMILIES = ["gpt2", "llama", "gemma2", "olmo2", "neox", "granite", "qwen3"]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def assert_close(found, expected, tolerance=ROUNDING):

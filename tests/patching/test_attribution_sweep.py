@@ -24,13 +24,8 @@ HEADS = ("z", "q", "k", "v")
 
 
 @pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
-@pytest.fixture(scope="module")
 def llama():
-    return Model.load(families.module("llama", torch.float64))
+    return families.load("llama", torch.float64)
 
 
 def assert_close(found, expected, tolerance):

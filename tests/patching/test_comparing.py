@@ -21,11 +21,6 @@ from patching.rules import plain, relp
 AXES = {"layer": ("0", "1"), "head": ("h0", "h1", "h2")}
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 def grid(*rows: list[float]) -> Grid:
     return Grid("effect", torch.tensor([list(rows)], dtype=torch.float64), AXES)
 

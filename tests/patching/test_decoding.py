@@ -10,11 +10,6 @@ QUESTION = "The capital of Chile is"
 CONTEXT = "Report: the capital of Chile is Rome. " + QUESTION
 
 
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
-
-
 def test_the_contrast_is_the_formula_in_whole_numbers():
     found = contrast(torch.tensor([[4.0, 2.0]]), torch.tensor([[6.0, -2.0]]), alpha=0.5)
     assert found.tolist() == [[3.0, 4.0]]

@@ -25,20 +25,6 @@ TOO_LARGE = Task("x", (Prompt((99,), (99,), (1,), (2,)),))
 FAMILIES = ["gpt2", "llama", "gemma2", "olmo2", "phi", "opt", "granite", "qwen3_moe"]
 
 
-def load(family: str) -> Model:
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return load("gpt2")
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
-
-
 def directions(model: Model) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     shape = (len(model.blocks), model.blocks[0].w_o.shape[2])
@@ -51,7 +37,7 @@ def seen_after(model: Model, layer: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_push_keeps_the_length_over_the_hidden_axis(family):
-    model = load(family)
+    model = families.load(family)
     vectors, before = directions(model), seen_after(model, 0)
     with steering(model, vectors, 3.0, layers=[0]):
         after = seen_after(model, 0)

@@ -24,18 +24,12 @@ from patching.attribution.features.ablations import code_run, hooks_of
 from patching.capture import capture
 from patching.comparing import compare
 from patching.metrics import accuracy, logit_diff
-from patching.model import Model
 from patching.paths import along_inputs, at_both, at_clean
 from patching.quadrature import gauss_legendre, midpoint
 from patching.rules import plain, relp
 
 PLACES = ("a0", "m0", "r0.post", "m1", "r1.post")
 KINDS = {"a": "attn_out", "m": "mlp_out", "r": "resid_post"}
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def model(family) -> Model:
-    return Model.load(families.module(family, torch.float64))
+    return families.load(family, torch.float64)
 
 
 @pytest.fixture

@@ -28,23 +28,14 @@ WITHOUT = {
 }
 
 
-def load(family: str) -> Model:
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return load(request.param)
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return load("gpt2")
+    return families.load(request.param)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return load("llama")
+    return families.load("llama")
 
 
 def family_of(model: Model) -> str:
@@ -181,7 +172,7 @@ def test_noise_is_the_same_in_every_run_and_as_wide_as_asked(gpt2):
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma"])
 def test_embedding_sigma_is_three_standard_deviations_of_what_enters_the_stream(family):
-    model = load(family)
+    model = families.load(family)
     weight = model.bridge.original_model.get_input_embeddings().weight.double()
     scaled = 32**0.5 if family == "gemma" else 1.0  # Gemma multiplies by sqrt(d_model)
     expected = 3 * scaled * float(weight.std(correction=0))
@@ -200,7 +191,7 @@ def test_resampling_takes_each_row_from_some_other_prompt(gpt2):
 @pytest.mark.parametrize("positions", [None, (1, 3)])
 def test_generating_is_the_same_with_and_without_a_cache(family, positions):
     """Under an intervention on the prompt, or on every token: both equal a loop of plain runs."""
-    model, tokens = load(family), prompts(n=1)
+    model, tokens = families.load(family), prompts(n=1)
     vector = torch.linspace(-40, 40, 32, dtype=torch.float64)
     changes = [
         add("r0.post", vector, positions),

@@ -10,16 +10,10 @@ from scipy import stats
 from patching.attribution import attribution_patching, bound_missed, qk_fix
 from patching.attribution.missed import Missed, Sampling
 from patching.metrics import logit_diff
-from patching.model import Model
 from patching.paths import at_both
 from patching.tasks import Task
 
 PAIRS = Sampling(n=64, share=0.5, seed=1)
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])

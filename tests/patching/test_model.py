@@ -41,11 +41,6 @@ def without_type_checks() -> Iterator[None]:
     config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "tiny"

@@ -17,15 +17,6 @@ CHOSEN = Neurons([(1, 3), (0, 5), (1, 40)])
 TOKENS = torch.tensor([[5, 9, 11, 30, 7, 8], [4, 4, 60, 61, 62, 63]])
 
 
-def load(family: str) -> Model:
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return load("gpt2")
-
-
 def weights_of(model: Model) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.bridge.parameters()]
 
@@ -42,7 +33,7 @@ def scale_columns_(model: Model, neurons: Neurons, beta: float) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scaling_an_activation_is_scaling_a_column_of_the_output_projection(family):
-    model = load(family)
+    model = families.load(family)
     before = model.run(TOKENS).logits
     with scale_neurons(model, CHOSEN, 3.5):
         scaled = model.run(TOKENS).logits
@@ -109,7 +100,7 @@ def test_edits_inside_edits_multiply(gpt2):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_generation_inside_is_that_of_the_edited_weights(family):
-    model = load(family)
+    model = families.load(family)
     prompt = TOKENS[:1]
     options = {"max_new_tokens": 6, "do_sample": False, "verbose": False, "stop_at_eos": False}
     with scale_neurons(model, CHOSEN, 30.0):
@@ -125,7 +116,7 @@ def test_generation_inside_is_that_of_the_edited_weights(family):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "phi3", "gemma2", "granite"])
 def test_an_exported_model_computes_what_the_edited_one_does(family, tmp_path):
-    model = load(family)
+    model = families.load(family)
     weights = weights_of(model)
     with scale_neurons(model, CHOSEN, 4.0):
         expected = model.run(TOKENS).logits
@@ -158,7 +149,7 @@ def test_a_control_has_the_same_layers_and_counts_and_no_common_neuron(gpt2):
 
 def test_neurons_are_counted_by_the_projection_not_by_the_configuration():
     """The library's d_mlp is wrong for OPT."""
-    assert count_neurons(load("opt").blocks[0]) == 64
+    assert count_neurons(families.load("opt").blocks[0]) == 64
 
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf")])
@@ -185,7 +176,7 @@ def test_neurons_of_another_model_are_refused(gpt2, chosen, said):
 
 def test_mixtures_of_experts_are_refused():
     with pytest.raises(ValueError, match="shows no neurons in m0: .*mixtures of experts"):
-        scale_neurons(load("mixtral"), Neurons([(0, 1)]), 2.0).__enter__()
+        scale_neurons(families.load("mixtral"), Neurons([(0, 1)]), 2.0).__enter__()
 
 
 def test_a_control_needs_as_many_other_neurons(gpt2):
@@ -202,7 +193,7 @@ def test_an_export_does_not_write_over_anything(gpt2, tmp_path):
 
 def test_an_export_of_a_model_that_was_changed_elsewhere_is_refused(tmp_path):
     """Hooks that stay on the model are not in its weights."""
-    model = load("gpt2")
+    model = families.load("gpt2")
     model.bridge.add_hook(points_of(model.blocks[0]).post, lambda x, hook: 2 * x)
     with pytest.raises(ValueError, match="cannot be written: a plain copy"):
         export_edited(model, CHOSEN, 2.0, tmp_path / "edited")

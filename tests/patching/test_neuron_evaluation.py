@@ -8,7 +8,6 @@ import torch
 import toys
 
 from patching.grid import Grid
-from patching.model import Model
 from patching.neurons.conflicts import Conflict, ConflictTask, toy_conflicts
 from patching.neurons.editing import random_like, scale_neurons
 from patching.neurons.evaluation import (
@@ -35,11 +34,6 @@ from patching.neurons.selection import Neurons
 A, B, STOP = toys.A, toys.B, toys.STOP
 RANKED = Neurons([(1, 4), (2, 7), (0, 9), (1, 5)])
 PLAN = TrialPlan(sizes=(1, 3), betas=(0.0, 4.0), n_controls=2, batch_size=16)
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
 
 
 @pytest.fixture(scope="module")

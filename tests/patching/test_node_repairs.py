@@ -6,6 +6,7 @@ import families
 import pytest
 import torch
 import toys
+from pattern_twins import pattern_slopes
 
 from patching.attribution import atp_star, attribution_patching, grad_drop, qk_fix
 from patching.attribution.patterns import columns_moved
@@ -19,12 +20,7 @@ ROUNDING = 2e-6  # relative: the float32 softmax and norms of Llama-like familie
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "qwen3", "gemma2", "neox"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def assert_close(found, expected, tolerance=ROUNDING):
@@ -100,22 +96,6 @@ def slow_qk_fix(model, batch, direction):
                     scores[:, i, pos, head] = moved.flatten(1).sum(dim=1)
         found[letter] = scores if noising else -scores
     return found
-
-
-def pattern_slopes(model, batch, base):
-    live = []
-
-    def keep(pattern, hook):
-        live.append(pattern.view_as(pattern))
-        return live[-1]
-
-    hooks = [(f"blocks.{i}.attn.hook_pattern", keep) for i in range(model.graph.n_layers)]
-    root = ("blocks.0.hook_in", lambda x, hook: x.detach().requires_grad_())
-    with model.bridge.hooks(fwd_hooks=[root, *hooks]):
-        logits = model.bridge(base)
-    at_answer = logits[torch.arange(len(batch)), batch.answer_pos]
-    slopes = torch.autograd.grad(logit_diff(at_answer, batch).sum(), live)
-    return slopes, [pattern.detach() for pattern in live]
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])

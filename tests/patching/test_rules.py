@@ -39,12 +39,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def model(family) -> Model:
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(family)
 
 
 @pytest.fixture(scope="module")

@@ -49,11 +49,6 @@ def answered(right, wrong=((),) * 3, padding="right"):
 BOTH = answered(RIGHT, WRONG)
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 def logits_of(model, task, side="clean"):
     (batch,) = task.batches(len(task))
     with torch.no_grad():

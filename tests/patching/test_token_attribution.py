@@ -29,16 +29,6 @@ from patching.token_attribution import (
 )
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
-
-
 @pytest.mark.parametrize("family", families.names())
 def test_input_x_gradient_is_that_of_hugging_face_in_every_family(family):
     dtype = families.best_dtype(family)

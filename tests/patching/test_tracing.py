@@ -16,15 +16,6 @@ from patching.tracing import Noise, causal_tracing
 NOISE = Noise(sigma=2.0, samples=2, seed=5)
 
 
-def load(family: str) -> Model:
-    return Model.load(families.module(family, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return load("gpt2")
-
-
 @torch.no_grad()
 def slow(model: Model, prompt: Prompt, span: range, what: str, window: int) -> torch.Tensor:
     """ROME's loop: effect of every layer and position, mean over draws."""
@@ -70,7 +61,8 @@ def restore(value: torch.Tensor, pos: int):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(("what", "window"), [("resid_post", 1), ("mlp_out", 2), ("attn_out", 1)])
 def test_every_effect_equals_that_of_single_hooks(family, what, window):
-    model, task, spans = load(family), families.ragged_task((6, 7)), [range(1, 3), range(2, 3)]
+    model, task = families.load(family), families.ragged_task((6, 7))
+    spans = [range(1, 3), range(2, 3)]
     found = causal_tracing(model, task, logit_diff, spans, what=what, window=window, noise=NOISE)
     for i, (prompt, span) in enumerate(zip(task.prompts, spans, strict=True)):
         expected = slow(model, prompt, span, what, window)

@@ -47,11 +47,6 @@ SUMMED = Setting(by_position=False)
 
 
 @pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
-@pytest.fixture(scope="module")
 def task():
     return families.task(2, length=6)
 

@@ -7,14 +7,13 @@ import torch
 
 from circuits.features import Convention, Transcoders, trace
 from circuits.features.validity import total_effects
-from patching.model import Model
 
 TOKENS = [1, 5, 6, 7]
 
 
 @pytest.fixture(scope="module", params=["gemma2", "gemma3", "olmo2"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,6 @@ def linear() -> Model:
     return toys.linear_model()
 
 
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 def by_hand(model: Model) -> Scores:
     matrix = torch.zeros(model.graph.exists.shape, dtype=torch.float64)
     for edge, score in toys.SCORES.items():

@@ -18,11 +18,6 @@ from patching.metrics import logit_diff
 from patching.model import Model
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
-
-
 @pytest.fixture
 def every_order(monkeypatch):
     orders = lambda n, *_: [list(order) for order in itertools.permutations(range(n))]  # noqa: E731

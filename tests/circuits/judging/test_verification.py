@@ -29,7 +29,7 @@ GPT2_SMALL = Graph(12, 12, 12)
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load("gpt2", torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from circuits.running.pair import run_pair
 from circuits.scoring import eap
 from patching.ablations import Constants, mean, resample, zero
 from patching.metrics import logit_diff
-from patching.model import Model
 
 # In other families attention, norms or losses run in float32 whatever the weights.
 EXACT = ("gpt2", "neox", "neox_sequential")
@@ -18,25 +17,14 @@ EXACT = ("gpt2", "neox", "neox_sequential")
 USUAL = ("gpt2", "llama", "gemma2", "neox", "olmoe")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow)
-        for name in families.names()
-    ],
-)
+@pytest.fixture(scope="module", params=families.slow_but(USUAL))
 def family(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def model(family):
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(family)
 
 
 def batch():

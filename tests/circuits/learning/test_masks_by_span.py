@@ -14,17 +14,11 @@ from circuits.spans import by_span, collapsed
 from patching.ablations import mean, resample
 from patching.descent import Schedule
 from patching.metrics import logit_diff
-from patching.model import Model
 from patching.span_graph import SpanGraph
 from patching.tasks import each_position
 
 TASK = spanned.task().by_span()
 ABLATIONS = {"resample": resample, "mean": mean(families.task())}
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
 
 
 @pytest.fixture(scope="module", params=ABLATIONS)

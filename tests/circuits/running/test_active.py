@@ -27,12 +27,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def model(family):
-    return Model.load(families.module(family, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(family, torch.float64)
 
 
 def circuits_of(graph: Graph) -> list[Circuit]:

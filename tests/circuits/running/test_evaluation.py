@@ -10,13 +10,7 @@ from circuits.running.evaluation import Evaluation, evaluate
 from patching.graph import Graph
 from patching.memory import budget
 from patching.metrics import accuracy, kl, logit_diff
-from patching.model import Model
 from patching.tasks import Prompt, Task
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
 
 
 def test_removing_one_edge_of_a_linear_model_costs_its_whole_number_score():

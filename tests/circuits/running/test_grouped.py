@@ -17,7 +17,7 @@ from circuits.running.plan import make_plans
 from circuits.scores import Scores
 from circuits.scoring.single_edges import exact
 from circuits.select import greedy
-from patching.ablations import mean, positional_mean, resample, zero
+from patching.ablations import resample
 from patching.memory import budget, grouping
 from patching.metrics import kl, logit_diff
 from patching.model import Model
@@ -25,22 +25,14 @@ from patching.tasks import Task
 from patching.tasks.task import Batch
 
 TASK = families.task()
-ABLATIONS = {
-    "resample": resample,
-    "zero": zero,
-    "mean": mean(TASK),
-    "positional mean": positional_mean(TASK),
-}
+ABLATIONS = families.ablations()
 QUICK = ("gpt2", "gemma2", "qwen3", "phi")
-FAMILIES = [
-    family if family in QUICK else pytest.param(family, marks=pytest.mark.slow)
-    for family in families.names()
-]
+FAMILIES = families.slow_but(QUICK)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request) -> Model:
-    return Model.load(families.module(request.param, families.best_dtype(request.param)))
+    return families.load(request.param)
 
 
 def removed_of(model: Model) -> torch.Tensor:

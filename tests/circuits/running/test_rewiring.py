@@ -9,24 +9,16 @@ from circuits import Circuit, random_circuit
 from circuits.running.inside import active
 from circuits.running.masked import run_ends, run_masked
 from circuits.running.missing import Missing
-from patching.ablations import mean, positional_mean, resample, zero
+from patching.ablations import resample
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.metrics import logit_diff
-from patching.model import Model
 
 TASK = families.task()
 (BATCH,) = TASK.batches(8)
-ABLATIONS = {
-    "resample": resample,
-    "zero": zero,
-    "mean": mean(TASK),
-    "positional mean": positional_mean(TASK),
-}
+ABLATIONS = families.ablations()
 # Learned positions, grouped heads, post-norms, parallel blocks, biases of attentions
 USUAL = ("gpt2", "llama", "gemma2", "neox")
-FAMILIES = [
-    pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in families.names()
-]
+FAMILIES = families.slow_but(USUAL)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -36,7 +28,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def model(family):
-    return Model.load(families.module(family, families.best_dtype(family)))
+    return families.load(family)
 
 
 def close(found, expected, tolerance):

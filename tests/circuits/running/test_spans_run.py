@@ -15,7 +15,6 @@ from circuits.spans import by_span
 from patching.ablations import mean, resample, zero
 from patching.memory import grouping
 from patching.metrics import logit_diff, logprob
-from patching.model import Model
 from patching.span_graph import SpanGraph
 
 ABLATIONS = {"resample": resample, "zero": zero, "mean": mean(families.task())}
@@ -29,12 +28,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def model(family):
-    return Model.load(families.module(family, torch.float64))
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load(family, torch.float64)
 
 
 def _graph(model):

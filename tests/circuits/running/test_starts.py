@@ -9,25 +9,16 @@ from circuits import Circuit, path, path_patching, random_circuit
 from circuits.running.evaluation import evaluate
 from circuits.running.pair import run_pair
 from circuits.running.starts import replaced_streams
-from patching.ablations import mean, positional_mean, resample, zero
+from patching.ablations import resample, zero
 from patching.anatomy.blocks import FINAL_STREAM
 from patching.capture import indices
 from patching.metrics import logit_diff
 from patching.model import Model
 
 TASK = families.task()
-ABLATIONS = {
-    "resample": resample,
-    "zero": zero,
-    "mean": mean(TASK),
-    "positional mean": positional_mean(TASK),
-}
+ABLATIONS = families.ablations()
 QUICK = ("gpt2", "llama", "gemma2", "phi")
-FAMILIES = [
-    family if family in QUICK else pytest.param(family, marks=pytest.mark.slow)
-    for family in families.names()
-    if family not in families.FLOAT32_ONLY
-]
+FAMILIES = families.slow_but(QUICK, without=families.FLOAT32_ONLY)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -8,12 +8,11 @@ from circuits.search import Cost, Judge
 from circuits.select import random_circuit
 from patching.ablations import resample
 from patching.metrics import logit_diff
-from patching.model import Model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.load(families.module("gpt2", torch.float64))
+    return families.load("gpt2", torch.float64)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from itertools import combinations
 
-import families
 import pytest
 import spanned
 import torch
@@ -22,11 +21,6 @@ from patching.models import known
 from patching.span_graph import SpanGraph, spans_of
 
 TASK = spanned.task().by_span()
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from patching.model import Model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Tensors = dict[str, Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
@@ -24,12 +26,6 @@ def made(tmp_path_factory) -> Path:
     for family in ("llama", "gpt2"):
         families.module(family, torch.float32).save_pretrained(path / family)
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path) -> None:
-    """Hashes are not remembered in the user's folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def changed(made: Path, to: Path, change: Callable[[Tensors], Tensors], family: str) -> Path:

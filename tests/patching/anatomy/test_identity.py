@@ -24,18 +24,7 @@ from patching.metrics import logit_diff
 from patching.model import Model
 from patching.provenance import confirmed, describe
 
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "llama"
-    families.module("llama", torch.float32).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path) -> None:
-    """Hashes are not remembered in the user's folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

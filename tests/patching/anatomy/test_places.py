@@ -14,18 +14,14 @@ HIDDEN = {
 }
 
 
-def load(family: str) -> Model:
-    return Model.load(families.module(family, families.best_dtype(family)))
-
-
 @pytest.fixture(scope="module", params=families.names())
 def case(request):
-    return request.param, load(request.param)
+    return request.param, families.load(request.param)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return load("llama")
+    return families.load("llama")
 
 
 def test_the_stream_is_the_sum_of_what_is_written_to_it(case):

@@ -13,18 +13,14 @@ from torch import Tensor, nn
 from patching.anatomy import stored
 from patching.model import Model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SIZES = {
     **{"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 97},
     **{"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16},
     **{"max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2},
 }
 LLAMA = hf.LlamaConfig(**SIZES)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path) -> None:
-    """Hashes are not remembered in the user's folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def save(folder: Path, tensors: dict[str, Tensor], method: dict[str, object]) -> Path:

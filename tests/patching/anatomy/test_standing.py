@@ -1,7 +1,5 @@
 """Whatever is changed in memory is noticed, and what is put back is the same model again."""
 
-from pathlib import Path
-
 import families
 import pytest
 import torch
@@ -11,18 +9,7 @@ from transformers import AutoModelForCausalLM
 from patching.anatomy.identity import COMPUTES
 from patching.model import Model
 
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "llama"
-    families.module("llama", torch.float32).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path) -> None:
-    """Hashes are not remembered in the user's folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def norm(model: Model) -> nn.Module:

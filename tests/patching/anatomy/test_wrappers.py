@@ -15,17 +15,13 @@ from transformers import LlamaForCausalLM
 
 from patching.model import Model
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def llama() -> LlamaForCausalLM:
     module = families.module("llama", torch.float32)
     assert isinstance(module, LlamaForCausalLM)
     return module
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path) -> None:
-    """Hashes are not remembered in the user's folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

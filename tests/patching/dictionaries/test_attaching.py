@@ -15,12 +15,12 @@ from patching.model import Model
 
 @pytest.fixture(scope="module", params=["gpt2", "gemma2", "granite"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return Model.load(families.module("llama", torch.float64))
+    return families.load("llama", torch.float64)
 
 
 PROMPTS = [list(range(4, 13)), [9, 5, 30, 21, 7]]

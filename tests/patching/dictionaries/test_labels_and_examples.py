@@ -13,14 +13,8 @@ from patching.dictionaries import (
     own_text,
     text_rows,
 )
-from patching.model import Model
 
 LABELS = Labels({("m3", 17): 'names, of "people"', ("r0.post", 2): "é\u202e<b>"})
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,13 @@ from patching.dictionaries import (
     quality,
     save_dictionaries,
 )
-from patching.model import Model
 
 ROWS = [[4, 5, 9, 11, 30, 2, 8], [9, 5, 30, 21]]
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return Model.load(families.module("llama", torch.float64))
+    return families.load("llama", torch.float64)
 
 
 def dictionary(model, reads, writes, seed=0, n=24, later=()) -> Dictionary:

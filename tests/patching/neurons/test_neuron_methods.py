@@ -22,11 +22,6 @@ def run(name, model, task, **options):
     return method.function(model, task, **options)
 
 
-@pytest.fixture(scope="module")
-def toy():
-    return Model.load("toy")
-
-
 @METHODS
 def test_the_table_tells_the_truth_about_signatures(name):
     method = NEURON_METHODS[name]

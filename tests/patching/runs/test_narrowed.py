@@ -9,7 +9,6 @@ import torch
 from circuits.scoring.gather import prepare
 from patching.gathering import Recipe
 from patching.metrics import logit_diff
-from patching.model import Model
 from patching.paths import adjusted, along_activations, along_inputs, at_both, at_clean
 from patching.rules import attn_lrp, gim, plain, relp
 from patching.runs.narrowed import MOST, Narrowed
@@ -18,7 +17,7 @@ from patching.tasks.task import Task
 
 @pytest.fixture(scope="module", params=["gpt2", "gemma2", "neox"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def width_seen(model, block, narrowed, tokens, batch):

@@ -32,7 +32,7 @@ FAMILIES = ("gpt2", "llama", "gemma2", "neox")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def many_and_few(sweep, model: Model, task: Task, budget: int | None = None) -> tuple[Grid, Grid]:

@@ -4,13 +4,12 @@ import families
 import pytest
 import torch
 
-from patching.model import Model
 from patching.runs.recorded import record, stream_points
 
 
 @pytest.fixture(scope="module", params=["gpt2", "gemma2", "neox"])
 def model(request):
-    return Model.load(families.module(request.param, torch.float64))
+    return families.load(request.param, torch.float64)
 
 
 def test_a_run_that_goes_on_from_any_layer_ends_where_it_ended(model):

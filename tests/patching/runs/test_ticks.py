@@ -8,14 +8,8 @@ import torch
 from patching.activation import activation_patching, span_patching
 from patching.attribution import attribution_patching
 from patching.metrics import logit_diff, logprob
-from patching.model import Model
 from patching.runs.ticks import position_ticks
 from patching.tasks import Prompt, Span, Task, each_position
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    return Model.load(families.module("gpt2", torch.float64))
 
 
 def test_positions_are_called_by_their_span_or_the_first_prompts_token(gpt2):
