@@ -23,6 +23,8 @@ demo: $(STAMP)  ## the main job on the embedded model: scores, circuit, figure, 
 	@echo
 	@echo "The figure is $(DEMO)/circuit.svg (and circuit.pdf); read $(DEMO)/report.md beside it."
 
+# Compiled files are kept, whatever the shell says: without them each process compiles for 10 seconds.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP)  ## tests and doctests, a process for each core
 	$(BIN)/pytest -q -n auto --dist loadfile
 

@@ -9,7 +9,7 @@ import base64
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import nbformat
@@ -39,13 +39,15 @@ def start_kernel() -> KernelManager:
     return kernel
 
 
-def execute(path: Path, kernel: KernelManager) -> NotebookNode:
-    """The notebook with the outputs of a run in an emptied kernel.
+def execute(path: Path, kernel: KernelManager, change: Callable[[str], str] = str) -> NotebookNode:
+    """The notebook with the outputs of a run in an emptied kernel, each cell changed before.
 
     Raises:
         CellExecutionError: if a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
+    for cell in _code(notebook):
+        cell.source = change(cell.source)
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
     client = NotebookClient(notebook, timeout=TIMEOUT, km=kernel, record_timing=False)
     client.execute()

@@ -105,9 +105,9 @@ def dangers(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_runs_what_a_file_says(path):
-    assert dangers(path.read_text()) == []
+def test_no_module_runs_what_a_file_says():
+    found = {path.relative_to(ROOT).as_posix(): dangers(path.read_text()) for path in CODE}
+    assert {name: some for name, some in found.items() if some} == {}
 
 
 @pytest.mark.parametrize(

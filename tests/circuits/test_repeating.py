@@ -19,7 +19,6 @@ from circuits.scoring import eap, eap_ig
 from circuits.select import prune, random_circuit, top_n
 from patching.ablations import mean
 from patching.metrics import logit_diff
-from patching.model import Model
 from patching.tasks import from_json, generate, ioi
 
 
@@ -282,11 +281,6 @@ def test_a_renamed_file_of_a_folder_is_found_by_its_kind_or_refused(results, tmp
 # Made in Python.
 
 
-@pytest.fixture(scope="module")
-def toy() -> Model:
-    return Model.load("toy")
-
-
 def test_scores_and_circuits_made_in_python_are_repeated(toy, tmp_path):
     task = generate("ioi:swap", toy.tokenizer, 9, seed=3).take(7)
     scores = eap_ig(toy, task, logit_diff, steps=2)
@@ -354,7 +348,9 @@ def test_undefined_numbers_equal_each_other_only():
 # The shell, with its new processes.
 
 
-def test_the_shell_repeats_in_a_new_process_and_exits_by_the_verdict(results, tmp_path, capsys):
+def test_the_shell_repeats_in_a_new_process_and_exits_by_the_verdict(
+    results, tmp_path, capsys, monkeypatch
+):
     path = altered(results, tmp_path, one_more(0.01))
     assert main(["rerun", str(path), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["verdict"] == "differs"
@@ -362,6 +358,9 @@ def test_the_shell_repeats_in_a_new_process_and_exits_by_the_verdict(results, tm
     assert main(missing) == 2
     error = capsys.readouterr().err
     assert "nowhere', which is no folder here and no name of a model; --model says" in error
+    (tmp_path / "python").write_text(REFUSES)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(running.sys, "executable", str(tmp_path / "python"))
     assert main(["rerun", str(path), "--device", "abacus"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("running: circuits score --model=")
@@ -388,6 +387,12 @@ def test_another_device_takes_the_place_of_a_device_map():
     words = command_of(said, Elsewhere(model="n", device="cpu"))
     assert words == ["score", "--task=ioi", "--model=n", "--device=cpu"]
 
+
+REFUSES = """#!/bin/sh
+echo "error: the device 'abacus' cannot be used here" >&2
+exit 2
+"""
+"""What a command says of such a device, without the seconds in which it imports all it needs."""
 
 WAITS = """#!/bin/sh
 echo 'scoring: 3 of 9 (33%)' >&2
