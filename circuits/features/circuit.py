@@ -4,7 +4,7 @@ Nodes are those of `patching.attribution.features`: of one place each, at a posi
 Edges are direct: what of a source's effect passes no other place of the circuit before its target.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,16 @@ ERRORS: tuple[Errors, ...] = ("nodes", "kept", "removed")
 _FORMAT = "feature circuit 1"
 _NODES = ("sites", "positions", "features")
 _OTHERS = ("effects", "sources", "targets", "weights")
+
+
+def check_word(what: str, word: str, known: Sequence[str]) -> None:
+    """Refuse a word that is none of those known.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if word not in known:
+        raise ValueError(f"{what} are one of {', '.join(map(repr, known))}; got {word!r}")
 
 
 @briefly

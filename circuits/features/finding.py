@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.features.circuit import Errors, FeatureCircuit, without_edges
+from circuits.features.circuit import ERRORS, Errors, FeatureCircuit, check_word, without_edges
 from circuits.features.edges import direct_edges
 from patching.attribution.features import FeatureEffects, Setting, feature_effects
 from patching.attribution.features.sites import Coders
@@ -37,6 +37,7 @@ class Choice:
             raise ValueError(
                 f"budgets and thresholds are 0 or more, got nodes={self.nodes}, edges={self.edges}"
             )
+        check_word("errors", self.errors, ERRORS)
 
 
 def feature_circuit(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.features.circuit import Errors
+from circuits.features.circuit import ERRORS, Errors, check_word
 from patching.attribution.features import FeatureNodes, Setting
 from patching.attribution.features.nodes import EVERYWHERE
 from patching.attribution.features.seen import Seen
@@ -35,6 +35,10 @@ class Handling:
     setting: Setting = Setting()
     errors: Errors = "nodes"
     others: Others = "held"
+
+    def __post_init__(self) -> None:
+        check_word("errors", self.errors, ERRORS)
+        check_word("other features", self.others, ("held", "free"))
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ from circuits.judging.feature_curves import FeatureCurve, FeatureSweep
 from circuits.judging.minimality import Minimality
 from circuits.judging.recovery import Recovery, told_apart
 from patching.attribution.features import FeatureEffects, FeatureNodes
-from patching.attribution.features.sites import Coders
+from patching.attribution.features.sites import Coders, facts_of
 from patching.intervals import check_draws
 from patching.metrics import Metric
 from patching.model import Model
@@ -56,6 +56,7 @@ def feature_curve(
     check_draws(sweep.n_bootstrap, len(task))
     if sweep.handling.errors != "nodes":
         effects = effects[~effects.nodes.are_errors]
+    _require_same(effects.provenance, dictionaries)
     nodes, n = effects.nodes, len(effects)
     if not n:
         raise ValueError("there are no nodes to make circuits of: no feature differs anywhere")
@@ -89,7 +90,7 @@ def judge_features(
     task: Task,
     metric: Metric,
     dictionaries: Coders,
-    circuits: Sequence[FeatureCircuit],
+    circuits: Sequence[FeatureCircuit] | FeatureCircuit,
     handling: Handling | None = None,
     *,
     run: Run | None = None,
@@ -103,8 +104,11 @@ def judge_features(
         Interrupted: if somebody interrupts.
         ValueError: if there is no circuit, or circuits, dictionaries, model and task do not fit.
     """
+    circuits = [circuits] if isinstance(circuits, FeatureCircuit) else circuits
     if not circuits:
         raise ValueError("there is no circuit to run: give one at least")
+    for circuit in circuits:
+        _require_same(circuit.provenance, dictionaries)
     handling = Handling(errors=circuits[0].errors) if handling is None else handling
     table = circuits[0]
     for circuit in circuits[1:]:
@@ -131,6 +135,7 @@ def feature_minimality(
         Interrupted: if somebody interrupts.
         ValueError: as `judge_features`.
     """
+    _require_same(circuit.provenance, dictionaries)
     handling = Handling(errors=circuit.errors) if handling is None else handling
     n = len(circuit)
     kept = torch.ones(n + 1, n, dtype=torch.bool)
@@ -177,6 +182,20 @@ def compare_feature_circuits(
     names = list(circuits)
     nodes, edges = (pandas.DataFrame(t, index=names, columns=names) for t in tables)
     return nodes, edges
+
+
+def _require_same(said: Mapping[str, object], dictionaries: Coders) -> None:
+    """Refuse nodes of other dictionaries, whose features of equal names are other features.
+
+    Raises:
+        ValueError: naming both.
+    """
+    known, given = said.get("dictionaries"), facts_of(dictionaries)
+    if isinstance(known, Mapping) and known != given.get("dictionaries", known):
+        raise ValueError(
+            f"these nodes are of the features of {said.get('features')!r}, and not of those of "
+            f"{given['features']!r}, which are others"
+        )
 
 
 def _jaccard(a: set[object], b: set[object]) -> float:

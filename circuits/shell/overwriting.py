@@ -6,11 +6,19 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from circuits.shell.outputs import Output, written
+from circuits.shell.kinds import kind_of
+from circuits.shell.outputs import Output, values_of, written
 from circuits.shell.recording import recorded
 
 _RECORDED = ("discover", "learn", "neurons", "patch", "score", "search", "select")
 """Commands whose results say how they were made."""
+
+_OF_FEATURES = {
+    "features.out": "feature graph",
+    "effects_out": "feature effects",
+    "circuit_out": "feature circuit",
+}
+"""Options of `features`, whose results do not say by which command, and what they write."""
 
 _SHOWN = ("--top=", "--device=")
 """Options that decide what is printed, or where it is computed."""
@@ -19,9 +27,16 @@ _SHOWN = ("--top=", "--device=")
 def check_replaced(args: Namespace) -> None:
     """Refuse to write over results of other settings, unless `--overwrite` is given.
 
+    Of features, over results of another kind.
+
     Raises:
         ValueError: naming the result, how it was made, and how that differs.
     """
+    for option, kind in _OF_FEATURES.items():
+        for path in values_of(args, option):
+            held = kind_of(path) if path.is_file() else None
+            if held not in (None, kind):
+                raise ValueError(f"{path} holds {held}, no {kind}; name another file")
     if args.run.__name__ not in _RECORDED or args.overwrite:
         return
     for output in written(args):

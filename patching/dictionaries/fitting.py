@@ -25,8 +25,13 @@ def fitted(model: Model, several: Dictionaries) -> Dictionaries:
     """The dictionaries with places that this model has.
 
     Raises:
-        ValueError: if a place is not there, of another width, or its norm cannot be taken out.
+        ValueError: if it is one dictionary, or none; if a place is not there, of another width, or
+            its norm cannot be taken out.
     """
+    if not isinstance(several, Dictionaries):
+        one = f"one, {several.name!r}: Dictionaries(name, (one,)) holds it"
+        got = one if isinstance(several, Dictionary) else f"{several!r}"
+        raise ValueError(f"dictionaries are needed; got {got}")
     return replace(several, members=tuple(_fitted(model, one) for one in several))
 
 

@@ -57,6 +57,7 @@ def test_a_circuit_is_found_judged_and_written(tmp_path, capsys):
     for words, message in (
         (["features", "export", str(out), "--out", "c.csv", "--width", "page"], "; c.csv is none"),
         (["export", str(out), "--out", "c.json"], "; `circuits features` reads it; it should hold"),
+        (["features", "effects", *TASK, "--out", str(out)], "holds feature circuit, no feature"),
     ):
         assert main(words) == 2 and message in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """Feature circuits: edges add up, full is clean and empty is corrupt, sets, curves, files."""
 
 from dataclasses import replace
+from inspect import unwrap
 
 import families
 import networkx as nx
@@ -18,7 +19,7 @@ from circuits.features import (
     run_feature_circuits,
     save_feature_circuit,
 )
-from circuits.features.circuit import without_edges
+from circuits.features.circuit import check_word, without_edges
 from circuits.features.circuit_formats import CIRCUIT_FILES
 from circuits.features.edges import direct_edges
 from circuits.judging.feature_curves import FeatureSweep
@@ -36,6 +37,7 @@ from patching.attribution.features import (
     find_sites,
     zero,
 )
+from patching.dictionaries import fitted
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.models.truth import library
@@ -232,6 +234,19 @@ def test_known_nodes_are_told_apart_by_their_effects(effects):
 def test_refusals_of_circuits(gpt2, task, streams, effects, circuit):
     with pytest.raises(ValueError, match="0 or more, got nodes=-1"):
         Choice(nodes=-1)
+    with pytest.raises(ValueError, match="errors are one of 'nodes', 'kept'; got 'keep'"):
+        check_word("errors", "keep", ("nodes", "kept"))  # types are checked in tests already
+    other = replace(
+        streams, name="theirs", members=tuple(m.to("cpu", torch.float32) for m in streams)
+    )
+    with pytest.raises(
+        ValueError, match="of the features of 'random', and not of those of 'theirs'"
+    ):
+        judge_features(gpt2, task, logit_diff, other, circuit)
+    with pytest.raises(
+        ValueError, match=r"got one, 'random r0.post': Dictionaries\(name, \(one,\)\)"
+    ):
+        unwrap(fitted)(gpt2, streams["r0.post"])
     with pytest.raises(ValueError, match=r"shares of all nodes lie in \(0, 1\]"):
         FeatureSweep(shares=(0.0,))
     with pytest.raises(ValueError, match="there is no circuit to run"):
