@@ -14,7 +14,7 @@ from benchmarks.real.facts import Fact, estimated, kept
 from benchmarks.real.page import BY_SIZE, SMOOTHED
 from benchmarks.real.subjects import Subject
 from circuits.choosing import auto
-from circuits.choosing.automatic import RECIPES
+from circuits.choosing.automatic import RECIPES, units_of
 from circuits.circuit import Circuit
 from circuits.judging.areas import Axis, area, linear, logarithmic
 from circuits.judging.faithfulness import MIB_SHARES
@@ -29,7 +29,6 @@ from circuits.scoring import Recipe, at_clean, score, score_each
 from circuits.select import SELECTORS, top_n
 from patching.intervals import Estimate, interval, ratio_of_means
 from patching.model import Model
-from patching.rules import gim, plain, relp
 from patching.work import Run
 
 SIZE = 0.01
@@ -38,12 +37,12 @@ SIZE = 0.01
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Of the edges, whose faithfulness is told."""
 
-RULES = {"eap": plain, "relp": relp, "gim": gim}
+EAP = "eap"
 AUTO = "auto"
 OTHERWISE: Mapping[str, str] = {BY_SIZE: "mean-size", SMOOTHED: "smoothed-size"}
 """Selectors that are not `top_n`, by what a method's name ends on."""
 
-METHODS = (*RULES, *RECIPES, AUTO, *(f"eap-ig{ending}" for ending in OTHERWISE))
+METHODS = (EAP, *RECIPES, AUTO, *(f"eap-ig{ending}" for ending in OTHERWISE))
 """`auto` comes behind its recipes: it takes from the folder what they have scored."""
 
 DRAWN = 30
@@ -122,9 +121,9 @@ def trial_of(model: Model, subject: Subject) -> Trial:
 def _score(model: Model, subject: Subject, method: str, folder: Path) -> tuple[Scores, str, float]:
     """Scores, selector and passes: a forward and a backward are one, a forward a third of it."""
     given = model, subject.found, subject.metric
-    if method in RULES:
-        recipe = Recipe(at_clean, RULES[method])
-        return score(*given, recipe, method=method), "top-n", 4 / 3
+    if method == EAP:
+        recipe = Recipe(at_clean)
+        return score(*given, recipe, method=method), "top-n", units_of(recipe)
     work = Run(folder / "scored" / f"{subject.slug}-{subject.split}")
     if method == AUTO:
         found = auto(*given, Goal("absolute"), size=round(SIZE * model.graph.n_edges), run=work)
@@ -134,11 +133,7 @@ def _score(model: Model, subject: Subject, method: str, folder: Path) -> tuple[S
         if method.endswith(ending):
             name, selector = method.removesuffix(ending), other
     recipe = RECIPES[name]  # as `auto` scores it, which finds it done
-    return score_each(*given, recipe, method=name, run=work), selector, _passes(recipe)
-
-
-def _passes(recipe: Recipe) -> float:
-    return int(str(recipe.path.options["steps"])) + 2 / 3
+    return score_each(*given, recipe, method=name, run=work), selector, units_of(recipe)
 
 
 def _watched(job: Callable[[], tuple[Scores, str, float]]) -> Scored:

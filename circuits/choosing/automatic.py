@@ -7,7 +7,7 @@ selector is kept, with the scores of all parts together. Prompts that a circuit 
 later are never seen.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from random import Random
@@ -19,7 +19,7 @@ from circuits.judging.uncertainty import ensemble
 from circuits.provenance import describe
 from circuits.running.trial import Trial, prepare
 from circuits.scores import Scores
-from circuits.scoring import Recipe, along_inputs, score_each
+from circuits.scoring import Recipe, along_inputs, at_clean, score_each
 from circuits.select import OF_SIZES, SELECTORS, of_rows, require_rows
 from patching.files.brief import as_table, briefly
 from patching.metrics import Metric
@@ -32,10 +32,12 @@ RECIPES: Mapping[str, Recipe] = {
     "eap-ig": Recipe(along_inputs(5)),
     "relp x inputs": Recipe(along_inputs(3), relp),
     "gim x inputs": Recipe(along_inputs(3), gim),
+    "relp": Recipe(at_clean, relp),
+    "gim": Recipe(at_clean, gim),
 }
 """What the tables in docs/truth.md support: none of them is last anywhere, each is first somewhere.
 
-With their means by twos and threes, seven ways to score.
+With means by twos and threes of those along inputs, nine ways to score.
 """
 
 SELECT_BY: Mapping[str, Selector] = {
@@ -114,7 +116,7 @@ def auto(
 
     Of a size or for a goal, on prompts of the search that its scores had not seen. Without a size,
     circuits are compared near the one at which the mean of all recipes reaches
-    `goal.faithfulness`. Scores keep what each prompt alone scores. Costs some 22 plain forward and
+    `goal.faithfulness`. Scores keep what each prompt alone scores. Costs some 26 plain forward and
     backward passes by count; `units` says how many.
 
     >>> from patching.metrics import logit_diff
@@ -122,7 +124,7 @@ def auto(
     >>> model, known = Model.load("truth/induction"), induction(n=8)
     >>> found = auto(model, known.task, logit_diff, Goal("absolute"), size=5)
     >>> found.scores.provenance["method"], len(found.compared), found.circuit().size
-    ('auto', 21, 5)
+    ('auto', 27, 5)
 
     Args:
         model: see `Model`.
@@ -146,14 +148,14 @@ def auto(
     job = _Job(model, metric, goal, usable, batch_size, run)
     alone = job.score(task)
     folds = [_fold(job, task, alone, some) for some in _deal(len(task))]
-    n_circuits = (2 ** len(usable) - 1) * len(selectors)
+    n_circuits = len(_ways(alone)) * len(selectors)
     if size is None:
         size = near(folds, next(iter(selectors.values())), goal)
         n_circuits += len(between(0, next(iter(alone.values())).graph.n_edges)) + 1
     compared = compare(folds, selectors, size, goal)
     kept = preferred(compared, list(selectors))
     scores = _mean([alone[name] for name in kept.name.split(AND)])
-    units = sum(map(_units, usable.values())) + n_circuits / 3
+    units = sum(map(units_of, usable.values())) + n_circuits / 3
     options = {"recipes": list(usable), "kept": kept.name, "selector": kept.selector}
     said = {"compared_at": size, "compared": [asdict(one) for one in compared]}
     said |= {"left_out": left_out, "units": round(units, 3)}
@@ -251,23 +253,31 @@ def _fold(job: _Job, task: Task, alone: Mapping[str, Scores], some: Sequence[int
     others = [row for row in range(len(task)) if row not in some]
 
     def ways() -> Iterator[tuple[str, Scores]]:
-        """By means of several recipes and by each, those of most of them first."""
         seen = {name: of_rows(one, require_rows(one)[others]) for name, one in alone.items()}
-        for n in range(len(seen), 0, -1):
-            for names in combinations(seen, n):
-                yield AND.join(names), _mean([seen[name] for name in names])
+        for names in _ways(seen):
+            yield AND.join(names), _mean([seen[name] for name in names])
 
     return Fold(job.trial(task.some(some)), ways)
+
+
+def _ways(recipes: Iterable[str]) -> list[tuple[str, ...]]:
+    """Recipes whose scores are taken together, most of them first; those at one run alone."""
+    along = [name for name in recipes if RECIPES[name].path.options.get("steps")]
+    together = [names for n in range(len(along), 0, -1) for names in combinations(along, n)]
+    return [*together, *((name,) for name in recipes if name not in along)]
 
 
 def _mean(members: Sequence[Scores]) -> Scores:
     return ensemble(members) if len(members) > 1 else members[0]
 
 
-def _units(recipe: Recipe) -> float:
-    """Plain forward and backward passes: two forwards, and both at each step; B is two F."""
-    steps = recipe.path.options["steps"]
-    assert isinstance(steps, int), "all recipes are along inputs"
+def units_of(recipe: Recipe) -> float:
+    """Plain forward and backward passes: two forwards, then both a step, or a backward of one.
+
+    A backward costs two forwards.
+    """
+    steps = recipe.path.options.get("steps", 2 / 3)
+    assert isinstance(steps, int | float), "a number of steps, if any"
     return steps + 2 / 3
 
 
