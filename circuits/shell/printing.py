@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _NEAREST = 5
-"""Ways of `auto` that are printed, of 21."""
+"""Ways of `auto` that are printed, of 27."""
 
 
 @runtime_checkable
