@@ -18,7 +18,7 @@ from circuits.features.replacing import Handling
 from circuits.features.running import FeatureRuns, run_feature_circuits
 from circuits.judging.completeness import NOTHING
 from circuits.judging.feature_curves import FeatureCurve, FeatureSweep
-from circuits.judging.minimality import Minimality
+from circuits.judging.minimality import Minimality, worth
 from circuits.judging.recovery import Recovery, told_apart
 from patching.attribution.features import FeatureEffects, FeatureNodes
 from patching.attribution.features.sites import Coders, facts_of
@@ -143,9 +143,8 @@ def feature_minimality(
     found = run_feature_circuits(
         model, task, metric, dictionaries, circuit.nodes, kept, handling=handling, run=run
     )
-    means = found.values.mean(dim=1)
     gap = float(found.clean.mean() - found.empty.mean())
-    return Minimality(circuit.names, (NOTHING,), (means[-1] - means[:-1])[:, None], gap)
+    return worth(circuit.names, (NOTHING,), found.values[-1] - found.values[:-1], gap)
 
 
 def feature_recovery(effects: FeatureEffects, known: Sequence[str]) -> Recovery:

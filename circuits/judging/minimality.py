@@ -9,6 +9,7 @@ which is the same where the corrupt run's metric is 0.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from circuits.judging.completeness import NOTHING
 from circuits.judging.subsets import Parts, join, without
 from circuits.running.trial import Trial, require_gap, run
 from patching.files.brief import briefly
+from patching.intervals import of_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -30,13 +32,16 @@ class Minimality:
     """The effect of every unit beside the part at which it is largest.
 
     `effects` is F(C - K) - F(C - (K + v)) in units of the metric, one row per unit, one column per
-    part; positive where the unit helps.
+    part; positive where the unit helps. `low` and `high` are the ends of their 95 % intervals over
+    prompts, NaN of one prompt.
     """
 
     units: tuple[str, ...]
     parts: tuple[str, ...]
     effects: Float[Tensor, "unit part"]
     gap: float
+    low: Float[Tensor, "unit part"] | None = None
+    high: Float[Tensor, "unit part"] | None = None
 
     @property
     def shares(self) -> Float[Tensor, " unit"]:
@@ -60,14 +65,16 @@ class Minimality:
         return [unit for unit, share in zip(self.units, shares, strict=True) if share < least]
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per unit: its effect alone, the largest, beside which part, and the share."""
+        """One row per unit: its effect alone, between ends, the largest, beside what, the share."""
         import pandas  # slow to import, and seldom needed
 
         where = self.effects.abs().argmax(dim=1, keepdim=True)
+        ends = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
         return pandas.DataFrame(
             {
                 "unit": self.units,
                 "alone": self.effects[:, 0].numpy(),
+                **{name: end[:, 0].numpy() for name, end in ends.items()},
                 "effect": self.effects.gather(1, where).squeeze(1).numpy(),
                 "beside": self.found,
                 "share_of_gap": self.shares.numpy(),
@@ -93,7 +100,20 @@ def minimality(trial: Trial, circuit: Circuit, units: Parts, parts: Parts) -> Mi
     gone = [without(circuit, join(circuit.graph, (part, unit))) for unit, part in pairs]
     found = run(trial, [*kept, *gone])
     require_gap(found, trial.metric)
-    means = found.values.mean(dim=1)
-    effects = (means[: len(pairs)] - means[len(pairs) :]).reshape(len(units), len(beside))
+    effects = found.values[: len(pairs)] - found.values[len(pairs) :]
     gap = float(found.clean.mean() - found.corrupt.mean())
-    return Minimality(tuple(units), tuple(beside), effects, gap)
+    return worth(tuple(units), tuple(beside), effects, gap)
+
+
+def worth(
+    units: tuple[str, ...],
+    parts: tuple[str, ...],
+    effects: Float[Tensor, "unit_x_part example"],
+    gap: float,
+) -> Minimality:
+    """Effects of units beside parts, from those on every prompt."""
+    ends = (torch.from_numpy(end) for end in of_mean(effects.T.cpu()))
+    means, low, high = (
+        one.unflatten(0, (len(units), len(parts))) for one in (effects.mean(dim=1).cpu(), *ends)
+    )
+    return Minimality(units, parts, means, gap, low, high)

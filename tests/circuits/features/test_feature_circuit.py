@@ -38,6 +38,7 @@ from patching.attribution.features import (
     zero,
 )
 from patching.dictionaries import fitted
+from patching.intervals import of_mean
 from patching.metrics import logit_diff
 from patching.model import Model
 from patching.models.truth import library
@@ -216,6 +217,11 @@ def test_minimality_is_the_circuit_less_the_circuit_without_a_node(gpt2, task, s
     means = runs.values.mean(dim=1)
     torch.testing.assert_close(found.effects[:, 0], means[0] - means[1:], rtol=0, atol=1e-12)
     assert found.gap == pytest.approx(float((runs.clean - runs.empty).mean()))
+    low, high = of_mean((runs.values[0] - runs.values[1:]).T)
+    table = found.to_dataframe()
+    assert table["low"].tolist() == pytest.approx(low.tolist(), abs=1e-12)
+    assert table["high"].tolist() == pytest.approx(high.tolist(), abs=1e-12)
+    assert (table["low"] <= table["alone"]).all() and (table["alone"] <= table["high"]).all()
 
 
 def test_a_circuit_without_nodes_keeps_nothing(gpt2, task, streams, circuit):
