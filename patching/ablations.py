@@ -16,6 +16,7 @@ from torch import Tensor
 from patching.capture import Run, Writes, capture
 from patching.model import Model
 from patching.tasks.task import Batch, Task
+from patching.values import refuse_names
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ class Prepared(Protocol):
 
 
 Ablation = Callable[[Model], Prepared]
+
+
+def prepared_for(model: Model, ablation: Ablation) -> Prepared:
+    """What removed writers of a model become.
+
+    Raises:
+        ValueError: if the ablation is a name of the shell, or does not fit the model.
+    """
+    refuse_names(ablation=ablation)
+    return ablation(model)
 
 
 def resample(model: Model) -> Prepared:

@@ -28,6 +28,7 @@ from patching.provenance import describe
 from patching.rules import Rule, plain
 from patching.runs.narrowed import Hooks, Narrowed, differing
 from patching.tasks.task import Batch, Task
+from patching.values import refuse_names
 
 G = TypeVar("G")
 G_co = TypeVar("G_co", covariant=True)
@@ -35,11 +36,18 @@ G_co = TypeVar("G_co", covariant=True)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What gradient (`rule`), where it is taken (`path`), and what removed writers become."""
+    """What gradient (`rule`), where it is taken (`path`), and what removed writers become.
+
+    Raises:
+        ValueError: if one of them is a name of the shell.
+    """
 
     path: Path = at_clean
     rule: Rule = plain
     ablation: Ablation = resample
+
+    def __post_init__(self) -> None:
+        refuse_names(path=self.path, rule=self.rule, ablation=self.ablation)
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from patching.metrics import (
 from patching.tasks.batch import Batch
 from patching.tasks.prompt import Prompt
 from patching.tasks.task import Task, refuse_rows
+from patching.values import refuse_names
 
 WITHOUT_SIGN: tuple[Metric, ...] = (kl, logprob, logprob_per_token, choice)
 """Metrics whose sign does not say whether the answer is preferred."""
@@ -49,9 +50,10 @@ def require_answers(task: Task, *metrics: Metric) -> None:
 
     Raises:
         ValueError: if rows lack the wrong answers that it compares with, or have answers of several
-            tokens where it takes single ones; they are named.
+            tokens where it takes single ones; they are named. Or if a metric is a name.
     """
     for metric in metrics:
+        refuse_names(metric=metric)
         who = metric.__name__
         if metric in COMPARING:
             what = f"no wrong answers, which {who} compares with,"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.running.evaluation import evaluate
-from patching.ablations import Ablation, resample
+from patching.ablations import Ablation, prepared_for, resample
 from patching.attention.pattern_grid import head_axes
 from patching.files.brief import briefly
 from patching.graph import Graph
@@ -114,7 +114,12 @@ def shapley_values(
     if players is None:
         axes = head_axes(model)
         shares = shares.reshape(len(task), model.graph.n_layers, model.graph.n_heads)
-    made_by = {"orders": orders, "seed": seed, "ablation": ablation(model).name, "task": task.hash}
+    made_by = {
+        "orders": orders,
+        "seed": seed,
+        "ablation": prepared_for(model, ablation).name,
+        "task": task.hash,
+    }
     quantity = f"Shapley value ({name_of(metric)})"
     grid = Grid(quantity, shares, axes, values[everyone], values[frozenset()], made_by)
     return Shapley(names, grid, gains.mean(dim=2), len(values) * len(task))

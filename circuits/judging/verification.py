@@ -23,7 +23,7 @@ from torch import Tensor
 
 from circuits.scores import Scores, rank
 from circuits.scoring.single_edges import exact
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.anatomy.identity import COMPUTES
 from patching.files.brief import briefly
 from patching.intervals import Estimate, drawn
@@ -129,7 +129,7 @@ def verify(  # noqa: PLR0913 - the sample and the exact run have options of thei
         ValueError: if k is not 3 or more, the scores are of another graph, model, metric or
             ablation, and as `exact`.
     """
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     _check(model, metric, scores, prepared)
     chosen = sample(scores, k, seed=seed)
     graph, task = scores.graph, task.with_spans_of(spans_of(scores.graph))

@@ -10,7 +10,7 @@ from torch import Tensor
 from circuits.provenance import describe
 from circuits.running.masked import run_ends, run_masked
 from circuits.scores import Scores
-from patching.ablations import Ablation, Prepared
+from patching.ablations import Ablation, Prepared, prepared_for
 from patching.graph import Graph
 from patching.history import History
 from patching.metrics import Metric, measure, measure_sloped, require_slope
@@ -106,7 +106,7 @@ def prepare(model: Model, task: Task, metric: Metric, ablation: Ablation) -> Set
     """
     require_slope(metric, "to learn by", at_clean=False)
     model.check(task, metric)
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     if prepared.paired:
         task.require_contrast()
     (prompts,) = task.batches(len(task), model.device)

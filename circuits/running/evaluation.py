@@ -14,7 +14,7 @@ from circuits.circuit import Circuit
 from circuits.provenance import describe
 from circuits.running.many import measure_circuits, run_circuits
 from circuits.running.pair import Pair, run_pair
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.files.brief import as_table, briefly
 from patching.metrics import Metric, measure, name_of
 from patching.model import Model
@@ -122,7 +122,7 @@ def evaluate_all(
     Raises:
         ValueError: as `evaluate` does.
     """
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     task = _check(model, task, circuits, metrics, prepared)
     if direction == "denoising" and not prepared.paired:
         raise ValueError(

@@ -21,7 +21,7 @@ from circuits.running.missing import Missing
 from circuits.running.plan import plan_everywhere
 from circuits.running.rewiring import Members, Reading, lay_out, rewired
 from circuits.running.starts import replaced_streams
-from patching.ablations import Ablation, Constants
+from patching.ablations import Ablation, Constants, prepared_for
 from patching.anatomy.blocks import EMBEDDING, POSITIONS, Block, widen
 from patching.anatomy.turns import turn
 from patching.model import Hook, Model
@@ -57,7 +57,7 @@ def active(circuit: Circuit, model: Model, ablation: Ablation) -> AbstractContex
             start from tokens, leave layers out, or go on for longer than positional means know.
     """
     model.graph.require_same(circuit.graph, "the circuit is")
-    constants = ablation(model)
+    constants = prepared_for(model, ablation)
     if not isinstance(constants, Constants):
         raise ValueError(
             f"cannot run any text under the ablation {constants.name!r}: it takes its values from "

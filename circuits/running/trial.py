@@ -11,7 +11,7 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.running.evaluation import Evaluation, evaluate_all
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.metrics import Metric
 from patching.model import Model
 from patching.paths import Direction
@@ -46,7 +46,7 @@ def prepare(
 
     `kept_in` is the `run` of its evaluations.
     """
-    return Trial(model, task, metric, ablation(model), direction, batch_size, kept_in)
+    return Trial(model, task, metric, prepared_for(model, ablation), direction, batch_size, kept_in)
 
 
 def run(trial: Trial, circuits: Sequence[Circuit]) -> Evaluation:

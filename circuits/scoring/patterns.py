@@ -19,7 +19,7 @@ from circuits.provenance import describe
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, score_batches, whole
 from circuits.scoring.score import score
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.anatomy.blocks import EMBEDDING, Block, widen
 from patching.anatomy.stack import skipping
 from patching.attribution.patterns import points_of, require_patterns
@@ -61,7 +61,7 @@ def qk_fix(
     """
     task.require_whole("qk_fix")
     require_patterns(model, instead="eap, or grad_drop")
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     recipe = Recipe(at_clean, rule, ablation)
     scorer = _ScoreBatch(model, metric, rule, prepared)
     with whole():

@@ -41,7 +41,7 @@ from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches, whole
 from circuits.scoring.gather import prepare
 from circuits.scoring.single_edges import Edge, exact
-from patching.ablations import Ablation, resample
+from patching.ablations import Ablation, prepared_for, resample
 from patching.files.brief import briefly
 from patching.gathering import Job, Recipe
 from patching.gradients import ReaderGradients
@@ -193,7 +193,7 @@ def screen_flag_fix(
     """
     if n < 1:
         raise ValueError(f"at least one edge is to be fixed, got {n}; take eap to fix none")
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     how = {"ablation": lambda _: prepared, "batch_size": batch_size, "run": run}
     with whole():
         found = curvature(model, task, metric, probes=probes, **how)

@@ -18,7 +18,7 @@ from circuits.running.many import measure_circuits
 from circuits.running.pair import run_pair
 from circuits.scores import Scores
 from circuits.scoring.batches import BatchScores, Portion, TaskScores, score_batches, to_scores
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.graph import Graph
 from patching.metrics import Metric, measure
 from patching.model import Model
@@ -80,7 +80,7 @@ def exact(
     graph = kept_apart(model.graph, task.apart)
     chosen = _chosen(graph, edges)
     model.check(task, metric)
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     if prepared.paired:
         task.require_contrast()
     which = "all" if edges is None else _digest(chosen)

@@ -15,7 +15,7 @@ from circuits.circuit import Circuit
 from circuits.provenance import describe
 from circuits.running.masked import run_ends, run_masked
 from circuits.scores import Scores
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.metrics import Metric, measure_sloped, require_slope
 from patching.model import Model
 from patching.progress import track, within
@@ -52,7 +52,7 @@ def scores_within(
     kept_apart(model.graph, task.apart).require_same(circuit.graph, "the circuit is")
     require_slope(metric, "to score edges by", at_clean=False)
     model.check(task)
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     if prepared.paired:
         task.require_contrast()
     total = torch.zeros(circuit.mask.shape, dtype=torch.float64)

@@ -26,7 +26,7 @@ from circuits.provenance import describe
 from circuits.scores import Ranking, Scores
 from circuits.search.judge import AT_ONCE, Cost, Judge
 from circuits.search.log import Log
-from patching.ablations import Ablation, Prepared, resample
+from patching.ablations import Ablation, Prepared, prepared_for, resample
 from patching.graph import Graph
 from patching.metrics import Metric, kl
 from patching.model import Model
@@ -121,7 +121,7 @@ def acdc_sweep(
     """
     graph = kept_apart(model.graph, task.apart)
     thresholds = _check(thresholds, walk, graph)
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     facts = _facts(model, task, metric, prepared, walk)
     log = Log.open(walk.log, facts, (metric, prepared))
     judge = Judge(model, task, metric, prepared, batch_size=batch_size, log=log)

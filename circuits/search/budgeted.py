@@ -23,7 +23,7 @@ from circuits.search.edits import Edge, Mask, edges, less, more, pairs
 from circuits.search.judge import Judge
 from circuits.search.log import Log
 from circuits.select import greedy, prune, top_n
-from patching.ablations import Ablation, resample
+from patching.ablations import Ablation, prepared_for, resample
 from patching.graph import Graph
 from patching.intervals import of_mean
 from patching.metrics import Metric
@@ -109,7 +109,7 @@ def budgeted_search(
     task = task.with_spans_of(spans_of(starts[0].graph) if starts else ())
     graph = kept_apart(model.graph, task.apart)
     _check(graph, starts, size, budget.circuits)
-    prepared = ablation(model)
+    prepared = prepared_for(model, ablation)
     options = {"size": size, "budget": budget.circuits, "starts": [s.provenance for s in starts]}
     facts = describe(model, task, metric, "budgeted", options, ablation=prepared.name)
     facts = confirmed(model, facts)
