@@ -225,7 +225,7 @@ def _searches(facts: Sequence[Fact]) -> list[str]:
             rows.append([*row, f"{one['seconds'].value:.0f}"])
         parts += [f"### {task}: searches", _table(["method", "edges", "kept", "s"], rows, "lrrr")]
     said = """Circuits of at most 1 % of the edges, first split: budgeted search with 200 runs
-from the three recipes of `auto`, edge pruning and UGS with 100 steps from scratch (their papers
+from three recipes along the inputs, edge pruning and UGS with 100 steps from scratch (their papers
 take thousands)."""
     return ["## Searched and learned", said, *parts] if parts else []
 
