@@ -109,7 +109,7 @@ class Shared:
     written: set[str] = field(default_factory=set)
 
     def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Memory for what is soon done with: fresh pages cost time."""
+        """Memory for what is soon done with, a norm's copy made: fresh pages cost time."""
         n = torch.Size(shape).numel()
         if len(self._room) < n:
             self._room = like.new_empty(n)
@@ -164,7 +164,7 @@ class Side:
         self._n = group.circuits.stop - group.circuits.start
         n_rows = STARTS + len(group.used.numbers)
         width = pair.replaced.embed.shape[1]
-        self._kept_back = {block.mlp_in for block in model.blocks if group.skips}
+        self._kept_back = {b.mlp_in: b.mlp_norm is None for b in model.blocks if group.skips}
         self._mlp_inputs: dict[str, Tensor] = {}
         self.missing = pair.replaced.embed.new_empty(n_rows, self._n, len(group.tokens), width)
 
@@ -196,7 +196,7 @@ class Side:
         """Live activations with what was made in place of them, in the circuits that ask for it."""
         made = made.unflatten(0, (self._n, -1)).to(live.dtype)
         if name in self._kept_back:
-            (self._mlp_inputs[name],) = made
+            self._mlp_inputs[name] = made[0].clone() if self._kept_back[name] else made[0]
             return live
         some, alone = self.group.computed.get(name), self._n == self.shared.n_circuits
         if alone and some is None and heads is None and name not in self.group.replaced:

@@ -26,7 +26,7 @@ from patching.tasks.task import Batch
 
 TASK = families.task()
 ABLATIONS = families.ablations()
-QUICK = ("gpt2", "gemma2", "qwen3", "phi")
+QUICK = ("gpt2", "gemma2", "qwen3", "phi", "olmo2")
 FAMILIES = families.slow_but(QUICK)
 
 
