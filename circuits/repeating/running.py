@@ -42,7 +42,9 @@ Announce = Callable[[Sequence[str]], None]
 
 _FOLDERS = ("discover", "patch", "neurons", "learn")
 _PRINTED = ("curve", "evaluate")
-_SELECTORS = {select.__name__: select for select in (*SELECTORS.values(), threshold)}
+_SELECTORS: dict[str, Callable[..., Circuit]] = {
+    select.__name__: select for select in (*SELECTORS.values(), threshold)
+}
 
 
 def rerun(

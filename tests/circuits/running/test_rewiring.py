@@ -74,7 +74,8 @@ def test_circuits_run_as_their_slow_twin_does(model, family, ablation):
 def test_with_nothing_removed_the_run_is_the_clean_one(model, ablation):
     clean = model.answer_logits(BATCH.clean, BATCH)
     for found in mixes(model, Circuit.full(model.graph), ablation).values():
-        close(found, clean, 1e-12)  # the sums start at the live stream, and have no terms
+        # the sums start at the live stream, and have no terms; logits are of size 1
+        close(found, clean, 1e-12 if model.dtype == torch.float64 else 2e-6)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS.values(), ids=ABLATIONS)
